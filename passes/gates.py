@@ -1,0 +1,97 @@
+"""The Linears that compute the gates, fused as torch stores them or one per gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class SplitGates(nn.Module):
+    """One ``Linear`` per gate, the layout ``fc_ii, fc_if, …`` of a hand-written cell.
+
+    The weights are copies of the rows of the fused ones.
+
+    Args:
+        names: name of each gate's Linear, in torch's order of the gates.
+        weight: the fused weight, (gates x H, F).
+        bias: the fused bias, (gates x H,), or None.
+
+    Example:
+        >>> split = SplitGates(["fc_ir", "fc_iz", "fc_in"], torch.ones(6, 4), None)
+        >>> [name for name, _ in split.named_children()], split(torch.ones(1, 4)).shape
+        (['fc_ir', 'fc_iz', 'fc_in'], torch.Size([1, 6]))
+
+    """
+
+    def __init__(self, names: Sequence[str], weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        weights = weight.detach().chunk(len(names))
+        biases = [None] * len(names) if bias is None else bias.detach().chunk(len(names))
+        for name, w, b in zip(names, weights, biases, strict=True):
+            self.add_module(
+                name,
+                linear_of(
+                    nn.Parameter(w.clone(), requires_grad=weight.requires_grad),
+                    None if b is None else nn.Parameter(b.clone(), requires_grad=weight.requires_grad),
+                ),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return all gates' pre-activations, (…, gates x H)."""
+        return torch.cat([linear(x) for linear in self.children()], -1)
+
+
+def linear_of(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+    """Make a ``Linear`` whose parameters are the given ones, not copies.
+
+    Example:
+        >>> weight = nn.Parameter(torch.ones(2, 3))
+        >>> linear_of(weight, None).weight is weight
+        True
+
+    """
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = weight
+    linear.register_parameter("bias", bias)
+    return linear
+
+
+def gate_linears(
+    source: str, gates: str, weight: nn.Parameter, bias: nn.Parameter | None, *, split: bool
+) -> nn.Module:
+    """Make the Linear, or the Linears, from ``source`` to all gates.
+
+    Args:
+        source: ``"i"`` for the input, ``"h"`` for the hidden state.
+        gates: the gates' letters in torch's order.
+        weight: the fused weight.
+        bias: the fused bias, or None.
+        split: one Linear per gate with copied weights, instead of one that shares them.
+
+    Example:
+        >>> gate_linears("h", "rzn", nn.Parameter(torch.ones(6, 2)), None, split=True)
+        SplitGates(
+          (fc_hr): Linear(in_features=2, out_features=2, bias=False)
+          (fc_hz): Linear(in_features=2, out_features=2, bias=False)
+          (fc_hn): Linear(in_features=2, out_features=2, bias=False)
+        )
+
+    """
+    if split:
+        return SplitGates([f"fc_{source}{gate}" for gate in gates], weight, bias)
+    return linear_of(weight, bias)
+
+
+def gate_paths(path: str, module: nn.Module, leaf: str) -> tuple[str, ...]:
+    """Say where ``leaf``, weight or bias, of all gates lives if ``module`` is placed at ``path``.
+
+    Example:
+        >>> gate_paths("input", linear_of(nn.Parameter(torch.ones(2, 2)), None), "weight")
+        ('input.weight',)
+
+    """
+    if isinstance(module, SplitGates):
+        return tuple(f"{path}.{gate}.{leaf}" for gate, _ in module.named_children())
+    return (f"{path}.{leaf}",)

@@ -1,0 +1,161 @@
+"""The front-ends: what becomes one graph, and what stays the user's code with islands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from passes.atoms import Atom
+from passes.audit import watch
+from passes.layout import Layout
+from passes.recurrence import Recurrence
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+class LoweringTracer(fx.Tracer):
+    """Trace down to torch's own modules, atoms, layout modules and recurrences.
+
+    Nodes that come from inside a rewritten layer are named after their place in the model.
+
+    Args:
+        opaque: modules to keep whole although torch.fx could look inside.
+
+    """
+
+    def __init__(self, opaque: Iterable[nn.Module] = ()) -> None:
+        super().__init__()
+        self.opaque = {id(module) for module in opaque}
+        self.inside: list[str] = []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether ``m`` becomes one node."""
+        if isinstance(m, Atom | Layout | Recurrence) or id(m) in self.opaque or has_hooks(m):
+            return True
+        return bool(super().is_leaf_module(m, module_qualified_name))
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Keep the path of the modules being traced, innermost last, also when the trace fails."""
+        path = self.path_of_module(m)
+        if self.is_leaf_module(m, path):
+            return super().call_module(m, forward, args, kwargs)
+        self.inside.append(path)
+        result = super().call_module(m, forward, args, kwargs)
+        self.inside.pop()
+        return result
+
+    def scope_name(self) -> str:
+        """Where the trace is now, as the beginning of a node's name."""
+        return self.inside[-1].replace(".", "_")
+
+    def create_node(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+        type_expr: Any | None = None,
+    ) -> fx.Node:
+        """Name a node inside a module after the module and the operation."""
+        if self.inside and kind in ("call_function", "call_method"):
+            operation = target if isinstance(target, str) else getattr(target, "__name__", "call")
+            name = f"{self.scope_name()}_{operation}"
+        return super().create_node(kind, target, args, kwargs, name, type_expr)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What the front-ends made of a model.
+
+    Args:
+        model: a GraphModule, or the model as it came in where no graph was possible.
+        islands: qualified name of each module that stays the user's code, with the reason.
+
+    """
+
+    model: nn.Module
+    islands: dict[str, str] = field(default_factory=dict)
+
+
+def trace_where_possible(model: nn.Module) -> Traced:
+    """Turn ``model`` into a graph, keeping each submodule that torch.fx cannot follow as one node.
+
+    If the model's own forward cannot be followed, the model is returned as it is: its parts stay
+    what they are, because user code may read their attributes and call their other methods.
+
+    Example:
+        >>> class Branching(nn.Module):
+        ...     def forward(self, x):
+        ...         return x if x.sum() > 0 else -x
+        >>> traced = trace_where_possible(nn.Sequential(nn.Linear(2, 2), Branching()))
+        >>> isinstance(traced.model, fx.GraphModule), list(traced.islands)
+        (True, ['1'])
+
+    """
+    islands: dict[str, str] = {}
+    if has_hooks(model):
+        return Traced(model, {"": "the model itself has hooks, which a graph would drop"})
+    while True:
+        graph, where, reason = _try_trace(model, [model.get_submodule(name) for name in islands])
+        if graph is not None:
+            return Traced(graph, islands)
+        islands[where] = reason
+        if where == "":
+            return Traced(model, islands)
+
+
+def _try_trace(model: nn.Module, opaque: list[nn.Module]) -> tuple[fx.GraphModule | None, str, str]:
+    tracer = LoweringTracer(opaque)
+    attributes = _attribute_ids(model)
+    state = torch.get_rng_state()
+    try:
+        with watch() as ran:
+            graph = tracer.trace(model)
+    except Exception as error:
+        return None, (tracer.inside or [""])[-1], f"{type(error).__name__}: {error}".splitlines()[0]
+    finally:
+        drew = not torch.equal(state, torch.get_rng_state())
+        torch.set_rng_state(state)
+    reason = ran.hazard()
+    if drew:
+        reason = "draws random numbers of a fixed shape"
+    elif any("_tensor_constant" in str(node.target) for node in graph.nodes if node.op == "get_attr"):
+        reason = "creates a tensor that a graph would fix"
+    elif _attribute_ids(model) != attributes:
+        reason = "stores values on a module"
+    if reason is not None:
+        return None, "", reason
+    return graph_module(model, graph), "", ""
+
+
+def graph_module(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """Make a GraphModule that keeps the training flags of ``model``."""
+    result = fx.GraphModule(model, graph, class_name=type(model).__name__)
+    for name, module in result.named_modules():
+        module.training = model.get_submodule(name).training
+    return result
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything is hooked to the module's forward or backward."""
+    return any(getattr(module, name, None) for name in _HOOKS)
+
+
+def _attribute_ids(model: nn.Module) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        for key, value in module.__dict__.items():
+            found[f"{name}.{key}"] = (id(value), len(value) if isinstance(value, list | dict) else 0)
+    return found

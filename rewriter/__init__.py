@@ -1,0 +1,20 @@
+"""Rewrite recurrent PyTorch models into plain operations that explainers and exporters understand."""
+
+from passes.errors import RewriteError
+from rewriter import _captum, _shap
+from rewriter._captum import register_captum
+from rewriter._decompose import decompose, unroll
+from rewriter._report import Report
+from rewriter._shap import register_shap
+
+__all__ = [
+    "Report",
+    "RewriteError",
+    "decompose",
+    "register_captum",
+    "register_shap",
+    "unroll",
+]
+
+_shap.register_when_imported()
+_captum.register_when_imported()

@@ -1,0 +1,34 @@
+"""What the adapters to other people's explainers share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
+
+from passes.atoms import Atom
+
+_MARK = "_rewriter_guard"
+
+
+def holds_atoms(model: object) -> bool:
+    """Whether any part of ``model`` was rewritten."""
+    return isinstance(model, nn.Module) and any(isinstance(module, Atom) for module in model.modules())
+
+
+def guard_method(owner: type, method: str, guard: Callable[..., AbstractContextManager[None]]) -> None:
+    """Run ``owner.method`` inside ``guard(self, *args, **kwargs)`` from now on; once is enough."""
+    original = getattr(owner, method)
+    if getattr(original, _MARK, False):
+        return
+
+    @functools.wraps(original)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with guard(self, *args, **kwargs):
+            return original(self, *args, **kwargs)
+
+    setattr(guarded, _MARK, True)
+    setattr(owner, method, guarded)

@@ -1,0 +1,179 @@
+"""The front door: decompose a model, write its steps out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+from torch import fx, nn
+
+from passes.atoms import Atom
+from passes.base import Pipeline
+from passes.calls import record_calls
+from passes.cleanup import Cleanup
+from passes.clone import clone_structure, named_clones
+from passes.errors import DeclinedError, RewriteError
+from passes.face import StandIn
+from passes.recurrence import Recurrence
+from passes.recurrent_rules import recurrent_rules
+from passes.rule import ApplyRules, Rewrite
+from passes.tracing import Traced, trace_where_possible
+from passes.unroll import Call, Unroll
+from passes.unshare import UnshareAtoms
+from rewriter._report import LayerReport, Report
+
+# More calls of one recurrence than a graph can hold.
+_MANY = 1000
+
+
+def decompose(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    gates: Literal["fused", "split"] = "fused",
+    strict: bool = True,
+) -> nn.Module:
+    """Rewrite every recurrent layer of a model into Linear, sigmoid, tanh, mul and add.
+
+    The result computes what ``model`` computes, shares its parameters and buffers, and carries a
+    ``report`` (see :class:`rewriter.Report`). It is a ``torch.fx.GraphModule`` where torch.fx can
+    follow the model, else a model of the same class with rewritten layers in it. The original stays
+    as it is.
+
+    Args:
+        model: any module; a recurrent layer itself, too.
+        example_inputs: one positional argument, a tuple of them, or a mapping of keyword arguments.
+            With them every time step is written out, for the lengths that they have; without them
+            the result takes sequences of any length.
+        gates: ``"fused"`` keeps torch's weights; ``"split"`` makes one Linear per gate (``fc_ii``,
+            ``fc_hi``, …) with copies of them.
+        strict: raise if a recurrent module cannot be rewritten exactly; otherwise keep it and report.
+
+    Returns:
+        The rewritten model.
+
+    Raises:
+        RewriteError: for something that is not a model, or example inputs that do not run.
+        DeclinedError: with ``strict``, listing every module that cannot be rewritten and why.
+
+    Example:
+        >>> import torch
+        >>> lstm = torch.nn.LSTM(3, 2, batch_first=True)
+        >>> rewritten = decompose(lstm)
+        >>> x = torch.randn(4, 5, 3)
+        >>> bool(torch.allclose(rewritten(x)[0], lstm(x)[0], atol=1e-6))
+        True
+
+    """
+    _check_model(model)
+    if gates not in ("fused", "split"):
+        raise RewriteError(f"gates: expected 'fused' or 'split', got {gates!r}")
+    rolled = _lower(model, split=gates == "split", strict=strict)
+    return rolled if example_inputs is None else unroll(rolled, example_inputs)
+
+
+def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None = None) -> nn.Module:
+    """Write every time step of a decomposed model out, for one length.
+
+    Args:
+        model: what :func:`decompose` returned, or any other model, which is then decomposed first.
+        example_inputs: as for :func:`decompose`; the lengths are those that occur in them.
+        length: instead of example inputs: the number of steps of every recurrent layer.
+
+    Returns:
+        A new model whose graph holds one node for each activation and product of each step.
+
+    Raises:
+        RewriteError: unless exactly one of ``example_inputs`` and ``length`` is given.
+
+    Example:
+        >>> import torch
+        >>> flat = unroll(torch.nn.GRU(3, 2), length=2)
+        >>> [node.name for node in flat.graph.nodes if "update_gate_mul" in node.name]
+        ['layer0_forward_steps_t0_update_gate_mul', 'layer0_forward_steps_t1_update_gate_mul']
+
+    """
+    if (example_inputs is None) == (length is None):
+        raise RewriteError("unroll: expected either example_inputs or length, got both or neither")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
+        raise RewriteError(f"unroll: expected a length of at least 1, got {length!r}")
+    rolled = decompose(model, strict=False)
+    report = cast("Report", rolled.report)
+    clone = clone_structure(rolled)
+    calls = (
+        record_calls(clone, example_inputs)
+        if length is None
+        else {
+            id(module): [Call(length, masked=False)] * _MANY
+            for module in clone.modules()
+            if isinstance(module, Recurrence)
+        }
+    )
+    flat = Pipeline(Unroll(calls), UnshareAtoms(), Cleanup())(clone).model
+    layers = tuple(_layer_report(flat, layer) for layer in report.layers)
+    return _with_report(flat, replace(report, layers=layers))
+
+
+def _lower(model: nn.Module, *, split: bool, strict: bool) -> nn.Module:
+    clone, modules = named_clones(model)
+    rules = ApplyRules(recurrent_rules(split=split), modules)
+    rules(clone)
+    declines = tuple(rules.declines)
+    if declines and strict:
+        raise DeclinedError(declines)
+    if not rules.rewrites and isinstance(getattr(model, "report", None), Report):
+        return model
+    traced = trace_where_possible(clone)
+    rolled = Pipeline(UnshareAtoms(), Cleanup())(traced.model).model
+    layers = tuple(_first_report(rolled, rewrite, traced, split=split) for rewrite in rules.rewrites)
+    return _with_report(rolled, Report(layers, declines, traced.islands, _parameter_names(rules.rewrites)))
+
+
+def _first_report(rolled: nn.Module, rewrite: Rewrite, traced: Traced, *, split: bool) -> LayerReport:
+    inside = any(
+        island == "" or f"{rewrite.name}.".startswith(f"{island}.") for island in traced.islands
+    ) or not isinstance(rolled, fx.GraphModule)
+    layer = LayerReport(
+        rewrite.name,
+        rewrite.kind,
+        "islands" if inside else "fx",
+        "rolled",
+        sum(isinstance(module, Atom) for module in rewrite.module.modules()),
+        "copied" if split else "shared",
+    )
+    return _layer_report(rolled, layer)
+
+
+def _layer_report(model: nn.Module, layer: LayerReport) -> LayerReport:
+    """Count again what lies below the layer's name now."""
+    prefix = f"{layer.name}." if layer.name else ""
+    below = [module for name, module in model.named_modules() if name.startswith(prefix)]
+    atoms = sum(isinstance(module, Atom) for module in below)
+    if not atoms:
+        return layer
+    shared = any(isinstance(module, Recurrence) for module in below) or (
+        layer.front_end == "islands" and "Cell" in layer.kind
+    )
+    return replace(layer, atoms=atoms, level="rolled" if shared else "flat")
+
+
+def _parameter_names(rewrites: list[Rewrite]) -> dict[str, tuple[str, ...]]:
+    names: dict[str, tuple[str, ...]] = {}
+    for rewrite in rewrites:
+        prefix = f"{rewrite.name}." if rewrite.name else ""
+        for name, paths in cast("StandIn", rewrite.module)._paths.items():
+            names[prefix + name] = tuple(prefix + path for path in paths)
+    return names
+
+
+def _with_report(model: nn.Module, report: Report) -> nn.Module:
+    object.__setattr__(model, "report", report)
+    if isinstance(model, fx.GraphModule):
+        # The entry of GraphModule.meta that survives copy.deepcopy.
+        model.meta["_user_preserved_attributes"] = {"report": report}
+    return model
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise RewriteError(f"expected a torch.nn.Module, got {type(model).__name__}")

@@ -1,0 +1,88 @@
+"""Bind the rules to a model whose batch holds samples in its first half and references in its second.
+
+That is how both shap and captum run a model; the rules take effect in the backward pass. What a rule
+needs travels with the autograd graph, so nothing is kept on modules and an atom may be called any
+number of times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.atoms import Atom
+from passes.errors import RewriteError
+from rewriter._multipliers import RULES, Operands, Rule
+
+
+@contextmanager
+def bound_rules(model: nn.Module) -> Iterator[None]:
+    """Make the atoms of ``model`` propagate multipliers instead of gradients.
+
+    Example:
+        >>> from passes.atoms import Mul
+        >>> a = torch.tensor([3.0, 1.0], requires_grad=True)
+        >>> b = torch.tensor([2.0, 0.0], requires_grad=True)
+        >>> mul = Mul()
+        >>> with bound_rules(mul):
+        ...     mul(a, b).sum().backward()
+        >>> a.grad, b.grad
+        (tensor([1., 1.]), tensor([2., 2.]))
+
+    """
+    handles = [
+        module.register_forward_hook(_hook(RULES[type(module)]))
+        for module in model.modules()
+        if isinstance(module, Atom)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(rule: Rule) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+    def replace_gradient(module: nn.Module, operands: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if not (torch.is_grad_enabled() and output.requires_grad):
+            return None
+        if output.shape[0] % 2:
+            raise RewriteError(
+                f"{type(module).__name__}: expected samples and as many references along dimension 0, got "
+                f"shape {tuple(output.shape)}; the model must keep the batch in dimension 0"
+            )
+        result: Tensor = _PairRule.apply(rule, output.detach(), *operands)  # type: ignore[no-untyped-call]
+        return result
+
+    return replace_gradient
+
+
+class _PairRule(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rule: Rule, output: Tensor, *operands: Tensor) -> Tensor:
+        ctx.rule = rule
+        ctx.save_for_backward(output, *operands)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
+        output, *operands = ctx.saved_tensors
+        halves = [_halves(operand.expand(output.shape)) for operand in operands]
+        x: Operands = tuple(sample for sample, _ in halves)
+        x0: Operands = tuple(reference for _, reference in halves)
+        multipliers = ctx.rule(x, x0, *_halves(output))
+        grads = (
+            (grad * torch.cat((each, each))).sum_to_size(operand.shape)
+            for each, operand in zip(multipliers, operands, strict=True)
+        )
+        return None, None, *grads
+
+
+def _halves(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    sample, reference = tensor.chunk(2)
+    return sample, reference

@@ -1,0 +1,101 @@
+"""What a rewrite did, layer by layer."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from passes.errors import Decline
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One rewritten layer.
+
+    Args:
+        name: qualified name in the user's model, ``""`` for the model itself.
+        kind: class name before the rewrite.
+        front_end: ``"fx"`` if the layer is part of one graph, ``"islands"`` if it stands in the
+            user's own code.
+        level: ``"rolled"`` or ``"flat"``.
+        atoms: number of activations and products it consists of; at the rolled level those of one
+            step, which all steps share.
+        parameters: ``"shared"`` with the original, or ``"copied"`` (split gates).
+
+    """
+
+    name: str
+    kind: str
+    front_end: str
+    level: str
+    atoms: int
+    parameters: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that :func:`rewriter.decompose` did, and did not do; ``print`` shows it as a table.
+
+    Args:
+        layers: the rewritten layers.
+        declines: the recurrent modules that stay as they are, with the reason.
+        islands: qualified name of each module that torch.fx cannot follow, with the reason; it stays
+            the user's code and works all the same.
+        parameter_names: where each parameter of a rewritten layer is found now: one name, or one for
+            each split gate.
+
+    Example:
+        >>> import torch, rewriter
+        >>> report = rewriter.decompose(torch.nn.GRU(3, 2)).report
+        >>> report.layers[0].kind, report.layers[0].atoms, report.declines
+        ('GRU', 5, ())
+
+    """
+
+    layers: tuple[LayerReport, ...] = ()
+    declines: tuple[Decline, ...] = ()
+    islands: Mapping[str, str] = field(default_factory=dict)
+    parameter_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        rows = [
+            (_shown(layer.name), layer.kind, layer.front_end, layer.level, str(layer.atoms), layer.parameters)
+            for layer in self.layers
+        ]
+        text = render_table(("layer", "was", "front-end", "level", "atoms", "parameters"), rows)
+        notes = [f"declined: {decline}" for decline in self.declines]
+        notes += [f"kept as code: {_shown(name)}: {reason}" for name, reason in self.islands.items()]
+        return "\n".join([text, *notes])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, ready for ``json.dumps``."""
+        return asdict(self)
+
+
+def render_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Lay out rows as text, without colours, as wide as they need.
+
+    Example:
+        >>> print(render_table(("a", "b"), [("1", "2")]))
+        a   b
+        ─────
+        1   2
+
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    out = io.StringIO()
+    Console(file=out, width=400, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).rstrip()
+
+
+def _shown(name: str) -> str:
+    return name or "(the model itself)"

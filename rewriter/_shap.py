@@ -1,0 +1,78 @@
+"""The adapter to stock ``shap.DeepExplainer``: bind our rules while it explains one of our models.
+
+shap finds rules by class name in a table, stores what they need on the modules and cleans up only
+after a success. So our entries in that table say "nothing to do"; the rules themselves are bound by
+:func:`rewriter._pairs.bound_rules` for the time of one ``shap_values`` call, after which the model is
+as it was found. Models without a rewritten part get stock behaviour, untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import wrapt
+
+from passes.layout import CellBegin, CellEnd, SequenceBegin, SequenceEnd
+from passes.unroll import ExpectSteps
+from rewriter._adapt import guard_method, holds_atoms
+from rewriter._multipliers import RULES
+from rewriter._pairs import bound_rules
+from rewriter._restore import as_found
+
+_MODULE = "shap.explainers._deep.deep_pytorch"
+
+
+def register_shap() -> None:
+    """Teach shap's ``DeepExplainer`` our atoms, now.
+
+    ``import rewriter`` arranges this for whenever shap is imported, so there is no need to call it;
+    it exists for those who reload shap or like to see it done. Calling it again changes nothing.
+
+    Raises:
+        ImportError: if shap is not installed.
+
+    Example:
+        >>> register_shap()
+        >>> from shap.explainers._deep.deep_pytorch import op_handler
+        >>> op_handler["Mul"].__name__
+        'passthrough'
+
+    """
+    from shap.explainers._deep import deep_pytorch
+
+    _register(deep_pytorch)
+
+
+def register_when_imported() -> None:
+    """Have the registration follow the import of shap, in whatever order."""
+    wrapt.register_post_import_hook(_register, _MODULE)
+
+
+def _register(deep_pytorch: ModuleType) -> None:
+    for leaf in (*RULES, SequenceBegin, SequenceEnd, CellBegin, CellEnd, ExpectSteps):
+        deep_pytorch.op_handler[leaf.__name__] = deep_pytorch.passthrough
+    guard_method(deep_pytorch.PyTorchDeep, "__init__", _constructing)
+    guard_method(deep_pytorch.PyTorchDeep, "shap_values", _explaining)
+
+
+@contextmanager
+def _constructing(_: Any, model: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
+    """Shap sets evaluation mode for good when an explainer is made."""
+    root = model[0] if isinstance(model, tuple) else model
+    if not holds_atoms(root):
+        yield
+        return
+    with as_found(root):
+        yield
+
+
+@contextmanager
+def _explaining(explainer: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
+    if not holds_atoms(explainer.model):
+        yield
+        return
+    with as_found(explainer.model), bound_rules(explainer.model.eval()):
+        yield
