@@ -11,7 +11,7 @@ from __future__ import annotations
 import dis
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any
@@ -24,50 +24,48 @@ _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 class RanCode:
-    """The user's code that ran while :func:`watch` was active.
-
-    Args:
-        codes: each code object, once.
-        without_gradient: names of functions that ran with gradients switched off.
-
-    """
+    """The user's code that ran while :func:`watch` was active."""
 
     def __init__(self) -> None:
-        self.codes: dict[CodeType, None] = {}
-        self.without_gradient: list[str] = []
+        self.places: dict[CodeType, str] = {}
+        self.without_gradient: dict[str, str] = {}
 
-    def hazard(self) -> str | None:
-        """Return what a graph would have fixed, with file and line, or None."""
-        if self.without_gradient:
-            return f"{self.without_gradient[0]} runs with gradients switched off"
-        return next((found for code in self.codes if (found := hazard(code))), None)
+    def hazards(self) -> dict[str, str]:
+        """Return what a graph would have fixed, by the place where it ran."""
+        found = dict(self.without_gradient)
+        for code, place in self.places.items():
+            reason = hazard(code)
+            if reason is not None:
+                found.setdefault(place, reason)
+        return found
 
 
 @contextmanager
-def watch() -> Iterator[RanCode]:
+def watch(where: Callable[[], str]) -> Iterator[RanCode]:
     """Collect the code objects of all Python functions outside torch and this package that run.
+
+    Args:
+        where: called when a function begins, to note its place.
 
     Example:
         >>> def forward(x, scale=None):
         ...     return x if scale is None else x * scale
-        >>> with watch() as ran:
+        >>> with watch(lambda: "encoder") as ran:
         ...     y = forward(1)
-        >>> "scale" in ran.hazard()
-        True
+        >>> list(ran.hazards())
+        ['encoder']
 
     """
     ran = RanCode()
     gradients = torch.is_grad_enabled()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
-        if event != "call":
-            return
         code = frame.f_code
-        if code in ran.codes or not _is_users(code.co_filename):
+        if event != "call" or code in ran.places or not _is_users(code.co_filename):
             return
-        ran.codes[code] = None
+        ran.places[code] = where()
         if torch.is_grad_enabled() != gradients:
-            ran.without_gradient.append(code.co_qualname)
+            ran.without_gradient.setdefault(where(), f"{code.co_qualname} runs with gradients switched off")
 
     before = sys.getprofile()
     sys.setprofile(note)

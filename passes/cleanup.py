@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from passes.base import Pass, PassResult
 from passes.errors import PassError
-from passes.tracing import graph_module
+from passes.lowered import graph_module
 
 
 class Cleanup(Pass):

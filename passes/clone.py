@@ -61,7 +61,7 @@ class _Cloner:
 
     def register(self, model: nn.Module) -> None:
         for name, module in model.named_modules():
-            self.registered[id(module)] = name
+            self.registered[id(module)] = ".".join(part for part in name.split(".") if part != "_orig_mod")
 
     def module(self, module: Any, path: str) -> Any:
         """Clone one module; compiled modules give way to what they were compiled from."""

@@ -11,7 +11,9 @@ from torch import fx, nn
 
 from passes.atoms import Atom
 from passes.audit import watch
+from passes.clone import clone_structure
 from passes.layout import Layout
+from passes.lowered import graph_module
 from passes.recurrence import Recurrence
 
 _HOOKS = (
@@ -20,6 +22,7 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
+_DRAWS = "draws random numbers of a fixed shape"
 
 
 class LoweringTracer(fx.Tracer):
@@ -36,6 +39,8 @@ class LoweringTracer(fx.Tracer):
         super().__init__()
         self.opaque = {id(module) for module in opaque}
         self.inside: list[str] = []
+        # What a graph would fix, by the module that does it.
+        self.found: dict[str, str] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` becomes one node."""
@@ -51,13 +56,16 @@ class LoweringTracer(fx.Tracer):
         if self.is_leaf_module(m, path):
             return super().call_module(m, forward, args, kwargs)
         self.inside.append(path)
+        drawn = torch.get_rng_state()
         result = super().call_module(m, forward, args, kwargs)
+        if not torch.equal(drawn, torch.get_rng_state()):
+            self.found[path] = _DRAWS
         self.inside.pop()
         return result
 
-    def scope_name(self) -> str:
-        """Where the trace is now, as the beginning of a node's name."""
-        return self.inside[-1].replace(".", "_")
+    def where(self) -> str:
+        """The qualified name of the module whose forward is running."""
+        return self.inside[-1] if self.inside else ""
 
     def create_node(
         self,
@@ -71,7 +79,9 @@ class LoweringTracer(fx.Tracer):
         """Name a node inside a module after the module and the operation."""
         if self.inside and kind in ("call_function", "call_method"):
             operation = target if isinstance(target, str) else getattr(target, "__name__", "call")
-            name = f"{self.scope_name()}_{operation}"
+            name = f"{self.where().replace('.', '_')}_{operation}"
+        if kind == "get_attr" and "_tensor_constant" in str(target):
+            self.found.setdefault(self.where(), "creates a tensor that a graph would fix")
         return super().create_node(kind, target, args, kwargs, name, type_expr)
 
 
@@ -108,7 +118,8 @@ def trace_where_possible(model: nn.Module) -> Traced:
     if has_hooks(model):
         return Traced(model, {"": "the model itself has hooks, which a graph would drop"})
     while True:
-        graph, where, reason = _try_trace(model, [model.get_submodule(name) for name in islands])
+        # The user's code may store proxies on the modules that it runs on: those of a twin.
+        graph, where, reason = _try_trace(clone_structure(model), islands)
         if graph is not None:
             return Traced(graph, islands)
         islands[where] = reason
@@ -116,36 +127,30 @@ def trace_where_possible(model: nn.Module) -> Traced:
             return Traced(model, islands)
 
 
-def _try_trace(model: nn.Module, opaque: list[nn.Module]) -> tuple[fx.GraphModule | None, str, str]:
-    tracer = LoweringTracer(opaque)
-    attributes = _attribute_ids(model)
-    state = torch.get_rng_state()
+def _try_trace(model: nn.Module, opaque: Iterable[str]) -> tuple[fx.GraphModule | None, str, str]:
+    """Return a graph; or None, the module that stands in the way, and why."""
+    tracer = LoweringTracer(model.get_submodule(name) for name in opaque)
+    attributes = _attributes(model)
+    drawn = torch.get_rng_state()
     try:
-        with watch() as ran:
+        with watch(tracer.where) as ran:
             graph = tracer.trace(model)
     except Exception as error:
-        return None, (tracer.inside or [""])[-1], f"{type(error).__name__}: {error}".splitlines()[0]
+        return None, tracer.where(), f"{type(error).__name__}: {error}".splitlines()[0]
     finally:
-        drew = not torch.equal(state, torch.get_rng_state())
-        torch.set_rng_state(state)
-    reason = ran.hazard()
-    if drew:
-        reason = "draws random numbers of a fixed shape"
-    elif any("_tensor_constant" in str(node.target) for node in graph.nodes if node.op == "get_attr"):
-        reason = "creates a tensor that a graph would fix"
-    elif _attribute_ids(model) != attributes:
-        reason = "stores values on a module"
-    if reason is not None:
-        return None, "", reason
+        drew = not torch.equal(drawn, torch.get_rng_state())
+        torch.set_rng_state(drawn)
+    found = ran.hazards() | tracer.found
+    if drew and _DRAWS not in found.values():
+        found[""] = _DRAWS
+    for place, value in _attributes(model).items():
+        if attributes.get(place) != value:
+            found.setdefault(place[0], f"stores values on {place[1]}")
+    # What a part does counts against that part alone: the rest can still become a graph.
+    where = max(found, key=len, default=None)
+    if where is not None:
+        return None, where, found[where]
     return graph_module(model, graph), "", ""
-
-
-def graph_module(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """Make a GraphModule that keeps the training flags of ``model``."""
-    result = fx.GraphModule(model, graph, class_name=type(model).__name__)
-    for name, module in result.named_modules():
-        module.training = model.get_submodule(name).training
-    return result
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -153,9 +158,10 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, name, None) for name in _HOOKS)
 
 
-def _attribute_ids(model: nn.Module) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, module in model.named_modules():
-        for key, value in module.__dict__.items():
-            found[f"{name}.{key}"] = (id(value), len(value) if isinstance(value, list | dict) else 0)
-    return found
+def _attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
+    """Return what tells whether an attribute was assigned or grew."""
+    return {
+        (name, key): (id(value), len(value) if isinstance(value, list | dict | set) else 0)
+        for name, module in model.named_modules()
+        for key, value in module.__dict__.items()
+    }

@@ -13,6 +13,7 @@ from passes.atoms import Atom
 from passes.base import Pass, PassResult
 from passes.errors import InputError
 from passes.layout import Layout
+from passes.lowered import graph_module
 from passes.recurrence import Recurrence, State, run
 
 
@@ -179,7 +180,7 @@ def trace_steps(recurrence: Recurrence, call: Call) -> fx.GraphModule:
     """
     clock = _Clock()
     unrolled = Unrolled(recurrence, call, clock).train(recurrence.training)
-    return fx.GraphModule(unrolled, _StepTracer(clock).trace(unrolled), class_name="Unrolled")
+    return graph_module(unrolled, _StepTracer(clock).trace(unrolled))
 
 
 class Unroll(Pass):

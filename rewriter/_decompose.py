@@ -98,7 +98,7 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
     if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
         raise RewriteError(f"unroll: expected a length of at least 1, got {length!r}")
     rolled = decompose(model, strict=False)
-    report = cast("Report", rolled.report)
+    report = Report.of(rolled)
     clone = clone_structure(rolled)
     calls = (
         record_calls(clone, example_inputs)
@@ -111,7 +111,8 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
     )
     flat = Pipeline(Unroll(calls), UnshareAtoms(), Cleanup())(clone).model
     layers = tuple(_layer_report(flat, layer) for layer in report.layers)
-    return _with_report(flat, replace(report, layers=layers))
+    replace(report, layers=layers).attach(flat)
+    return flat
 
 
 def _lower(model: nn.Module, *, split: bool, strict: bool) -> nn.Module:
@@ -121,12 +122,13 @@ def _lower(model: nn.Module, *, split: bool, strict: bool) -> nn.Module:
     declines = tuple(rules.declines)
     if declines and strict:
         raise DeclinedError(declines)
-    if not rules.rewrites and isinstance(getattr(model, "report", None), Report):
+    if not rules.rewrites and _has_report(model):
         return model
     traced = trace_where_possible(clone)
     rolled = Pipeline(UnshareAtoms(), Cleanup())(traced.model).model
     layers = tuple(_first_report(rolled, rewrite, traced, split=split) for rewrite in rules.rewrites)
-    return _with_report(rolled, Report(layers, declines, traced.islands, _parameter_names(rules.rewrites)))
+    Report(layers, declines, traced.islands, _parameter_names(rules.rewrites)).attach(rolled)
+    return rolled
 
 
 def _first_report(rolled: nn.Module, rewrite: Rewrite, traced: Traced, *, split: bool) -> LayerReport:
@@ -166,14 +168,14 @@ def _parameter_names(rewrites: list[Rewrite]) -> dict[str, tuple[str, ...]]:
     return names
 
 
-def _with_report(model: nn.Module, report: Report) -> nn.Module:
-    object.__setattr__(model, "report", report)
-    if isinstance(model, fx.GraphModule):
-        # The entry of GraphModule.meta that survives copy.deepcopy.
-        model.meta["_user_preserved_attributes"] = {"report": report}
-    return model
-
-
 def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise RewriteError(f"expected a torch.nn.Module, got {type(model).__name__}")
+
+
+def _has_report(model: nn.Module) -> bool:
+    try:
+        Report.of(model)
+    except RewriteError:
+        return False
+    return True

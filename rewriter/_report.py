@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from passes.errors import Decline
+from torch import fx, nn
+
+from passes.errors import Decline, RewriteError
+
+_ATTRIBUTES = ("report", "rewrite_report")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,28 @@ class Report:
         notes = [f"declined: {decline}" for decline in self.declines]
         notes += [f"kept as code: {_shown(name)}: {reason}" for name, reason in self.islands.items()]
         return "\n".join([text, *notes])
+
+    @staticmethod
+    def of(model: nn.Module) -> Report:
+        """Return the report that a rewritten model carries, also if it has a ``report`` of its own.
+
+        Raises:
+            RewriteError: if the model was not made by decompose.
+
+        """
+        for name in _ATTRIBUTES:
+            found = model.__dict__.get(name)
+            if isinstance(found, Report):
+                return found
+        raise RewriteError(f"{type(model).__name__} was not made by decompose: it carries no report")
+
+    def attach(self, model: nn.Module) -> None:
+        """Make ``model`` carry the report, as ``report`` unless the user's class uses that name."""
+        taken = hasattr(model, _ATTRIBUTES[0]) and _ATTRIBUTES[0] not in model.__dict__
+        object.__setattr__(model, _ATTRIBUTES[taken], self)
+        if isinstance(model, fx.GraphModule):
+            # The entry of GraphModule.meta that survives copy.deepcopy.
+            model.meta["_user_preserved_attributes"] = {_ATTRIBUTES[taken]: self}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for ``json.dumps``."""

@@ -1,0 +1,67 @@
+"""The GraphModule that a lowering produces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch import fx, nn
+
+
+class Lowered(fx.GraphModule):
+    """A GraphModule whose nodes keep their names when it is pickled.
+
+    torch.fx pickles a graph as code and traces that code again, which names every node anew.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Lowered:
+        copied = cast("Lowered", super().__deepcopy__(memo))
+        _copy_training(self, copied)
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, arguments = super().__reduce__()
+        return _rebuild, (rebuild, arguments, [node.name for node in self.graph.nodes])
+
+
+def graph_module(model: nn.Module, graph: fx.Graph, name: str | None = None) -> Lowered:
+    """Make a GraphModule out of the parts of ``model`` that ``graph`` uses, with their training flags.
+
+    Args:
+        model: owner of the modules and parameters that the graph names.
+        graph: what to run; taken over.
+        name: class name to print; that of ``model`` by default.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).eval()
+        >>> graph_module(model, fx.symbolic_trace(model).graph).training
+        False
+
+    """
+    for node in graph.nodes:
+        # Neither an annotation that is a string nor a tracer of ours could be imported again.
+        node.type = None
+    graph._tracer_cls = fx.Tracer
+    result = Lowered(model, graph, class_name=name or type(model).__name__)
+    _copy_training(model, result)
+    return result
+
+
+def _copy_training(source: nn.Module, target: nn.Module) -> None:
+    """A GraphModule makes the modules between its root and its leaves anew, in training mode."""
+    for path, module in target.named_modules():
+        module.training = source.get_submodule(path).training
+
+
+def _rebuild(rebuild: Callable[..., fx.GraphModule], arguments: tuple[Any, ...], names: list[str]) -> Lowered:
+    loaded = rebuild(*arguments)
+    graph = fx.Graph(tracer_cls=fx.Tracer)
+    nodes: dict[fx.Node, fx.Node] = {}
+    for node, name in zip(loaded.graph.nodes, names, strict=True):
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), nodes.__getitem__)
+        nodes[node] = graph.create_node(node.op, node.target, args, kwargs, name)
+    result = graph_module(loaded, graph, type(loaded).__name__)
+    for key, value in loaded.__dict__.items():
+        result.__dict__.setdefault(key, value)
+    result.meta = loaded.meta
+    return result

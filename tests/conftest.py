@@ -1,0 +1,14 @@
+"""Settings for all tests."""
+
+import hypothesis
+import pytest
+import torch
+
+# Each example builds and runs a model: a deadline would measure the machine.
+hypothesis.settings.register_profile("models", deadline=None, max_examples=40, derandomize=True)
+hypothesis.settings.load_profile("models")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

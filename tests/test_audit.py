@@ -1,0 +1,165 @@
+"""Whatever a trace would fix silently is noticed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from passes.tracing import trace_where_possible
+
+
+class IsNone(nn.Module):
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return x if y is None else x + y
+
+
+class IsNotNone(nn.Module):
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        if y is not None:
+            x = x + y
+        return x
+
+
+class IsOther(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x if x is y else x + y
+
+
+class TypeTest(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if isinstance(x, Tensor) else x
+
+
+class Deep(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+    def inner(self, x: Tensor) -> Tensor:
+        return 2 * x if hasattr(x, "imag_part") else x
+
+
+class Training(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x if self.training else x
+
+
+class TrainingOfChild(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.child = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.child(x) if self.child.training else x
+
+
+class Counts(nn.Module):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+class Collects(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        return x
+
+
+class WithBlock(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return 2 * x
+
+
+class Decorated(nn.Module):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+class Catches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return x * len(x)
+        except RuntimeError:
+            return x
+
+
+class Matches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        match x:
+            case [_]:
+                return 2 * x
+        return x
+
+
+class Draws(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand(2)
+
+
+class Creates(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([torch.ones(1, 2), x])
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (IsNone(), "tests the identity of y"),
+        (IsNotNone(), "tests the identity of y"),
+        (IsOther(), "tests the identity of x"),
+        (TypeTest(), "calls isinstance"),
+        (Deep(), "Deep.inner"),
+        (Training(), "reads training"),
+        (TrainingOfChild(), "reads training"),
+        (Counts(), "assigns calls"),
+        (Collects(), "stores values"),
+        (WithBlock(), "with or try"),
+        (Decorated(), "gradients switched off"),
+        (Catches(), "with or try"),
+        (Draws(), "random numbers"),
+        (Creates(), "creates a tensor"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_reason(model: nn.Module, reason: str) -> None:
+    traced = trace_where_possible(model)
+    assert traced.model is model
+    assert reason in traced.islands[""]
+
+
+class Chooses(nn.Module):
+    """Decides by what it was built with: the same in every call."""
+
+    def __init__(self, norm: nn.Module | None) -> None:
+        super().__init__()
+        self.norm = norm
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.norm is not None:
+            x = self.norm(x)
+        if isinstance(self.head, nn.Linear):
+            x = self.head(x)
+        return x
+
+
+@pytest.mark.parametrize("norm", [None, nn.LayerNorm(2)])
+def test_decisions_by_own_attributes_are_traced(norm: nn.Module | None) -> None:
+    assert trace_where_possible(Chooses(norm)).islands == {}
+
+
+def test_random_state_and_model_stay() -> None:
+    model = Collects()
+    before = torch.get_rng_state()
+    trace_where_possible(model)
+    trace_where_possible(Draws())
+    assert model.seen == []
+    assert torch.equal(torch.get_rng_state(), before)
