@@ -101,10 +101,12 @@ class Unrolled(nn.Module):
         state = tuple(state[k] for k in range(self.states))
         guarded = self.expect(gates, mask)
         gates, mask = guarded[0], guarded[1] if self.call.masked else None
+        # Not gates[t]: the gradient of each of those would be a tensor for all steps, T² numbers in sum.
+        steps = gates.unbind(0)
         selected = []
         for t in range(self.call.length):
             self.clock.step = t
-            selected.append(gates[t])
+            selected.append(steps[t])
         result = run(self, self.cell_at, selected, mask, state, reverse=self.reverse)
         self.clock.step = None
         return result
