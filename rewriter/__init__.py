@@ -4,12 +4,17 @@ from passes.errors import RewriteError
 from rewriter import _captum, _shap
 from rewriter._captum import register_captum
 from rewriter._decompose import decompose, unroll
+from rewriter._equivalence import assert_equivalent, check_equivalence
+from rewriter._equivalence_report import EquivalenceReport
 from rewriter._report import Report
 from rewriter._shap import register_shap
 
 __all__ = [
+    "EquivalenceReport",
     "Report",
     "RewriteError",
+    "assert_equivalent",
+    "check_equivalence",
     "decompose",
     "register_captum",
     "register_shap",
