@@ -13,6 +13,9 @@ from rewriter._report import render_table
 
 Kind = Literal["run", "structure", "output", "input gradient", "parameter gradient"]
 
+# Failures that a table explains in full: the first few tell what the others follow from.
+_DETAILS = 10
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -144,7 +147,9 @@ class EquivalenceReport:
             "verdict",
         )
         lines = [self._verdict(), "", render_table(header, [_row(each, n) for each, n in self._shown()]), ""]
-        lines += [f"different: {each}" for each in self.failures]
+        lines += [f"different: {each}" for each in self.failures[:_DETAILS]]
+        if len(self.failures) > _DETAILS:
+            lines.append(f"different: {len(self.failures) - _DETAILS} more, all in the report's failures")
         lines += [f"not compared in {dtype}: {reason}" for dtype, reason in self.not_compared.items()]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines).rstrip()
