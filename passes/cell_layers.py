@@ -28,7 +28,7 @@ class CellStandIn(StandIn):
         self, input: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None = None
     ) -> Tensor | tuple[Tensor, ...]:
         """Return what the original returns for the same arguments."""
-        begun = self.begin(input, hx)
+        begun = self.begin(input, hx, next(self.input.parameters()))
         state = tuple(begun[2 + k] for k in range(self.states))
         new = step(self, self.step, self.input(begun[0]), state)
         return cast("Tensor | tuple[Tensor, ...]", self.end(begun[1], *new))

@@ -69,10 +69,12 @@ class _Cloner:
             return self.seen[id(module)]
         if isinstance(getattr(module, "_orig_mod", None), nn.Module):
             return self.module(module._orig_mod, path)
-        self.paths[id(module)] = path
         if isinstance(module, torch.jit.ScriptModule):
-            self.seen[id(module)] = module
+            for name, part in module.named_modules():
+                self.seen[id(part)] = part
+                self.paths[id(part)] = ".".join(filter(None, (path, name)))
             return module
+        self.paths[id(module)] = path
         kind: type[nn.Module] = type(module)
         new: Any = kind.__new__(kind)
         self.seen[id(module)] = new

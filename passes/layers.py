@@ -74,7 +74,8 @@ class SequenceStandIn(StandIn):
         self, input: Tensor | PackedSequence, hx: Tensor | tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor | tuple[Tensor, ...]]:
         """Return what the original returns for the same arguments."""
-        begun = self.begin(input, hx)
+        weight = next(self.get_submodule("layer0.forward_input").parameters())
+        begun = self.begin(input, hx, weight)
         x, mask, layout = begun[0], begun[1], begun[2]
         initial = [begun[3 + k] for k in range(self.states)]
         directions = 2 if self.bidirectional else 1
@@ -172,7 +173,7 @@ def _add_direction(
         _cell(layer),
         projection,
         reverse=direction == "reverse",
-        name=f"{name}.layer{index}".lstrip("."),
+        name=f"{name}.layer{index}",
     )
     built.add_direction(direction, linear("i", f"{direction}_input"), steps.train(layer.training))
     return paths

@@ -47,7 +47,7 @@ class SequenceBegin(Layout):
 
     Example:
         >>> begin = SequenceBegin("rnn", 3, (2,), 1, batch_first=True)
-        >>> x, mask, layout, h = begin(torch.randn(4, 5, 3))
+        >>> x, mask, layout, h = begin(torch.randn(4, 5, 3), None, torch.empty(0))
         >>> x.shape, mask, h.shape
         (torch.Size([5, 4, 3]), None, torch.Size([1, 4, 2]))
 
@@ -64,9 +64,9 @@ class SequenceBegin(Layout):
         self.batch_first = batch_first
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | tuple[Tensor, ...] | None = None
+        self, input: Tensor | PackedSequence, hx: Tensor | tuple[Tensor, ...] | None, weight: Tensor
     ) -> tuple[Tensor | SequenceLayout | None, ...]:
-        """Return ``(x, mask, layout, *states)``.
+        """Return ``(x, mask, layout, *states)``; ``weight`` tells the dtype that is expected.
 
         ``x`` is (T, B, I), ``mask`` (T, B, 1) bool or None, each state (layers x directions, B, H).
 
@@ -76,11 +76,13 @@ class SequenceBegin(Layout):
         """
         if isinstance(input, PackedSequence):
             self._check_features(input.data, (2,), "packed data (sum of lengths, input_size)")
+            check_dtype(self.name, input.data, weight)
             x, lengths = pad_packed_sequence(input)
             layout = SequenceLayout(True, input, lengths)
             mask = _mask(lengths, x)
         elif isinstance(input, Tensor):
             self._check_features(input, (2, 3), "(T, I), or with a batch dimension")
+            check_dtype(self.name, input, weight)
             layout = SequenceLayout(input.dim() == 3, None, None)
             x = input if layout.batched else input.unsqueeze(1)
             if layout.batched and self.batch_first:
@@ -166,7 +168,7 @@ class CellBegin(Layout):
         states: number of state tensors: 2 for an LSTM cell, else 1.
 
     Example:
-        >>> x, batched, h = CellBegin("cell", 3, 2, 1)(torch.randn(3))
+        >>> x, batched, h = CellBegin("cell", 3, 2, 1)(torch.randn(3), None, torch.empty(0))
         >>> x.shape, batched, h.shape
         (torch.Size([1, 3]), False, torch.Size([1, 2]))
 
@@ -180,9 +182,9 @@ class CellBegin(Layout):
         self.states = states
 
     def forward(
-        self, input: Tensor, hx: Tensor | tuple[Tensor, ...] | None = None
+        self, input: Tensor, hx: Tensor | tuple[Tensor, ...] | None, weight: Tensor
     ) -> tuple[Tensor | bool, ...]:
-        """Return ``(x, batched, *states)``: ``x`` (B, I), each state (B, H).
+        """Return ``(x, batched, *states)``: ``x`` (B, I), each state (B, H); ``weight`` tells the dtype.
 
         Raises:
             InputError: for a type, shape or dtype that the original cell would not take.
@@ -195,6 +197,7 @@ class CellBegin(Layout):
                 f"{self.name}: expected input of shape ({self.input_size},) or (B, {self.input_size}), "
                 f"got {tuple(input.shape)}"
             )
+        check_dtype(self.name, input, weight)
         batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)
         if hx is None:
@@ -236,6 +239,12 @@ def named_states(hx: Tensor | tuple[Tensor, ...], states: int, name: str) -> lis
             got += f" of ({', '.join(type(state).__name__ for state in hx)})"
         raise InputError(f"{name}: expected {wanted} as initial state, got {got}")
     return list(zip(("h", "c"), given, strict=False))
+
+
+def check_dtype(name: str, input: Tensor, weight: Tensor) -> None:
+    """Raise InputError unless the input has the weights' dtype, or autocast sees to it."""
+    if input.dtype != weight.dtype and not torch.is_autocast_enabled(input.device.type):
+        raise InputError(f"{name}: expected input of dtype {weight.dtype}, got {input.dtype}")
 
 
 def check_state(name: str, label: str, state: Tensor, expected: tuple[int, ...], x: Tensor) -> None:

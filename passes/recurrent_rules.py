@@ -71,7 +71,7 @@ class SequenceRule(RecurrentRule):
 
     def build(self, module: nn.Module, name: str) -> nn.Module:
         """Return the stand-in for the layer."""
-        return build_sequence_stand_in(cast("nn.RNNBase", module), name, split=self.split)
+        return build_sequence_stand_in(cast("nn.RNNBase", module), _shown(module, name), split=self.split)
 
 
 class CellRule(RecurrentRule):
@@ -87,7 +87,7 @@ class CellRule(RecurrentRule):
 
     def build(self, module: nn.Module, name: str) -> nn.Module:
         """Return the stand-in for the cell."""
-        return build_cell_stand_in(cast("nn.RNNCellBase", module), name, split=self.split)
+        return build_cell_stand_in(cast("nn.RNNCellBase", module), _shown(module, name), split=self.split)
 
 
 class UnsupportedRule(Rule):
@@ -125,6 +125,10 @@ _QUANTISED = "is quantised: its arithmetic has no exact rewrite; rewrite the flo
 def recurrent_rules(*, split: bool = False) -> list[Rule]:
     """Return all rules for recurrent modules, in the order in which they are tried."""
     return [SequenceRule(split=split), CellRule(split=split), UnsupportedRule()]
+
+
+def _shown(module: nn.Module, name: str) -> str:
+    return name or f"the model itself ({type(module).__name__})"
 
 
 def _without_parameters(module: nn.Module) -> str | None:
