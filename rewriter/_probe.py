@@ -88,7 +88,7 @@ def run(
         return leaves[place].clone()
 
     with _surroundings(conditions):
-        probe = _independent(model).to(conditions.dtype)
+        probe = _independent(model, conditions.dtype).to(conditions.dtype)
         args, kwargs = as_arguments(map_tensors(example_inputs, "input", prepare))
         with _seeded(conditions.seed):
             output = probe(*args, **kwargs)
@@ -160,12 +160,14 @@ def _gradients(output: Any, cotangents: Mapping[str, Tensor], leaves: list[Tenso
     ]
 
 
-def _independent(model: nn.Module) -> nn.Module:
-    """Copy a model, also one that holds results of a computation, which deepcopy refuses."""
+def _independent(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Copy a model, also one that keeps results of a computation, which deepcopy refuses."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         for tensor in _computed(list(vars(module).values())):
-            memo[id(tensor)] = tensor.detach().clone()
+            kept = tensor.detach().clone()
+            # What the model computed has the dtype that it ran in.
+            memo[id(tensor)] = kept.to(dtype) if kept.is_floating_point() else kept
     return copy.deepcopy(model, memo)
 
 

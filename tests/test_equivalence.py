@@ -649,6 +649,28 @@ def test_models_inputs_and_global_state_stay(broken):
     assert inputs.grad is None
 
 
+def test_a_model_that_keeps_its_state_is_compared_from_the_same_state_each_time():
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4)
+            self.state: Any = None
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out, self.state = self.lstm(x, self.state)
+            self.calls += 1
+            return out * self.calls
+
+    model, inputs = Keeps(), torch.randn(5, 2, 3)
+    model(inputs)
+    rewritten = decompose(model)
+    state, calls = model.state, model.calls.item()
+    assert_equivalent(model, rewritten, inputs)
+    assert model.state is state
+    assert model.calls == calls
+
+
 def test_it_works_where_gradients_are_off():
     model = nn.GRU(2, 3)
     wrong = Wraps(model, lambda result: (result[0].detach(), result[1]))
