@@ -8,11 +8,23 @@ The weights live in the layer that owns the cell. Formulas: PyTorch's documentat
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from passes.atoms import Mul, ReLUAtom, SigmoidAtom, TanhAtom
 
 State = tuple[Tensor, ...]
+
+
+class _Atoms:
+    """A cell's atoms as plain attributes.
+
+    Each step looks them up here, because a lookup by ``nn.Module`` costs as much as a small kernel.
+    """
+
+    def __init__(self, **atoms: Any) -> None:
+        self.__dict__.update(atoms)
 
 
 class LSTMCellAtoms(nn.Module):
@@ -41,10 +53,11 @@ class LSTMCellAtoms(nn.Module):
 
     def forward(self, x: Tensor, h_gates: Tensor, h: Tensor, c: Tensor) -> State:
         """Return ``(h', c')``; ``x`` and ``h_gates`` are (B, 4H), ``c`` is (B, H), ``h`` is unused."""
+        at: Any = _Atoms(**self._modules)
         i, f, g, o = (x + h_gates).chunk(4, -1)
-        kept = self.forget_gate_mul(self.forget_gate_sigmoid(f), c)
-        c = kept + self.input_gate_mul(self.input_gate_sigmoid(i), self.cell_gate_tanh(g))
-        return self.output_gate_mul(self.output_gate_sigmoid(o), self.cell_state_tanh(c)), c
+        kept = at.forget_gate_mul(at.forget_gate_sigmoid(f), c)
+        c = kept + at.input_gate_mul(at.input_gate_sigmoid(i), at.cell_gate_tanh(g))
+        return at.output_gate_mul(at.output_gate_sigmoid(o), at.cell_state_tanh(c)), c
 
 
 class GRUCellAtoms(nn.Module):
@@ -72,12 +85,13 @@ class GRUCellAtoms(nn.Module):
 
     def forward(self, x: Tensor, h_gates: Tensor, h: Tensor) -> State:
         """Return ``(h',)``; ``x`` and ``h_gates`` are (B, 3H), ``h`` is (B, H)."""
+        at: Any = _Atoms(**self._modules)
         x_r, x_z, x_n = x.chunk(3, -1)
         h_r, h_z, h_n = h_gates.chunk(3, -1)
-        r = self.reset_gate_sigmoid(x_r + h_r)
-        z = self.update_gate_sigmoid(x_z + h_z)
-        n = self.new_gate_tanh(x_n + self.reset_gate_mul(r, h_n))
-        return (n + self.update_gate_mul(z, h - n),)
+        r = at.reset_gate_sigmoid(x_r + h_r)
+        z = at.update_gate_sigmoid(x_z + h_z)
+        n = at.new_gate_tanh(x_n + at.reset_gate_mul(r, h_n))
+        return (n + at.update_gate_mul(z, h - n),)
 
 
 class RNNCellAtoms(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -13,6 +14,14 @@ State = tuple[Tensor, ...]
 
 class Weights(Protocol):
     """What the steps of a recurrence share."""
+
+    hidden: nn.Module
+    projection: nn.Linear | None
+
+
+@dataclass
+class _Shared:
+    """The weights as plain attributes: a lookup by ``nn.Module`` in every step would cost more."""
 
     hidden: nn.Module
     projection: nn.Linear | None
@@ -66,7 +75,8 @@ class Recurrence(nn.Module):
             The hidden states (T, B, H) and the final state.
 
         """
-        return run(self, lambda _: self.cell, gates.unbind(0), mask, state, reverse=self.reverse)
+        cell = self.cell
+        return run(self, lambda _: cell, gates.unbind(0), mask, state, reverse=self.reverse)
 
 
 def run(
@@ -79,6 +89,7 @@ def run(
     reverse: bool,
 ) -> State:
     """Loop over the steps of ``gates``, from the last if ``reverse``."""
+    weights = _Shared(weights.hidden, weights.projection)
     outputs: list[Tensor] = [state[0]] * len(gates)
     steps = range(len(gates))
     for t in reversed(steps) if reverse else steps:
