@@ -1,0 +1,135 @@
+"""Small operations on an ONNX model in memory; nothing here imports onnx before it is called."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+BATCH = "batch"
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+
+
+def nodes_of(graph: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph, or function, and of all graphs inside them (bodies of loops, branches)."""
+    for node in graph.node:
+        yield node
+        for body in bodies_of(node):
+            yield from nodes_of(body)
+
+
+def bodies_of(node: Any) -> Iterator[Any]:
+    """Yield the graphs that a node holds."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def count_operators(proto: Any) -> dict[str, int]:
+    """Count the operators of a model, by name; those of other domains are named ``domain::Name``."""
+    counts: Counter[str] = Counter()
+    for graph in (proto.graph, *proto.functions):
+        counts.update(operator_name(node) for node in nodes_of(graph))
+    return dict(sorted(counts.items()))
+
+
+def operator_name(node: Any) -> str:
+    """Name a node's operator; the domain of the standard ones goes without saying."""
+    return str(node.op_type) if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def rename_values(graph: Any, names: Mapping[str, str]) -> None:
+    """Rename inputs, outputs, initializers and values, in inner graphs too."""
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for field in (node.input, node.output):
+            field[:] = [names.get(name, name) for name in field]
+        for body in bodies_of(node):
+            rename_values(body, names)
+
+
+def name_interface(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name the inputs and outputs of a graph, as many as it has; other values make way."""
+    _separate_outputs(graph)
+    names = dict(zip((each.name for each in graph.input), inputs, strict=True))
+    names |= dict(zip((each.name for each in graph.output), outputs, strict=True))
+    taken = set(names.values())
+    known = {each.name for each in graph.initializer}
+    known.update(name for node in nodes_of(graph) for name in (*node.input, *node.output))
+    names |= {name: f"{name}.inner" for name in known if name in taken and name not in names}
+    rename_values(graph, names)
+
+
+def name_axes(graph: Any, batch: str) -> None:
+    """Call the axes with the symbol ``batch`` "batch", and other free axes "time", "time_1", …."""
+    symbols = {batch: BATCH}
+    for value in graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param and dim.dim_param not in symbols:
+                others = len(symbols) - 1
+                symbols[dim.dim_param] = f"time_{others}" if others else "time"
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = symbols.get(dim.dim_param, dim.dim_param)
+
+
+def shape_of(value: Any) -> tuple[int | str, ...]:
+    """Read the shape of an input or output: sizes, and names of free axes."""
+    return tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
+def tidy(proto: Any) -> Any:
+    """Drop what is unused or only says where a node came from, and infer the shape of every value.
+
+    A runtime loads a long graph fast only if each value's shape is known, up to the name of its batch.
+    """
+    import onnx
+
+    graph = proto.graph
+    needed = _drop_unused_nodes(graph)
+    kept = {each.name: each.SerializeToString() for each in graph.initializer if each.name in needed}
+    graph.ClearField("initializer")
+    graph.initializer.extend(onnx.TensorProto.FromString(content) for content in kept.values())
+    graph.ClearField("value_info")
+    for message in (proto, graph, *nodes_of(graph), *graph.input, *graph.output, *graph.initializer):
+        message.ClearField("metadata_props")
+        message.ClearField("doc_string")
+    graph.name = "rewritten"
+    used = {"", *(node.domain for node in nodes_of(graph))}
+    imports = [(each.domain, each.version) for each in proto.opset_import if each.domain in used]
+    del proto.opset_import[:]
+    proto.opset_import.extend(onnx.helper.make_opsetid(*each) for each in imports)
+    return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+
+
+def _separate_outputs(graph: Any) -> None:
+    """Give each output a value of its own: a model may return one value twice, or an input."""
+    import onnx
+
+    seen = {each.name for each in graph.input} | {each.name for each in graph.initializer}
+    for k, output in enumerate(graph.output):
+        if output.name in seen:
+            source, output.name = output.name, f"{output.name}.output{k}"
+            graph.node.append(onnx.helper.make_node("Identity", [source], [output.name], name=output.name))
+        seen.add(output.name)
+
+
+def _drop_unused_nodes(graph: Any) -> set[str]:
+    """Remove the nodes that no output depends on; return the names of all values that are needed."""
+    needed = {each.name for each in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.isdisjoint(node.output):
+            continue
+        kept.append(node)
+        needed.update(node.input)
+        for body in bodies_of(node):
+            needed.update(name for inner in nodes_of(body) for name in inner.input)
+            needed.update(each.name for each in body.output)
+    copies = [type(node).FromString(node.SerializeToString()) for node in reversed(kept)]
+    graph.ClearField("node")
+    graph.node.extend(copies)
+    return needed

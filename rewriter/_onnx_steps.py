@@ -1,0 +1,330 @@
+"""Recurrences in an exported graph: one node each while torch exports, written out afterwards.
+
+torch's exporter takes a quarter of a second for every step of an LSTM. So it gets to see a recurrence
+as one placeholder node, in the ONNX domain ``rewriter``, whose inputs are the gates, the states and the
+weights; one step is traced by torch.fx, and the node is replaced by that step, T times or in a Scan.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from passes.atoms import Atom, Mul, ReLUAtom, SigmoidAtom, TanhAtom
+from passes.cell_layers import CellStandIn
+from passes.errors import PassError, RewriteError
+from passes.recurrence import Recurrence, State, step
+from passes.rule import become
+
+DOMAIN = "rewriter"
+_STEPS = "Steps"
+_AXES_0 = "axes_0"
+_ATOMS: Mapping[type[nn.Module], str] = {
+    SigmoidAtom: "Sigmoid",
+    TanhAtom: "Tanh",
+    ReLUAtom: "Relu",
+    Mul: "Mul",
+}
+_FUNCTIONS: Mapping[Any, str] = {operator.add: "Add", operator.sub: "Sub"}
+
+Value = str | tuple[str, ...]
+
+
+class Step(nn.Module):
+    """One step with all its weights; exists only to be traced.
+
+    Args:
+        input: what makes gates of the input, or None where gates come in.
+        hidden: the ``Linear`` from the hidden state to the gates.
+        cell: the cell's atoms.
+        projection: the ``Linear`` behind an LSTM's cell, or None.
+
+    """
+
+    def __init__(
+        self, input: nn.Module | None, hidden: nn.Module, cell: nn.Module, projection: nn.Linear | None
+    ) -> None:
+        super().__init__()
+        self.input = input
+        self.hidden = hidden
+        self.cell = cell
+        self.projection = projection
+        self.states: int = cell.states  # type: ignore[assignment]  # every cell has this class attribute
+
+    def forward(self, x: Tensor, *state: Tensor) -> State:
+        """Return the new state."""
+        gates = x if self.input is None else self.input(x)
+        return step(self, self.cell, gates, tuple(state[k] for k in range(self.states)))
+
+
+class _StepTracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Atom | nn.Linear)
+
+
+class Deferred(nn.Module):
+    """Stands for a recurrence or a cell while torch exports the model around it.
+
+    Args:
+        body: one step.
+        key: under which the body is found again.
+        name: qualified name in the user's model.
+        reverse: run from the last step to the first.
+
+    """
+
+    def __init__(self, body: Step, key: int, name: str, *, reverse: bool = False) -> None:
+        super().__init__()
+        self.body = body
+        self.graph = _StepTracer().trace(body)
+        self.weights = [name for name, _ in body.named_parameters(remove_duplicate=False)]
+        self.key = key
+        self.name = name
+        self.reverse = reverse
+
+    def symbolic(self, x: Tensor, state: State, shapes: list[tuple[Any, ...]]) -> State:
+        """Make the placeholder node."""
+        weights = [self.body.get_parameter(name) for name in self.weights]
+        outputs = torch.onnx.ops.symbolic_multi_out(
+            f"{DOMAIN}::{_STEPS}",
+            (x, *state, *weights),
+            {"key": self.key},
+            dtypes=[x.dtype] * len(shapes),
+            shapes=shapes,
+            version=1,
+        )
+        return tuple(outputs)
+
+
+class DeferredRecurrence(Deferred):
+    """Stands for a recurrence."""
+
+    def forward(self, gates: Tensor, mask: Tensor | None, *state: Tensor) -> State:
+        """Return what has the shapes of the recurrence's outputs."""
+        if mask is not None:
+            raise RewriteError(
+                f"{self.name}: got a packed batch of different lengths, which cannot be exported; "
+                "export the model with padded sequences of one length"
+            )
+        shapes = [(gates.shape[0], *state[0].shape), *(tuple(each.shape) for each in state)]
+        return self.symbolic(gates, state, shapes)
+
+
+class DeferredCell(Deferred):
+    """Stands for a cell's step, its Linear for the input included."""
+
+    def forward(self, x: Tensor, _: Tensor, *state: Tensor) -> State:
+        """Return what has the shapes of the new state."""
+        return self.symbolic(x, state, [tuple(each.shape) for each in state])
+
+
+class Passed(nn.Module):
+    """Stands where a Linear was whose work is done by a :class:`Deferred`: hands its input on.
+
+    Args:
+        linear: the Linear, whose parameters code around may ask for.
+
+    """
+
+    def __init__(self, linear: nn.Module | None) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x``."""
+        return x
+
+
+def defer_steps(model: nn.Module) -> dict[int, Deferred]:
+    """Let a node stand for each recurrence and cell of ``model``, which is changed in place.
+
+    Returns:
+        What stands for them, by key.
+
+    """
+    deferred: dict[int, Deferred] = {}
+    for module in list(model.modules()):
+        key = len(deferred)
+        if isinstance(module, Recurrence):
+            body = Step(None, module.hidden, module.cell, module.projection)
+            name = f"{module.name}.{'reverse' if module.reverse else 'forward'}"
+            deferred[key] = DeferredRecurrence(body, key, name, reverse=module.reverse)
+            become(module, deferred[key])
+        elif isinstance(module, CellStandIn):
+            body = Step(module.input, module.hidden, module.step, None)
+            deferred[key] = DeferredCell(body, key, module._name or type(module).__name__)
+            module.input, module.hidden, module.step = Passed(body.input), Passed(None), deferred[key]
+    return deferred
+
+
+def write_steps(graph: Any, deferred: Mapping[int, Deferred], *, loops: bool) -> None:
+    """Replace each placeholder node of an ONNX ``graph`` by its steps.
+
+    Args:
+        graph: an ``onnx.GraphProto``, changed in place.
+        deferred: what :func:`defer_steps` returned.
+        loops: make a Scan of each recurrence, for any length.
+
+    """
+    used = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
+    shapes = {
+        info.name: [each.dim_value or None for each in info.type.tensor_type.shape.dim]
+        for info in (*graph.value_info, *graph.input, *graph.output)
+    }
+    types = {info.name: info.type.tensor_type.elem_type for info in (*graph.value_info, *graph.output)}
+    calls: dict[int, int] = {}
+    nodes: list[Any] = []
+    for node in graph.node:
+        if node.domain != DOMAIN:
+            nodes.append(node)
+            continue
+        key = node.attribute[0].i
+        calls[key] = calls.get(key, -1) + 1
+        writer = _Writer(deferred[key], node, calls[key])
+        if isinstance(deferred[key], DeferredCell):
+            writer.write_cell()
+        elif loops:
+            writer.write_scan(shapes, types)
+        else:
+            length = shapes[node.output[0]][0]
+            if length is None:
+                raise RewriteError(
+                    f"{deferred[key].name}: the number of steps depends on the batch: {node.input[0]} has no "
+                    "fixed length; name the axis that is the batch with batch_axes"
+                )
+            writer.write_flat(length, output_used=node.output[0] in used)
+        nodes += writer.nodes
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    if any(_AXES_0 in node.input for node in nodes):
+        import onnx
+
+        graph.initializer.append(onnx.helper.make_tensor(_AXES_0, onnx.TensorProto.INT64, [1], [0]))
+
+
+class _Writer:
+    """Writes the ONNX nodes that one placeholder stands for."""
+
+    def __init__(self, deferred: Deferred, node: Any, call: int) -> None:
+        self.deferred = deferred
+        self.node = node
+        self.states = deferred.body.states
+        self.prefix = deferred.name + (f".call{call}" if call else "")
+        self.initial = tuple(node.input[1 : 1 + self.states])
+        self.weights = dict(zip(deferred.weights, node.input[1 + self.states :], strict=True))
+        self.nodes: list[Any] = []
+
+    def emit(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], **attributes))
+
+    def write_cell(self) -> None:
+        self.rename(self.step(self.node.input[0], self.initial, self.prefix), self.node.output)
+
+    def write_flat(self, length: int, *, output_used: bool) -> None:
+        """Write every step out."""
+        prefix = self.prefix
+        sliced = [f"{prefix}.t{t}.gates_1" for t in range(length)]
+        self.emit("Split", [self.node.input[0]], sliced, axis=0, num_outputs=length)
+        state = self.initial
+        outputs = [""] * length
+        for t in reversed(range(length)) if self.deferred.reverse else range(length):
+            gates = f"{prefix}.t{t}.gates"
+            self.emit("Squeeze", [sliced[t], _AXES_0], [gates])
+            state = self.step(gates, state, f"{prefix}.t{t}")
+            if output_used:
+                outputs[t] = f"{prefix}.t{t}.output"
+                self.emit("Unsqueeze", [state[0], _AXES_0], [outputs[t]])
+        if output_used:
+            self.emit("Concat", outputs, [self.node.output[0]], axis=0)
+        self.rename(state, self.node.output[1:])
+
+    def write_scan(self, shapes: Mapping[str, list[int | None]], types: Mapping[str, int]) -> None:
+        """Write one Scan, whose body is one step."""
+        from onnx import helper
+
+        outer, self.nodes = self.nodes, []
+        prefix = f"{self.prefix}.step"
+        names = [f"{prefix}.{label}" for label in ("h", "c")[: self.states]]
+        state = self.step(f"{prefix}.gates", names, prefix)
+        self.emit("Identity", [state[0]], [f"{prefix}.output"])
+        elem = types[self.node.output[0]]
+
+        def info(name: str, like: str) -> Any:
+            return helper.make_tensor_value_info(name, elem, [None, shapes[like][-1]])
+
+        finals = self.node.output[1:]
+        body = helper.make_graph(
+            self.nodes,
+            prefix,
+            [*map(info, names, finals), info(f"{prefix}.gates", self.node.input[0])],
+            [*map(info, state, finals), info(f"{prefix}.output", self.node.output[0])],
+        )
+        self.nodes = outer
+        direction = [1 if self.deferred.reverse else 0]
+        self.emit(
+            "Scan",
+            [*self.initial, self.node.input[0]],
+            [*finals, self.node.output[0]],
+            body=body,
+            num_scan_inputs=1,
+            scan_input_directions=direction,
+            scan_output_directions=direction,
+        )
+
+    def step(self, x: str, state: Sequence[str], prefix: str) -> tuple[str, ...]:
+        """Write one step; return the names of the new state."""
+        values: dict[fx.Node, Value] = {}
+        incoming = iter((x, tuple(state)))
+        for node in self.deferred.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = next(incoming)
+            elif node.op == "output":
+                return tuple(cast("str", values[each]) for each in node.args[0])
+            else:
+                values[node] = self.operation(node, values, f"{prefix}.{node.name.removeprefix('cell_')}")
+        raise PassError(f"{self.deferred.name}: the trace of a step has no output")
+
+    def operation(self, node: fx.Node, values: Mapping[fx.Node, Value], name: str) -> Value:
+        """Write one operation of a step; return the name of its value, or the names of its values."""
+        if node.target is operator.getitem:
+            return values[cast("fx.Node", node.args[0])][cast("int", node.args[1])]
+        if node.target == "chunk":
+            source, count, axis = node.args
+            parts = tuple(f"{name}_{k}" for k in range(cast("int", count)))
+            self.emit("Split", [_one(values, source)], parts, axis=axis, num_outputs=count)
+            return parts
+        if node.target is torch.cat:
+            parts = tuple(_one(values, each) for each in cast("Sequence[fx.Node]", node.args[0]))
+            self.emit("Concat", parts, [name], axis=node.args[1])
+            return name
+        inputs = [_one(values, each) for each in node.args]
+        module = self.deferred.body.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.Linear):
+            parameters = [f"{node.target}.weight"] + [f"{node.target}.bias"] * (module.bias is not None)
+            self.emit("Gemm", [*inputs, *(self.weights[each] for each in parameters)], [name], transB=1)
+            return name
+        op = _FUNCTIONS.get(node.target) if module is None else _ATOMS.get(type(module))
+        if op is None:
+            raise PassError(f"{self.deferred.name}: no ONNX operator for {node.format_node()}")
+        self.emit(op, inputs, [name])
+        return name
+
+    def rename(self, values: Sequence[str], names: Sequence[str]) -> None:
+        """Let ``values`` have the names that the graph around knows them by."""
+        renamed = dict(zip(values, names, strict=True))
+        for node in self.nodes:
+            for field in (node.input, node.output):
+                field[:] = [renamed.get(each, each) for each in field]
+
+
+def _one(values: Mapping[fx.Node, Value], argument: Any) -> str:
+    value = values[argument]
+    if not isinstance(value, str):
+        raise PassError(f"expected one value, got {value}")
+    return value
