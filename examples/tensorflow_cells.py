@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 # shap's other backend is TensorFlow itself, so Keras has to compute with it.
 os.environ["KERAS_BACKEND"] = "tensorflow"
-# oneDNN announces itself on standard error, and rounds in another order.
+# oneDNN rounds in another order, and announces itself; TensorFlow lists the processor's instructions.
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from rewriter import decompose
 
-pytest.importorskip("tensorflow")
-import tensorflow_cells
+tensorflow_cells = pytest.importorskip("tensorflow_cells", reason="TensorFlow is not installed")
 
 # What the hand-written TensorFlow cell reached in the experiment: about one unit in the last place of 1.
 ADDITIVITY = 1.267e-7
