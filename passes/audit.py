@@ -9,6 +9,7 @@ afterwards, and a trace that met one of these is thrown away: the model then sta
 from __future__ import annotations
 
 import dis
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -68,11 +69,16 @@ def watch(where: Callable[[], str]) -> Iterator[RanCode]:
             ran.without_gradient.setdefault(where(), f"{code.co_qualname} runs with gradients switched off")
 
     before = sys.getprofile()
+    collects = gc.isenabled()
+    # A collection would run other people's callbacks in the middle of the user's code.
+    gc.disable()
     sys.setprofile(note)
     try:
         yield ran
     finally:
         sys.setprofile(before)
+        if collects:
+            gc.enable()
 
 
 def hazard(code: CodeType) -> str | None:

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passes.clone import clone_structure
 from passes.errors import InputError, RewriteError
 from passes.recurrence import Recurrence
+from passes.twin import Twin
 from passes.unroll import Call
 
 
 def record_calls(model: nn.Module, example_inputs: Any) -> dict[int, list[Call]]:
     """Return the calls of each recurrence of ``model``, by ``id``, in the order they are made.
 
-    The run is in evaluation mode, without gradients, on a clone of the model, and leaves the random
+    The run is in evaluation mode, without gradients, on a copy of the model, and leaves the random
     number generators as they were.
 
     Raises:
@@ -31,7 +31,7 @@ def record_calls(model: nn.Module, example_inputs: Any) -> dict[int, list[Call]]
         [Call(length=5, masked=False)]
 
     """
-    probe = clone_structure(model).eval()
+    probe = Twin(model).model.eval()
     calls: dict[int, list[Call]] = {}
     for module, twin in zip(model.modules(), probe.modules(), strict=True):
         if isinstance(module, Recurrence):

@@ -28,13 +28,14 @@ class SplitGates(nn.Module):
     def __init__(self, names: Sequence[str], weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         weights = weight.detach().chunk(len(names))
+        trains_bias = bias is not None and bias.requires_grad
         biases = [None] * len(names) if bias is None else bias.detach().chunk(len(names))
         for name, w, b in zip(names, weights, biases, strict=True):
             self.add_module(
                 name,
                 linear_of(
                     nn.Parameter(w.clone(), requires_grad=weight.requires_grad),
-                    None if b is None else nn.Parameter(b.clone(), requires_grad=weight.requires_grad),
+                    None if b is None else nn.Parameter(b.clone(), requires_grad=trains_bias),
                 ),
             )
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from passes.cells import GRUCellAtoms, LSTMCellAtoms, RNNCellAtoms
 from passes.face import StandIn, put_on_face, stand_in_class
 from passes.gates import gate_linears, gate_paths, linear_of
-from passes.layout import SequenceBegin, SequenceEnd
+from passes.layout import SequenceBegin, SequenceDropout, SequenceEnd, SequenceLayout
 from passes.recurrence import Recurrence
 
 GATES = {"LSTM": "ifgo", "GRU": "rzn", "RNN_TANH": "h", "RNN_RELU": "h"}
@@ -29,7 +29,7 @@ class Layer(nn.Module):
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.directions: list[str] = []
-        self.dropout = nn.Dropout(dropout) if dropout else None
+        self.dropout = SequenceDropout(dropout) if dropout else None
 
     def add_direction(self, direction: str, input: nn.Module, steps: Recurrence) -> None:
         """Append a direction, ``"forward"`` or ``"reverse"``."""
@@ -38,7 +38,11 @@ class Layer(nn.Module):
         self.add_module(f"{direction}_steps", steps)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, states: Sequence[tuple[Tensor, ...]]
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        states: Sequence[tuple[Tensor, ...]],
+        layout: SequenceLayout,
     ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
         """Run each direction from its state.
 
@@ -46,6 +50,7 @@ class Layer(nn.Module):
             x: (T, B, F).
             mask: (T, B, 1) bool or None.
             states: one tuple of (B, H) per direction.
+            layout: the caller's, for the dropout.
 
         Returns:
             The concatenated outputs (T, B, directions x H) and the final state of each direction.
@@ -58,7 +63,7 @@ class Layer(nn.Module):
             outputs.append(ran[0])
             finals.append(tuple(ran[1 + k] for k in range(len(state))))
         out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
-        return (out if self.dropout is None else self.dropout(out)), finals
+        return (out if self.dropout is None else self.dropout(out, layout)), finals
 
 
 class SequenceStandIn(StandIn):
@@ -83,7 +88,7 @@ class SequenceStandIn(StandIn):
         for index in range(self.num_layers):
             rows = range(index * directions, (index + 1) * directions)
             states = [tuple(state[row] for state in initial) for row in rows]
-            x, new = self.get_submodule(f"layer{index}")(x, mask, states)
+            x, new = self.get_submodule(f"layer{index}")(x, mask, states, layout)
             finals += new
         output = self.end(layout, x, *(final[k] for k in range(self.states) for final in finals))
         return cast("tuple[Tensor | PackedSequence, Tensor | tuple[Tensor, ...]]", output)

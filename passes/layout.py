@@ -116,6 +116,26 @@ class SequenceBegin(Layout):
         return tuple(states)
 
 
+class SequenceDropout(nn.Dropout, Layout):
+    """Dropout between two layers, drawing the numbers that torch draws.
+
+    Torch drops elements of the packed data where sequences differ in length.
+
+    Example:
+        >>> SequenceDropout(0.5).eval()(torch.ones(2, 1, 1), SequenceLayout(True, None, None)).sum()
+        tensor(2.)
+
+    """
+
+    def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:  # type: ignore[override]
+        """Return ``x``, (T, B, F), with elements dropped in training mode."""
+        if not self.training or layout.packed is None or layout.lengths is None:
+            return super().forward(x)
+        packed = _repack(x, layout)
+        dropped = pad_packed_sequence(packed._replace(data=super().forward(packed.data)))
+        return dropped[0]
+
+
 class SequenceEnd(Layout):
     """Undo :class:`SequenceBegin` on the outputs and the final states.
 

@@ -41,10 +41,19 @@ def graph_module(model: nn.Module, graph: fx.Graph, name: str | None = None) -> 
     for node in graph.nodes:
         # Neither an annotation that is a string nor a tracer of ours could be imported again.
         node.type = None
+    _read_each_attribute_once(graph)
     graph._tracer_cls = fx.Tracer
     result = Lowered(model, graph, class_name=name or type(model).__name__)
     _copy_training(model, result)
     return result
+
+
+def _read_each_attribute_once(graph: fx.Graph) -> None:
+    read: dict[str, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr" and read.setdefault(node.target, node) is not node:
+            node.replace_all_uses_with(read[node.target])
+            graph.erase_node(node)
 
 
 def _copy_training(source: nn.Module, target: nn.Module) -> None:
@@ -55,13 +64,18 @@ def _copy_training(source: nn.Module, target: nn.Module) -> None:
 
 def _rebuild(rebuild: Callable[..., fx.GraphModule], arguments: tuple[Any, ...], names: list[str]) -> Lowered:
     loaded = rebuild(*arguments)
-    graph = fx.Graph(tracer_cls=fx.Tracer)
-    nodes: dict[fx.Node, fx.Node] = {}
-    for node, name in zip(loaded.graph.nodes, names, strict=True):
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), nodes.__getitem__)
-        nodes[node] = graph.create_node(node.op, node.target, args, kwargs, name)
+    graph = _renamed(loaded.graph, names) if len(loaded.graph.nodes) == len(names) else loaded.graph
     result = graph_module(loaded, graph, type(loaded).__name__)
     for key, value in loaded.__dict__.items():
         result.__dict__.setdefault(key, value)
     result.meta = loaded.meta
     return result
+
+
+def _renamed(graph: fx.Graph, names: list[str]) -> fx.Graph:
+    renamed = fx.Graph(tracer_cls=fx.Tracer)
+    nodes: dict[fx.Node, fx.Node] = {}
+    for node, name in zip(graph.nodes, names, strict=True):
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), nodes.__getitem__)
+        nodes[node] = renamed.create_node(node.op, node.target, args, kwargs, name)
+    return renamed

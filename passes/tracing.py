@@ -11,10 +11,10 @@ from torch import fx, nn
 
 from passes.atoms import Atom
 from passes.audit import watch
-from passes.clone import clone_structure
 from passes.layout import Layout
 from passes.lowered import graph_module
 from passes.recurrence import Recurrence
+from passes.twin import Twin
 
 _HOOKS = (
     "_forward_hooks",
@@ -118,8 +118,7 @@ def trace_where_possible(model: nn.Module) -> Traced:
     if has_hooks(model):
         return Traced(model, {"": "the model itself has hooks, which a graph would drop"})
     while True:
-        # The user's code may store proxies on the modules that it runs on: those of a twin.
-        graph, where, reason = _try_trace(clone_structure(model), islands)
+        graph, where, reason = _try_trace(Twin(model), islands)
         if graph is not None:
             return Traced(graph, islands)
         islands[where] = reason
@@ -127,8 +126,9 @@ def trace_where_possible(model: nn.Module) -> Traced:
             return Traced(model, islands)
 
 
-def _try_trace(model: nn.Module, opaque: Iterable[str]) -> tuple[fx.GraphModule | None, str, str]:
+def _try_trace(twin: Twin, opaque: Iterable[str]) -> tuple[fx.GraphModule | None, str, str]:
     """Return a graph; or None, the module that stands in the way, and why."""
+    model = twin.model
     tracer = LoweringTracer(model.get_submodule(name) for name in opaque)
     attributes = _attributes(model)
     drawn = torch.get_rng_state()
@@ -146,11 +146,13 @@ def _try_trace(model: nn.Module, opaque: Iterable[str]) -> tuple[fx.GraphModule 
     for place, value in _attributes(model).items():
         if attributes.get(place) != value:
             found.setdefault(place[0], f"stores values on {place[1]}")
+    for tensor in twin.written():
+        found.setdefault(tensor.rpartition(".")[0], f"writes to {tensor}")
     # What a part does counts against that part alone: the rest can still become a graph.
     where = max(found, key=len, default=None)
     if where is not None:
         return None, where, found[where]
-    return graph_module(model, graph), "", ""
+    return graph_module(twin.share_again(), graph), "", ""
 
 
 def has_hooks(module: nn.Module) -> bool:

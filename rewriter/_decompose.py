@@ -111,7 +111,13 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
     )
     flat = Pipeline(Unroll(calls), UnshareAtoms(), Cleanup())(clone).model
     layers = tuple(_layer_report(flat, layer) for layer in report.layers)
-    replace(report, layers=layers).attach(flat)
+    moved = {id(parameter): name for name, parameter in flat.named_parameters()}
+    owners = dict(rolled.named_parameters(remove_duplicate=False))
+    names = {
+        old: tuple(moved.get(id(owners.get(path)), path) for path in paths)
+        for old, paths in report.parameter_names.items()
+    }
+    replace(report, layers=layers, parameter_names=names).attach(flat)
     return flat
 
 

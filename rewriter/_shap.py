@@ -15,7 +15,7 @@ from typing import Any
 
 import wrapt
 
-from passes.layout import CellBegin, CellEnd, SequenceBegin, SequenceEnd
+from passes.layout import CellBegin, CellEnd, SequenceBegin, SequenceDropout, SequenceEnd
 from passes.unroll import ExpectSteps
 from rewriter._adapt import guard_method, holds_atoms
 from rewriter._multipliers import RULES
@@ -52,7 +52,7 @@ def register_when_imported() -> None:
 
 
 def _register(deep_pytorch: ModuleType) -> None:
-    for leaf in (*RULES, SequenceBegin, SequenceEnd, CellBegin, CellEnd, ExpectSteps):
+    for leaf in (*RULES, SequenceBegin, SequenceDropout, SequenceEnd, CellBegin, CellEnd, ExpectSteps):
         deep_pytorch.op_handler[leaf.__name__] = deep_pytorch.passthrough
     guard_method(deep_pytorch.PyTorchDeep, "__init__", _constructing)
     guard_method(deep_pytorch.PyTorchDeep, "shap_values", _explaining)

@@ -6,6 +6,8 @@ import torch
 
 # Each example builds and runs a model: a deadline would measure the machine.
 hypothesis.settings.register_profile("models", deadline=None, max_examples=40, derandomize=True)
+# The models are so small that a second thread costs more than it computes.
+torch.set_num_threads(1)
 hypothesis.settings.load_profile("models")
 
 

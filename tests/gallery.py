@@ -23,6 +23,17 @@ class Classifier(nn.Module):
         return self.head(self.rnn(x)[0][:, -1])
 
 
+class Widened(Classifier):
+    """A linear layer in front, whose output can be explained instead of the input."""
+
+    def __init__(self, kind: str = "LSTM") -> None:
+        super().__init__(kind)
+        self.norm = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.norm(x))
+
+
 class ValueControlFlow(nn.Module):
     def __init__(self) -> None:
         super().__init__()

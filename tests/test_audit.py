@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from passes.tracing import trace_where_possible
+from rewriter import decompose
 
 
 class IsNone(nn.Module):
@@ -163,3 +167,66 @@ def test_random_state_and_model_stay() -> None:
     trace_where_possible(Draws())
     assert model.seen == []
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class CountsInBuffer(nn.Module):
+    """Writes to a buffer, by assignment or in place."""
+
+    def __init__(self, *, assign: bool) -> None:
+        super().__init__()
+        self.assign = assign
+        self.calls: Tensor
+        self.register_buffer("calls", torch.zeros(()))
+        self.gru = nn.GRU(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.assign:
+            self.calls += 1
+        else:
+            self.calls.add_(1)
+        return self.gru(x)[0] * self.calls
+
+
+class CountsInPlace(nn.Module):
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        return x * self.calls
+
+
+class Renormalises(nn.Module):
+    """Gives a weight new data in each call, as max-norm constraints do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.gru = nn.GRU(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.linear.weight.data = torch.renorm(self.linear.weight.data, 2, 0, 0.1)
+        return self.gru(self.linear(x))[0]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(
+    "make", [lambda: CountsInBuffer(assign=True), lambda: CountsInBuffer(assign=False), Renormalises]
+)
+def test_tensors_of_the_original_are_not_written(make: Callable[[], nn.Module], flat: bool) -> None:
+    model = make()
+    x = torch.randn(5, 2, 3)
+    values = [t.clone() for t in model.state_dict().values()]
+    rewritten = decompose(model, x if flat else None)
+    assert all(torch.equal(a, b) for a, b in zip(values, model.state_dict().values(), strict=True))
+    assert "" in rewritten.report.islands
+    expected = copy.deepcopy(model)(x)
+    torch.testing.assert_close(rewritten(x), expected, rtol=0, atol=1e-6)
+
+
+def test_reason_names_the_tensor() -> None:
+    model = nn.Sequential(CountsInPlace())
+    assert "writes to 0.calls" in trace_where_possible(model).islands["0"]

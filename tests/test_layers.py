@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,6 +119,40 @@ def test_dropout_acts_where_torch_puts_it() -> None:
         torch.manual_seed(0)
         once = decompose(layer.train())(x)[0]
         assert not torch.equal(once, decompose(layer)(x)[0])
+
+
+def test_dropout_of_packed_sequences() -> None:
+    for sort in (True, False):
+        layer = nn.LSTM(3, 8, num_layers=2, dropout=0.5, bidirectional=True).double()
+        packed = packed_like(torch.randn(6, 3, 3, dtype=torch.float64), [2, 6, 4], sort=sort)
+        assert_same_model(layer, decompose(layer), packed)
+
+
+@pytest.mark.parametrize("gates", ["fused", "split"])
+def test_frozen_parameters_stay_frozen(gates: str) -> None:
+    layer = nn.GRU(3, 4)
+    layer.bias_ih_l0.requires_grad_(False)
+    layer.weight_hh_l0.requires_grad_(False)
+    rewritten = decompose(layer, gates=gates)
+    parameters = dict(rewritten.named_parameters())
+    for old, paths in rewritten.report.parameter_names.items():
+        for path in paths:
+            assert parameters[path].requires_grad == layer.get_parameter(old).requires_grad
+
+
+def test_parameter_names_follow_an_unrolling_by_length() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.g = nn.GRU(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.g(self.g(x)[0][:2])[0] if x.sum() < 1e9 else x
+
+    for gates in ("fused", "split"):
+        rewritten = decompose(Twice(), torch.randn(5, 2, 3), gates=gates)
+        names = dict(rewritten.named_parameters())
+        assert all(path in names for paths in rewritten.report.parameter_names.values() for path in paths)
 
 
 def test_empty_batch() -> None:
