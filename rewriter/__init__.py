@@ -6,6 +6,7 @@ from rewriter._captum import register_captum
 from rewriter._decompose import decompose, unroll
 from rewriter._equivalence import assert_equivalent, check_equivalence
 from rewriter._equivalence_report import EquivalenceReport
+from rewriter._onnx import export_onnx
 from rewriter._report import Report
 from rewriter._shap import register_shap
 
@@ -16,6 +17,7 @@ __all__ = [
     "assert_equivalent",
     "check_equivalence",
     "decompose",
+    "export_onnx",
     "register_captum",
     "register_shap",
     "unroll",

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -103,7 +102,7 @@ class Runtime:
                 f"export_onnx: torch gives {len(expected)} tensors, onnxruntime {len(outputs)}"
             )
         return max(
-            (relative_error(each.numpy(), output) for each, output in zip(expected, outputs, strict=True)),
+            (relative_error(a, torch.as_tensor(b)) for a, b in zip(expected, outputs, strict=True)),
             default=0.0,
         )
 
@@ -117,23 +116,22 @@ def run_torch(model: nn.Module, example: Example) -> list[Tensor]:
     return [leaf.detach() for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
-def relative_error(expected: Any, found: Any) -> float:
-    """Return max |found - expected| / max(1, max |expected|) of two arrays; infinity if shapes differ.
+def relative_error(expected: Tensor, found: Tensor) -> float:
+    """Return max |found - expected| / max(1, max |expected|); infinity if shapes or types differ.
 
     Example:
-        >>> relative_error(np.array([1.0, 4.0]), np.array([1.0, 3.0]))
+        >>> relative_error(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 3.0]))
         0.25
 
     """
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return float("inf")
-    a, b = expected.astype(np.float64), found.astype(np.float64)
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+    a, b = expected.double(), found.double()
+    finite = a.isfinite()
+    if not torch.equal(finite, b.isfinite()):
         return float("inf")
-    finite = np.isfinite(a)
-    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+    # NaN becomes 0 and the infinities 1 and -1, which must then be the same.
+    if not torch.equal(a[~finite].sign().nan_to_num(), b[~finite].sign().nan_to_num()):
         return float("inf")
     a, b = a[finite], b[finite]
-    if a.size == 0:
-        return 0.0
-    return float(np.abs(a - b).max() / max(1.0, np.abs(a).max()))
+    return float((a - b).abs().max() / a.abs().max().clamp(min=1.0)) if a.numel() else 0.0

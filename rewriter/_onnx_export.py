@@ -93,7 +93,7 @@ def _program(model: nn.Module, example: Example, free: Any) -> torch.export.Expo
         raise
     except Exception as error:
         try:
-            torch.compiler.allow_in_graph(torch.onnx.ops.symbolic_multi_out)
+            torch.compiler.allow_in_graph(torch.onnx.ops.symbolic_multi_out)  # type: ignore[no-untyped-call]
             return export(strict=True)
         except Exception:
             raise RewriteError(_no_program(error)) from error
@@ -197,8 +197,8 @@ def _no_program(error: Exception) -> str:
     fixed = re.search(r"specialized it to be a constant \((\d+)\)", str(error))
     if fixed:
         return (
-            f"export_onnx: the batch dimension is frozen: the model's code fixes it at {fixed[1]}, as int(...) "
-            "and a size written as a number do; take it from x.shape, or name another axis: batch_axes"
+            f"export_onnx: the batch dimension is frozen: the model's code fixes it at {fixed[1]}, as does "
+            "int(...) or a size written as a number; take it from x.shape, or name another axis: batch_axes"
         )
     return (
         f"export_onnx: torch.export cannot follow the model: {_first_lines(error)}; its forward must not "
