@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import inspect
+from collections.abc import Hashable
+from types import FunctionType
 from typing import cast
 
 import torch
@@ -119,12 +123,56 @@ class UnsupportedRule(Rule):
         raise AssertionError(name)
 
 
+class FusedCallRule(Rule):
+    """Modules of the user's whose own code calls a recurrent kernel such as ``torch.lstm``."""
+
+    def matches(self, module: nn.Module) -> bool:
+        """Whether any method of the module's class does."""
+        return self.decline(module) is not None
+
+    def decline(self, module: nn.Module) -> str | None:
+        """Return which kernel is called, and where."""
+        called = fused_call(cast("Hashable", type(module)))
+        return called and f"{called}, which cannot be rewritten; use torch.nn's layer instead"
+
+    def build(self, module: nn.Module, name: str) -> nn.Module:
+        """Never called: every match is declined."""
+        raise AssertionError(name)
+
+
+@functools.cache
+def fused_call(cls: type[nn.Module]) -> str | None:
+    """Say which method of a class calls which recurrent kernel, or None.
+
+    Example:
+        >>> class Functional(nn.Module):
+        ...     def forward(self, x, h, w):
+        ...         return torch.gru_cell(x, h, w, w)
+        >>> fused_call(Functional)
+        'Functional.forward calls torch.gru_cell'
+
+    """
+    for owner in cls.__mro__:
+        if owner.__module__.startswith("torch."):
+            continue
+        for method in vars(owner).values():
+            if not isinstance(method, FunctionType):
+                continue
+            code, previous = method.__code__, None
+            for each in dis.get_instructions(code):
+                if previous in ("torch", "_VF") and each.argval in _KERNELS:
+                    return f"{code.co_qualname} calls torch.{each.argval}"
+                previous = each.argval
+    return None
+
+
+_KERNELS = {name for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for name in (kind, f"{kind}_cell")}
 _QUANTISED = "is quantised: its arithmetic has no exact rewrite; rewrite the float model before quantising it"
 
 
 def recurrent_rules(*, split: bool = False) -> list[Rule]:
     """Return all rules for recurrent modules, in the order in which they are tried."""
-    return [SequenceRule(split=split), CellRule(split=split), UnsupportedRule()]
+    return [SequenceRule(split=split), CellRule(split=split), UnsupportedRule(), FusedCallRule()]
 
 
 def _shown(module: nn.Module, name: str) -> str:

@@ -180,9 +180,13 @@ def trace_steps(recurrence: Recurrence, call: Call) -> fx.GraphModule:
         ['expect', 't0_hidden_linear', 't0_hidden_state_tanh', 't1_hidden_linear', 't1_hidden_state_tanh']
 
     """
+    return graph_module(*_traced(recurrence, call))
+
+
+def _traced(recurrence: Recurrence, call: Call) -> tuple[Unrolled, fx.Graph]:
     clock = _Clock()
     unrolled = Unrolled(recurrence, call, clock).train(recurrence.training)
-    return graph_module(unrolled, _StepTracer(clock).trace(unrolled))
+    return unrolled, _StepTracer(clock).trace(unrolled)
 
 
 class Unroll(Pass):
@@ -208,7 +212,7 @@ class Unroll(Pass):
 
     def _unroll_nodes(self, model: fx.GraphModule) -> None:
         called: dict[int, int] = {}
-        placed: list[tuple[str, fx.GraphModule]] = []
+        placed: list[tuple[str, Unrolled]] = []
         for node in list(model.graph.nodes):
             module = model.get_submodule(node.target) if node.op == "call_module" else None
             if module is None or id(module) not in self.calls:
@@ -216,8 +220,8 @@ class Unroll(Pass):
             k = called.get(id(module), 0)
             called[id(module)] = k + 1
             path = node.target if k == 0 else f"{node.target}_call{k}"
-            steps = trace_steps(cast("Recurrence", module), self.calls[id(module)][k])
-            inline(model.graph, node, steps.graph, path)
+            steps, graph = _traced(cast("Recurrence", module), self.calls[id(module)][k])
+            inline(model.graph, node, graph, path)
             placed.append((path, steps))
         for path, steps in placed:
             parent, _, leaf = path.rpartition(".")

@@ -29,6 +29,21 @@ class OwnCell(nn.RNNCellBase):
         super().__init__(3, 4, bias=True, num_chunks=1)
 
 
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList([torch.zeros(12, 3), torch.zeros(12, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.gru_cell(x, torch.zeros(len(x), 4), *self.weights)
+
+
+class UsesFlatWeights(nn.LSTM):
+    def forward(self, input: Tensor, hx: object = None) -> object:
+        super().forward(input)
+        return len(self._flat_weights)
+
+
 class Clashes(nn.GRU):
     def __init__(self) -> None:
         super().__init__(3, 4)
@@ -66,6 +81,7 @@ REASONS = {
     "OverridesMore": (lambda: OverridesMore(3, 4), "overrides check_forward_args of nn.GRU"),
     "OwnCell": (OwnCell, "no rule knows its algebra"),
     "Clashes": (Clashes, "its submodule layer0 has a name that the rewrite needs"),
+    "functional": (Functional, "Functional.forward calls torch.gru_cell"),
     "weight norm": (weight_norm, "remove_parametrizations first"),
     "pruned": (pruned, "weight_hh_l0 is not a plain nn.Parameter"),
     "replaced": (replaced_forward, "its forward was replaced on the instance"),
@@ -106,6 +122,11 @@ def test_all_declines_are_listed() -> None:
         decompose(model)
     assert [decline.name for decline in caught.value.declines] == ["0", "2"]
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_flat_weights_are_refused() -> None:
+    with pytest.raises(RewriteError, match="no flat weights for a fused kernel"):
+        decompose(UsesFlatWeights(3, 4))(torch.zeros(2, 3))
 
 
 def test_declined_layers_still_run() -> None:
