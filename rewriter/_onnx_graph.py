@@ -65,12 +65,14 @@ def name_interface(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) ->
 def name_axes(graph: Any, batch: str) -> None:
     """Call the axes with the symbol ``batch`` "batch", and other free axes "time", "time_1", …."""
     symbols = {batch: BATCH}
+    inner = [body for node in nodes_of(graph) for body in bodies_of(node)]
+    bodies = [value for body in inner for value in (*body.input, *body.output, *body.value_info)]
     for value in graph.input:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param and dim.dim_param not in symbols:
                 others = len(symbols) - 1
                 symbols[dim.dim_param] = f"time_{others}" if others else "time"
-    for value in (*graph.input, *graph.output):
+    for value in (*graph.input, *graph.output, *graph.value_info, *bodies):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_param = symbols.get(dim.dim_param, dim.dim_param)
@@ -93,8 +95,19 @@ def tidy(proto: Any) -> Any:
     kept = {each.name: each.SerializeToString() for each in graph.initializer if each.name in needed}
     graph.ClearField("initializer")
     graph.initializer.extend(onnx.TensorProto.FromString(content) for content in kept.values())
+    values = {name for node in graph.node for name in node.output} - {each.name for each in graph.output}
+    infos = [each.SerializeToString() for each in graph.value_info if each.name in values]
     graph.ClearField("value_info")
-    for message in (proto, graph, *nodes_of(graph), *graph.input, *graph.output, *graph.initializer):
+    graph.value_info.extend(onnx.ValueInfoProto.FromString(content) for content in infos)
+    for message in (
+        proto,
+        graph,
+        *nodes_of(graph),
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+    ):
         message.ClearField("metadata_props")
         message.ClearField("doc_string")
     graph.name = "rewritten"

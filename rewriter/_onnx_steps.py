@@ -72,7 +72,7 @@ class Deferred(nn.Module):
     Args:
         body: one step.
         key: under which the body is found again.
-        name: qualified name in the user's model.
+        name: its place in the model.
         reverse: run from the last step to the first.
 
     """
@@ -92,12 +92,32 @@ class Deferred(nn.Module):
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{_STEPS}",
             (x, *state, *weights),
-            {"key": self.key},
+            {"key": self.key, "features": [int(each.shape[-1]) for each in (x, *state)]},
             dtypes=[x.dtype] * len(shapes),
             shapes=shapes,
             version=1,
         )
         return tuple(outputs)
+
+    def widths(self, features: Sequence[int]) -> dict[fx.Node, list[int]]:
+        """Return the number of features of each value in the graph of a step, given those that go in."""
+        recorder = _Widths(self.body, graph=self.graph)
+        weight = next(self.body.parameters())
+        with torch.no_grad():
+            recorder.run(*(weight.new_zeros(1, width) for width in features))
+        return recorder.widths
+
+
+class _Widths(fx.Interpreter):
+    def __init__(self, module: nn.Module, *, graph: fx.Graph) -> None:
+        super().__init__(module, graph=graph)
+        self.widths: dict[fx.Node, list[int]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        values = (result,) if isinstance(result, Tensor) else result
+        self.widths[n] = [each.shape[-1] for each in values]
+        return result
 
 
 class DeferredRecurrence(Deferred):
@@ -147,16 +167,16 @@ def defer_steps(model: nn.Module) -> dict[int, Deferred]:
 
     """
     deferred: dict[int, Deferred] = {}
-    for module in list(model.modules()):
+    for path, module in list(model.named_modules()):
         key = len(deferred)
         if isinstance(module, Recurrence):
             body = Step(None, module.hidden, module.cell, module.projection)
-            name = f"{module.name}.{'reverse' if module.reverse else 'forward'}"
+            name = path.removesuffix("_steps")
             deferred[key] = DeferredRecurrence(body, key, name, reverse=module.reverse)
             become(module, deferred[key])
         elif isinstance(module, CellStandIn):
             body = Step(module.input, module.hidden, module.step, None)
-            deferred[key] = DeferredCell(body, key, module._name or type(module).__name__)
+            deferred[key] = DeferredCell(body, key, path or "cell")
             module.input, module.hidden, module.step = Passed(body.input), Passed(None), deferred[key]
     return deferred
 
@@ -171,33 +191,24 @@ def write_steps(graph: Any, deferred: Mapping[int, Deferred], *, loops: bool) ->
 
     """
     used = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
-    shapes = {
-        info.name: [each.dim_value or None for each in info.type.tensor_type.shape.dim]
-        for info in (*graph.value_info, *graph.input, *graph.output)
-    }
-    types = {info.name: info.type.tensor_type.elem_type for info in (*graph.value_info, *graph.output)}
+    known = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
     calls: dict[int, int] = {}
     nodes: list[Any] = []
     for node in graph.node:
         if node.domain != DOMAIN:
             nodes.append(node)
             continue
-        key = node.attribute[0].i
+        key = _attribute(node, "key").i
         calls[key] = calls.get(key, -1) + 1
-        writer = _Writer(deferred[key], node, calls[key])
+        writer = _Writer(deferred[key], node, calls[key], known[node.input[0]])
         if isinstance(deferred[key], DeferredCell):
             writer.write_cell()
         elif loops:
-            writer.write_scan(shapes, types)
+            writer.write_scan()
         else:
-            length = shapes[node.output[0]][0]
-            if length is None:
-                raise RewriteError(
-                    f"{deferred[key].name}: the number of steps depends on the batch: {node.input[0]} has no "
-                    "fixed length; name the axis that is the batch with batch_axes"
-                )
-            writer.write_flat(length, output_used=node.output[0] in used)
+            writer.write_flat(output_used=node.output[0] in used)
         nodes += writer.nodes
+        graph.value_info.extend(info for info in writer.infos if info.name not in known)
     graph.ClearField("node")
     graph.node.extend(nodes)
     if any(_AXES_0 in node.input for node in nodes):
@@ -209,68 +220,103 @@ def write_steps(graph: Any, deferred: Mapping[int, Deferred], *, loops: bool) ->
 class _Writer:
     """Writes the ONNX nodes that one placeholder stands for."""
 
-    def __init__(self, deferred: Deferred, node: Any, call: int) -> None:
+    def __init__(self, deferred: Deferred, node: Any, call: int, x: Any) -> None:
         self.deferred = deferred
         self.node = node
         self.states = deferred.body.states
         self.prefix = deferred.name + (f".call{call}" if call else "")
         self.initial = tuple(node.input[1 : 1 + self.states])
         self.weights = dict(zip(deferred.weights, node.input[1 + self.states :], strict=True))
+        self.features = list(_attribute(node, "features").ints)
+        self.widths = deferred.widths(self.features)
+        self.type = x.type.tensor_type.elem_type
+        self.shape: list[int | str | None] = [
+            dim.dim_param or dim.dim_value or None for dim in x.type.tensor_type.shape.dim
+        ]
+        self.batch = self.shape[-2]
         self.nodes: list[Any] = []
+        self.infos: list[Any] = []
 
     def emit(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
         from onnx import helper
 
         self.nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], **attributes))
 
+    def info(self, name: str, shape: Sequence[int | str | None]) -> Any:
+        from onnx import helper
+
+        return helper.make_tensor_value_info(name, self.type, shape)
+
+    def describe(self, name: str, shape: Sequence[int | str | None]) -> str:
+        """Say the shape of a value: a runtime loads a long graph slowly if it has to infer them."""
+        self.infos.append(self.info(name, shape))
+        return name
+
+    def describe_all(self, value: Value, widths: Sequence[int]) -> None:
+        """Say the shape of each part of a value of one step."""
+        for name, width in zip((value,) if isinstance(value, str) else value, widths, strict=True):
+            self.describe(name, [self.batch, width])
+
     def write_cell(self) -> None:
         self.rename(self.step(self.node.input[0], self.initial, self.prefix), self.node.output)
 
-    def write_flat(self, length: int, *, output_used: bool) -> None:
+    def write_flat(self, *, output_used: bool) -> None:
         """Write every step out."""
-        prefix = self.prefix
-        sliced = [f"{prefix}.t{t}.gates_1" for t in range(length)]
+        length, width = self.shape[0], self.shape[-1]
+        if not isinstance(length, int):
+            raise RewriteError(
+                f"{self.deferred.name}: the number of steps depends on the batch: its input has shape "
+                f"{tuple(self.shape)}; name the axis that is the batch with batch_axes"
+            )
+        places = [f"{self.prefix}.t{t}" for t in range(length)]
+        sliced = [self.describe(f"{place}.gates_1", [1, self.batch, width]) for place in places]
         self.emit("Split", [self.node.input[0]], sliced, axis=0, num_outputs=length)
         state = self.initial
         outputs = [""] * length
         for t in reversed(range(length)) if self.deferred.reverse else range(length):
-            gates = f"{prefix}.t{t}.gates"
+            gates = self.describe(f"{places[t]}.gates", [self.batch, width])
             self.emit("Squeeze", [sliced[t], _AXES_0], [gates])
-            state = self.step(gates, state, f"{prefix}.t{t}")
+            state = self.step(gates, state, places[t])
             if output_used:
-                outputs[t] = f"{prefix}.t{t}.output"
+                outputs[t] = self.describe(f"{places[t]}.output", [1, self.batch, self.features[1]])
                 self.emit("Unsqueeze", [state[0], _AXES_0], [outputs[t]])
         if output_used:
             self.emit("Concat", outputs, [self.node.output[0]], axis=0)
         self.rename(state, self.node.output[1:])
 
-    def write_scan(self, shapes: Mapping[str, list[int | None]], types: Mapping[str, int]) -> None:
+    def write_scan(self) -> None:
         """Write one Scan, whose body is one step."""
         from onnx import helper
 
-        outer, self.nodes = self.nodes, []
         prefix = f"{self.prefix}.step"
         names = [f"{prefix}.{label}" for label in ("h", "c")[: self.states]]
         state = self.step(f"{prefix}.gates", names, prefix)
         self.emit("Identity", [state[0]], [f"{prefix}.output"])
-        elem = types[self.node.output[0]]
-
-        def info(name: str, like: str) -> Any:
-            return helper.make_tensor_value_info(name, elem, [None, shapes[like][-1]])
-
-        finals = self.node.output[1:]
+        widths = self.features
         body = helper.make_graph(
             self.nodes,
             prefix,
-            [*map(info, names, finals), info(f"{prefix}.gates", self.node.input[0])],
-            [*map(info, state, finals), info(f"{prefix}.output", self.node.output[0])],
+            [
+                *(
+                    self.info(name, [self.batch, width])
+                    for name, width in zip(names, widths[1:], strict=True)
+                ),
+                self.info(f"{prefix}.gates", [self.batch, widths[0]]),
+            ],
+            [
+                *(
+                    self.info(name, [self.batch, width])
+                    for name, width in zip(state, widths[1:], strict=True)
+                ),
+                self.info(f"{prefix}.output", [self.batch, widths[1]]),
+            ],
         )
-        self.nodes = outer
+        self.nodes, self.infos = [], []
         direction = [1 if self.deferred.reverse else 0]
         self.emit(
             "Scan",
             [*self.initial, self.node.input[0]],
-            [*finals, self.node.output[0]],
+            [*self.node.output[1:], self.node.output[0]],
             body=body,
             num_scan_inputs=1,
             scan_input_directions=direction,
@@ -288,6 +334,8 @@ class _Writer:
                 return tuple(cast("str", values[each]) for each in node.args[0])
             else:
                 values[node] = self.operation(node, values, f"{prefix}.{node.name.removeprefix('cell_')}")
+                if node.target is not operator.getitem:
+                    self.describe_all(values[node], self.widths[node])
         raise PassError(f"{self.deferred.name}: the trace of a step has no output")
 
     def operation(self, node: fx.Node, values: Mapping[fx.Node, Value], name: str) -> Value:
@@ -321,6 +369,11 @@ class _Writer:
         for node in self.nodes:
             for field in (node.input, node.output):
                 field[:] = [renamed.get(each, each) for each in field]
+        self.infos = [each for each in self.infos if each.name not in renamed]
+
+
+def _attribute(node: Any, name: str) -> Any:
+    return next(each for each in node.attribute if each.name == name)
 
 
 def _one(values: Mapping[fx.Node, Value], argument: Any) -> str:

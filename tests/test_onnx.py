@@ -16,7 +16,7 @@ import rewriter
 from passes.errors import DeclinedError, RewriteError
 from rewriter import export_onnx
 from rewriter._onnx import OPERATORS
-from rewriter._onnx_check import check_model, check_operators, relative_error
+from rewriter._onnx_check import check_model, check_operators, relative_error, run_torch
 from rewriter._onnx_example import infer_batch_axes, read_example
 
 FORBIDDEN = {"LSTM", "GRU", "RNN", "Scan", "Loop", "If"}
@@ -183,8 +183,9 @@ def test_a_model_that_fx_cannot_follow_is_exported_and_stays_as_it_is(tmp_path):
     model.gru.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     attributes = set(vars(model))
+    x = torch.randn(1, 6, 3)
     random = torch.get_rng_state()
-    export_onnx(model, torch.randn(1, 6, 3), tmp_path / "m.onnx")
+    export_onnx(model, x, tmp_path / "m.onnx")
     assert torch.equal(random, torch.get_rng_state())
     assert model.training
     assert not model.gru.training
@@ -333,7 +334,7 @@ def test_operators_in_bodies_and_functions_are_found():
     function = helper.make_function(
         "d", "F", ["x"], ["y"], [helper.make_node("GRU", ["x"], ["y"])], [helper.make_opsetid("", 18)]
     )
-    with pytest.raises(RewriteError, match=r"GRU \(node y\), d::F"):
+    with pytest.raises(RewriteError, match=r"d::F \(node y\), GRU \(node y\)"):
         check_operators(_proto(helper.make_node("F", ["x"], ["y"], domain="d"), functions=[function]), set())
 
 
@@ -395,6 +396,7 @@ X = torch.zeros(2, 5, 3)
     [
         (lambda x: x, X, {}, r"expected a torch\.nn\.Module, got function"),
         (nn.GRU(3, 4), X, {"opset": 17}, r"opset: expected 18 to 24, got 17"),
+        (nn.GRU(3, 4).bfloat16(), X.bfloat16(), {}, r"holds bfloat16.*model\.float\(\)"),
         (nn.GRU(3, 4), (X, X, X), {}, r"do not fit GRU\.forward: too many positional"),
         (nn.GRU(3, 4), 3, {}, r"expected tensors in example_inputs"),
         (nn.GRU(3, 4), nn.utils.rnn.pack_sequence([X[0]]), {}, r"hold a PackedSequence.*padded"),
@@ -457,7 +459,7 @@ def test_the_batch_is_found_in_each_input():
     model = nn.LSTM(3, 2, batch_first=True)
     inputs = torch.randn(4, 4, 3), (torch.randn(1, 4, 2), torch.randn(1, 4, 2))
     example = read_example(model, inputs)
-    assert infer_batch_axes(lambda each: leaves(model(*each.args)), example) == (0, 1, 1)
+    assert infer_batch_axes(lambda each: run_torch(model, each), example) == (0, 1, 1)
     weight = torch.eye(3)
     mix = read_example(nn.Bilinear(1, 1, 1), (torch.randn(3, 3), weight))
     assert infer_batch_axes(lambda each: [each.tensors[0] @ each.tensors[1].exp()], mix) == (0, None)
