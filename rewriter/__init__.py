@@ -1,14 +1,19 @@
 """Rewrite recurrent PyTorch models into plain operations that explainers and exporters understand."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from passes.errors import RewriteError
 from rewriter import _captum, _shap
 from rewriter._captum import register_captum
 from rewriter._decompose import decompose, unroll
-from rewriter._equivalence import assert_equivalent, check_equivalence
-from rewriter._equivalence_report import EquivalenceReport
-from rewriter._onnx import export_onnx
 from rewriter._report import Report
 from rewriter._shap import register_shap
+
+if TYPE_CHECKING:
+    from rewriter._equivalence import assert_equivalent, check_equivalence
+    from rewriter._equivalence_report import EquivalenceReport
+    from rewriter._onnx import export_onnx
 
 __all__ = [
     "EquivalenceReport",
@@ -23,5 +28,19 @@ __all__ = [
     "unroll",
 ]
 
+# Imported at first use: many users need none of them.
+_LATER = {
+    "EquivalenceReport": "rewriter._equivalence_report",
+    "assert_equivalent": "rewriter._equivalence",
+    "check_equivalence": "rewriter._equivalence",
+    "export_onnx": "rewriter._onnx",
+}
+
 _shap.register_when_imported()
 _captum.register_when_imported()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'rewriter' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)

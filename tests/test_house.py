@@ -82,7 +82,7 @@ def test_no_cycle_among_passes() -> None:
 @pytest.mark.parametrize("package", ["rewriter", "passes", "examples", "benchmarks"])
 def test_one_idea_a_file(package: str) -> None:
     for file in (ROOT / package).glob("*.py"):
-        assert len(file.read_text().splitlines()) <= 320, file
+        assert len(file.read_text().splitlines()) <= 340, file
 
 
 def test_import_brings_in_nothing_optional() -> None:
