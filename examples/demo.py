@@ -1,0 +1,238 @@
+"""Explain an activity classifier exactly, compare, export: ``make demo``.
+
+Trains a small LSTM on BasicMotions, recordings of a smart watch that aeon ships, explains it with stock
+shap as it is and decomposed, and prints one table. Writes a heat map and an ONNX file into ``out/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import time
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import shap
+import torch
+from aeon.datasets import load_basic_motions
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rewriter import check_equivalence, decompose, export_onnx
+
+CHANNELS = [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"]
+# The watch takes ten samples a second; the mean of two at a time is enough to tell the activities.
+SECONDS_PER_STEP = 0.2
+
+
+class Recordings(NamedTuple):
+    """Recordings (N, 50, 6) and what the person did, as an index into ``activities``."""
+
+    x: Tensor
+    labels: Tensor
+    activities: list[str]
+
+
+class MotionClassifier(nn.Module):
+    """An LSTM over the recording, and a Linear on its last hidden state."""
+
+    def __init__(self, channels: int, activities: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(channels, 32, batch_first=True)
+        self.head = nn.Linear(32, activities)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, activities) for recordings (B, T, channels)."""
+        output, _ = self.lstm(x)
+        return self.head(output[:, -1])
+
+
+def load() -> tuple[Recordings, Recordings]:
+    """Return 40 recordings to train with and 40 to test with, scaled alike."""
+    parts = [load_basic_motions(split=split) for split in ("train", "test")]
+    activities = sorted(set(parts[0][1]))
+    x, x_test = (
+        torch.tensor(series, dtype=torch.float32).transpose(1, 2).unflatten(1, (-1, 2)).mean(2)
+        for series, _ in parts
+    )
+    labels, labels_test = (torch.tensor([activities.index(name) for name in names]) for _, names in parts)
+    mean, deviation = x.mean((0, 1)), x.std((0, 1))
+    return (
+        Recordings((x - mean) / deviation, labels, activities),
+        Recordings((x_test - mean) / deviation, labels_test, activities),
+    )
+
+
+def train(model: nn.Module, data: Recordings) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in tqdm(range(200), desc="train", unit="epoch"):
+        loss = nn.functional.cross_entropy(model(data.x), data.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+
+def explain(model: nn.Module, background: Tensor, x: Tensor, name: str) -> np.ndarray:
+    """Return stock shap's values (N, T, channels, outputs), one recording at a time for the progress bar."""
+    with warnings.catch_warnings():
+        # As it is, nn.LSTM makes shap warn, and raise because the values do not add up.
+        warnings.simplefilter("ignore")
+        explainer = shap.DeepExplainer(model, background)
+        values = [
+            explainer.shap_values(row, check_additivity=False)
+            for row in tqdm(x.split(1), desc=f"explain {name}", unit="recording")
+        ]
+    return np.concatenate(values)
+
+
+def additivity_error(model: nn.Module, background: Tensor, x: Tensor, values: np.ndarray) -> float:
+    with torch.no_grad():
+        explained = (model(x) - model(background).mean(0)).numpy()
+    return float(np.abs(values.sum((1, 2)) - explained).max())
+
+
+class LogitOf(nn.Module):
+    """One output of a classifier."""
+
+    def __init__(self, model: MotionClassifier, activity: int) -> None:
+        super().__init__()
+        self.lstm = model.lstm
+        self.head = nn.Linear(model.head.in_features, 1, dtype=model.head.weight.dtype)
+        self.head.weight = nn.Parameter(model.head.weight[activity : activity + 1])
+        self.head.bias = nn.Parameter(model.head.bias[activity : activity + 1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logit (B, 1)."""
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+def differences_to_tensorflow(
+    model: MotionClassifier, background: Tensor, x: Tensor
+) -> tuple[float, float] | None:
+    """Return how far the SHAP values of one recording, as is and decomposed, are from TensorFlow's.
+
+    All run in float64, because in float32 TensorFlow's values are off by some 1e-6 themselves: shap's
+    rules for it divide by differences. That they leave out the smallest differences remains, some 1e-9.
+    Return None if TensorFlow is not installed.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        return None
+    from tensorflow_cells import sequence_model
+
+    model, background, x = copy.deepcopy(model).double(), background.double(), x.double()
+    logit = LogitOf(model, int(model(x).argmax()))
+    by_hand = sequence_model(logit.lstm, logit.head, x.shape[1])
+    with warnings.catch_warnings():
+        # shap warns of every TensorFlow since 2.4.
+        warnings.simplefilter("ignore")
+        theirs = shap.DeepExplainer(by_hand, background.numpy()).shap_values(x.numpy())
+    as_is = explain(logit, background, x, "float64, as it is")
+    ours = explain(decompose(logit), background, x, "float64, decomposed")
+    return float(np.abs(as_is - theirs).max()), float(np.abs(ours - theirs).max())
+
+
+def draw(x: Tensor, values: np.ndarray, titles: list[str], path: Path) -> None:
+    """Draw one panel per recording: SHAP values as colours, the signal of each channel as a line."""
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True, sharey=True).ravel()
+    # A few values far out would leave the rest white.
+    limit = float(np.quantile(np.abs(values), 0.995))
+    steps, channels = x.shape[1:]
+    edges = np.arange(steps + 1) * SECONDS_PER_STEP
+    middles = edges[:-1] + SECONDS_PER_STEP / 2
+    for panel, signal, value, title in zip(panels, x.numpy(), values, titles, strict=True):
+        mesh = panel.pcolormesh(
+            edges, np.arange(channels + 1), value.T, cmap="RdBu_r", vmin=-limit, vmax=limit, rasterized=True
+        )
+        for k in range(channels):
+            centred = signal[:, k] - signal[:, k].mean()
+            line = k + 0.5 - 0.42 * centred / max(1.0, np.abs(centred).max())
+            panel.plot(middles, line, color="0.15", linewidth=0.9)
+            panel.axhline(k, color="white", linewidth=2)
+        panel.set_title(title, fontsize=10, loc="left")
+        panel.set_yticks(np.arange(channels) + 0.5, CHANNELS)
+        panel.set_ylim(channels, 0)
+        panel.label_outer()
+    for panel in panels[2:]:
+        panel.set_xlabel("time [s]")
+    figure.colorbar(
+        mesh, ax=panels, extend="both", aspect=40, label="SHAP value: share in the predicted logit"
+    )
+    figure.suptitle("What made the LSTM predict the activity (lines: the signals, each to its own scale)")
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the files")
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # a model as small as this one is slower with more
+
+    learnt, test = load()
+    model = MotionClassifier(len(CHANNELS), len(test.activities))
+    train(model, learnt)
+    model.eval()
+    with torch.no_grad():
+        accuracy = (model(test.x).argmax(1) == test.labels).float().mean().item()
+
+    # Half of the training data as references, and the first test recording of each activity.
+    background = learnt.x[::2]
+    chosen = [int((test.labels == k).nonzero()[0]) for k in range(len(test.activities))]
+    x = test.x[chosen]
+    decomposed = decompose(model)
+    as_is = explain(model, background, x, "as it is")
+    values = explain(decomposed, background, x, "decomposed")
+
+    probabilities = model(x).softmax(1).detach()
+    predictions = probabilities.argmax(1)
+    titles = [
+        f"predicted {test.activities[k]} (p = {probability:.2f}), was {test.activities[label]}"
+        for k, probability, label in zip(predictions, probabilities.amax(1), test.labels[chosen], strict=True)
+    ]
+    picture, file = out / "basic_motions.png", out / "basic_motions.onnx"
+    draw(x, np.stack([value[:, :, k] for value, k in zip(values, predictions, strict=True)]), titles, picture)
+
+    with tqdm(total=2, desc="check and export", unit="step") as bar:
+        equivalence = check_equivalence(model, decomposed, x)
+        bar.update()
+        onnx = export_onnx(model, x, file)
+        bar.update()
+    tensorflow = differences_to_tensorflow(model, background, x[:1])
+
+    table = Table(
+        "", "as it is", "decomposed", title=f"BasicMotions, accuracy on the test set {accuracy:.3f}"
+    )
+    table.add_row(
+        "additivity error of stock DeepExplainer",
+        f"{additivity_error(model, background, x, as_is):.1e}",
+        f"{additivity_error(decomposed, background, x, values):.1e}",
+    )
+    table.add_row(
+        "outputs: largest difference to the original",
+        "",
+        f"{(model(test.x) - decomposed(test.x)).abs().max():.1e}",
+    )
+    table.add_row(
+        "outputs and gradients, float32 and float64", "", "equal" if equivalence.equal else "NOT EQUAL"
+    )
+    if tensorflow is None:
+        table.add_row("SHAP values against TensorFlow's", "", "TensorFlow is not installed")
+    else:
+        table.add_row("SHAP values against TensorFlow's, float64", *(f"{each:.1e}" for each in tensorflow))
+    table.add_row("ONNX without LSTM: onnxruntime against torch", "", f"{max(onnx.errors.values()):.1e}")
+    Console(width=100).print(table)
+    print(f"wrote {picture} and {file} ({onnx.size:,} bytes) in {time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
