@@ -1,4 +1,4 @@
-"""A projected LSTM as ONNX without a recurrent operator; torch's own export of it does not load.
+"""A projected LSTM as ONNX without a recurrent operator; torch's own export of it does not run.
 
 Run with: python examples/04_onnx.py
 """

@@ -186,7 +186,7 @@ def _check_arguments(model: object, opset: int) -> None:
         raise RewriteError(f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
     if any(each.dtype == torch.bfloat16 for each in (*model.parameters(), *model.buffers())):
         raise RewriteError(
-            "export_onnx: the model holds bfloat16, which onnxruntime's CPU kernels lack, so nothing could be "
+            "export_onnx: the model holds bfloat16, which onnxruntime lacks on the CPU, so nothing could be "
             "compared; export model.float()"
         )
     size = sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))

@@ -106,7 +106,7 @@ def _fold_constants(model: Any) -> None:
     """
     from onnxscript import optimizer
 
-    optimizer.optimize_ir(
+    optimizer.fold_constants(
         model,
         onnx_shape_inference=False,
         input_size_limit=_SMALL,
