@@ -137,7 +137,7 @@ def infer_batch_axes(run: Callable[[Example], list[Tensor]], example: Example) -
     """
     single = run(example)
     failure = ""
-    for axes in itertools.islice(_candidates(example.tensors), _MANY):
+    for k, axes in enumerate(_candidates(example.tensors)[:_MANY]):
         doubled = [
             tensor if axis is None else torch.cat((tensor, tensor), axis)
             for tensor, axis in zip(example.tensors, axes, strict=True)
@@ -145,7 +145,7 @@ def infer_batch_axes(run: Callable[[Example], list[Tensor]], example: Example) -
         try:
             outputs = run(example.with_tensors(doubled))
         except Exception as error:  # whatever the user's code raises
-            failure = failure or f" (with the batch first: {type(error).__name__}: {error})"
+            failure = failure if k else f" (with the batch first: {type(error).__name__}: {error})"
             continue
         if _is_twice(single, outputs):
             return axes
