@@ -19,7 +19,8 @@ from passes.recurrent_rules import recurrent_rules
 from passes.rule import ApplyRules
 from rewriter._onnx_example import Axes, Example
 from rewriter._onnx_graph import BATCH, rename_values
-from rewriter._onnx_steps import defer_steps, write_steps
+from rewriter._onnx_steps import defer_steps
+from rewriter._onnx_write import write_steps
 
 # Sizes and indices have few numbers, weights many.
 _SMALL = 64
