@@ -79,7 +79,7 @@ def train(model: nn.Module, data: Recordings) -> None:
         optimizer.step()
 
 
-def explain(model: nn.Module, background: Tensor, x: Tensor, name: str) -> np.ndarray:
+def explain(model: nn.Module, background: Tensor, x: Tensor, bar: str | None = None) -> np.ndarray:
     """Return stock shap's values (N, T, channels, outputs), one recording at a time for the progress bar."""
     with warnings.catch_warnings():
         # As it is, nn.LSTM makes shap warn, and raise because the values do not add up.
@@ -87,7 +87,7 @@ def explain(model: nn.Module, background: Tensor, x: Tensor, name: str) -> np.nd
         explainer = shap.DeepExplainer(model, background)
         values = [
             explainer.shap_values(row, check_additivity=False)
-            for row in tqdm(x.split(1), desc=f"explain {name}", unit="recording")
+            for row in tqdm(x.split(1), desc=bar, unit="recording", disable=bar is None)
         ]
     return np.concatenate(values)
 
@@ -133,8 +133,8 @@ def differences_to_tensorflow(
         # shap warns of every TensorFlow since 2.4.
         warnings.simplefilter("ignore")
         theirs = shap.DeepExplainer(by_hand, background.numpy()).shap_values(x.numpy())
-    as_is = explain(logit, background, x, "float64, as it is")
-    ours = explain(decompose(logit), background, x, "float64, decomposed")
+    as_is = explain(logit, background, x)
+    ours = explain(decompose(logit), background, x)
     return float(np.abs(as_is - theirs).max()), float(np.abs(ours - theirs).max())
 
 
@@ -190,8 +190,8 @@ def main() -> None:
     chosen = [int((test.labels == k).nonzero()[0]) for k in range(len(test.activities))]
     x = test.x[chosen]
     decomposed = decompose(model)
-    as_is = explain(model, background, x, "as it is")
-    values = explain(decomposed, background, x, "decomposed")
+    as_is = explain(model, background, x, "explain as it is")
+    values = explain(decomposed, background, x, "explain decomposed")
 
     probabilities = model(x).softmax(1).detach()
     predictions = probabilities.argmax(1)
@@ -202,12 +202,15 @@ def main() -> None:
     picture, file = out / "basic_motions.png", out / "basic_motions.onnx"
     draw(x, np.stack([value[:, :, k] for value, k in zip(values, predictions, strict=True)]), titles, picture)
 
-    with tqdm(total=2, desc="check and export", unit="step") as bar:
+    with tqdm(total=3, desc="compare outputs", unit="step") as bar:
         equivalence = check_equivalence(model, decomposed, x)
         bar.update()
+        bar.set_description("export to ONNX")
         onnx = export_onnx(model, x, file)
         bar.update()
-    tensorflow = differences_to_tensorflow(model, background, x[:1])
+        bar.set_description("compare with TensorFlow")
+        tensorflow = differences_to_tensorflow(model, background, x[:1])
+        bar.update()
 
     table = Table(
         "", "as it is", "decomposed", title=f"BasicMotions, accuracy on the test set {accuracy:.3f}"
