@@ -280,15 +280,6 @@ def test_the_report_prints_and_serialises(tmp_path):
         assert part in text
 
 
-class Sorted(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.rnn = nn.RNN(3, 4, batch_first=True)
-
-    def forward(self, x):
-        return torch.nonzero(self.rnn(x)[0][:, 0] > -9).float()
-
-
 def test_an_operator_outside_the_list_is_refused_and_the_old_file_kept(tmp_path):
     file = tmp_path / "m.onnx"
     file.write_bytes(b"old")
