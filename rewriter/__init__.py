@@ -13,9 +13,10 @@ from rewriter._shap import register_shap
 if TYPE_CHECKING:
     from rewriter._equivalence import assert_equivalent, check_equivalence
     from rewriter._equivalence_report import EquivalenceReport
-    from rewriter._onnx import export_onnx
+    from rewriter._onnx import ONNX_OPERATORS, export_onnx
 
 __all__ = [
+    "ONNX_OPERATORS",
     "EquivalenceReport",
     "Report",
     "RewriteError",
@@ -30,6 +31,7 @@ __all__ = [
 
 # Imported at first use: many users need none of them.
 _LATER = {
+    "ONNX_OPERATORS": "rewriter._onnx",
     "EquivalenceReport": "rewriter._equivalence_report",
     "assert_equivalent": "rewriter._equivalence",
     "check_equivalence": "rewriter._equivalence",

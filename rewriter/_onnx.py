@@ -23,7 +23,7 @@ from rewriter._onnx_graph import count_operators, name_axes, name_interface, sha
 from rewriter._report import render_table
 
 # What runtimes without recurrent operators have: no loops, no branches, no sequences, nothing random.
-OPERATORS = frozenset({
+ONNX_OPERATORS = frozenset({
     "Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh",
     "AveragePool", "BatchNormalization", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Concat", "Constant",
     "ConstantOfShape", "Conv", "ConvTranspose", "Cos", "Cosh", "CumSum", "DepthToSpace", "Div", "Elu",
@@ -96,7 +96,7 @@ def export_onnx(
     loops: bool = False,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
-    operators: Collection[str] = OPERATORS,
+    operators: Collection[str] = ONNX_OPERATORS,
     tolerance: float = 1e-6,
 ) -> OnnxReport:
     """Write a model as ONNX in which no recurrent operator is left, for any batch size.

@@ -33,7 +33,7 @@ def check_operators(proto: Any, allowed: Collection[str]) -> None:
     listed = ", ".join(f"{name} (node {node})" for name, node in refused.items())
     others = sorted(set(refused) - RECURRENT)
     advice = (
-        f"if your runtime has them, pass operators=OPERATORS | {set(others)}, or your own list"
+        f"if your runtime has them, pass operators=rewriter.ONNX_OPERATORS | {set(others)}, or your own list"
         if others
         else "a recurrent operator is never written"
     )

@@ -14,6 +14,7 @@ import rewriter
 
 ROOT = Path(rewriter.__file__).parent.parent
 PUBLIC = [
+    "ONNX_OPERATORS",
     "EquivalenceReport",
     "Report",
     "RewriteError",
@@ -47,6 +48,8 @@ def imports(file: Path) -> Iterator[str]:
 def test_public_names() -> None:
     assert rewriter.__all__ == PUBLIC
     assert all(getattr(rewriter, name).__doc__ for name in PUBLIC)
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        rewriter.missing  # noqa: B018 -- the access is what is tested
 
 
 def test_passes_never_import_rewriter() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 import rewriter
 from passes.errors import DeclinedError, RewriteError
 from rewriter import export_onnx
-from rewriter._onnx import OPERATORS
+from rewriter._onnx import ONNX_OPERATORS
 from rewriter._onnx_check import check_model, check_operators, relative_error, run_torch
 from rewriter._onnx_example import infer_batch_axes, read_example
 
@@ -285,9 +285,10 @@ def test_an_operator_outside_the_list_is_refused_and_the_old_file_kept(tmp_path)
     file.write_bytes(b"old")
     model = nn.RNN(3, 4).train()
     with pytest.raises(
-        RewriteError, match=r"not allowed: .*Tanh \(node .*t0.*operators=OPERATORS \| \{.*'Tanh'"
+        RewriteError,
+        match=r"not allowed: .*Tanh \(node .*t0.*operators=rewriter\.ONNX_OPERATORS \| \{.*'Tanh'",
     ):
-        export_onnx(model, torch.randn(5, 2, 3), file, operators=OPERATORS - {"Tanh"})
+        export_onnx(model, torch.randn(5, 2, 3), file, operators=ONNX_OPERATORS - {"Tanh"})
     assert file.read_bytes() == b"old"
     assert [each.name for each in tmp_path.iterdir()] == ["m.onnx"]
     assert model.training
@@ -330,9 +331,9 @@ def test_operators_in_bodies_and_functions_are_found():
 
 
 def test_the_list_holds_no_loops_and_nothing_recurrent():
-    assert FORBIDDEN.isdisjoint(OPERATORS)
-    assert not [name for name in OPERATORS if "Random" in name or "Sequence" in name]
-    assert all(onnx.defs.has(name) for name in OPERATORS)
+    assert FORBIDDEN.isdisjoint(ONNX_OPERATORS)
+    assert not [name for name in ONNX_OPERATORS if "Random" in name or "Sequence" in name]
+    assert all(onnx.defs.has(name) for name in ONNX_OPERATORS)
 
 
 def test_the_checker_is_asked():
