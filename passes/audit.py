@@ -2,8 +2,10 @@
 
 torch.fx follows one path through Python code. It stops with an error where a value decides the path,
 but says nothing where an identity test, a type test, ``self.training``, a context manager, an
-assignment to ``self`` or a random number does. So the code that really ran during a trace is read
-afterwards, and a trace that met one of these is thrown away: the model then stays as the user wrote it.
+assignment or a random number does. So the code that really ran during a trace is read afterwards, and a
+trace that met one of these is thrown away: the model then stays as the user wrote it. What a module is
+built from (submodules, parameters, settings that only ``__init__`` assigns) counts as the same in every
+call, as it does for torch.fx.
 """
 
 from __future__ import annotations
@@ -14,28 +16,34 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import torch
+from torch import nn
 
 _TYPE_TESTS = {"isinstance", "hasattr", "type", "callable", "issubclass", "is_tensor", "is_grad_enabled"}
-_LIBRARY = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, os.__file__))
+_TORCH, _STANDARD = (
+    os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, os.__file__)
+)
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# Torch's own Python code that decides like a user's; the rest of torch hands a proxy on at once.
+_AUDITED = tuple(os.path.join(_TORCH, "nn", folder, "") for folder in ("modules", "utils"))
+_NOT_AUDITED = tuple(os.path.join(_TORCH, "nn", "modules", name) for name in ("module.py", "container.py"))
 
 
 class RanCode:
     """The user's code that ran while :func:`watch` was active."""
 
     def __init__(self) -> None:
-        self.places: dict[CodeType, str] = {}
-        self.without_gradient: dict[str, str] = {}
+        self.places: dict[CodeType, tuple[str, type | None]] = {}
+        self.modes: dict[str, str] = {}
 
     def hazards(self) -> dict[str, str]:
         """Return what a graph would have fixed, by the place where it ran."""
-        found = dict(self.without_gradient)
-        for code, place in self.places.items():
-            reason = hazard(code)
+        found = dict(self.modes)
+        for code, (place, owner) in self.places.items():
+            reason = hazard(code, owner)
             if reason is not None:
                 found.setdefault(place, reason)
         return found
@@ -58,15 +66,17 @@ def watch(where: Callable[[], str]) -> Iterator[RanCode]:
 
     """
     ran = RanCode()
-    gradients = torch.is_grad_enabled()
+    modes = _modes()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
         if event != "call" or code in ran.places or not _is_users(code.co_filename):
             return
-        ran.places[code] = where()
-        if torch.is_grad_enabled() != gradients:
-            ran.without_gradient.setdefault(where(), f"{code.co_qualname} runs with gradients switched off")
+        owner = frame.f_locals.get("self")
+        ran.places[code] = where(), type(owner) if isinstance(owner, nn.Module) else None
+        if _modes() != modes:
+            reason = f"{code.co_qualname} runs under a decorator that switches gradients or autocast"
+            ran.modes.setdefault(where(), reason)
 
     before = sys.getprofile()
     collects = gc.isenabled()
@@ -76,68 +86,108 @@ def watch(where: Callable[[], str]) -> Iterator[RanCode]:
     try:
         yield ran
     finally:
-        sys.setprofile(before)
+        sys.setprofile(None)
+        if hasattr(before, "enable"):
+            # A profiler written in C, such as cProfile's.
+            before.enable()  # type: ignore[union-attr]
+        else:
+            sys.setprofile(before)
         if collects:
             gc.enable()
 
 
-def hazard(code: CodeType) -> str | None:
-    """Return what in ``code`` a graph would fix, or None."""
-    where = f"{code.co_qualname} ({os.path.basename(code.co_filename)}:{{line}})"
-    instructions = [each for each in dis.get_instructions(code) if each.opname != "CACHE"]
+def _modes() -> tuple[bool, ...]:
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
+    )
+
+
+def hazard(code: CodeType, owner: type | None = None) -> str | None:
+    """Return what in ``code`` a graph would fix, or None.
+
+    Args:
+        code: a function that ran.
+        owner: the class of its ``self``, if that is a module.
+
+    """
+    state = _assigned_outside_init(owner) if owner is not None else frozenset()
+    instructions = [each for each in dis.get_instructions(code) if each.opname not in _NO_OPERATION]
     line = code.co_firstlineno
     for k, each in enumerate(instructions):
-        starts = each.starts_line
-        if isinstance(starts, int) and not isinstance(starts, bool):
-            line = starts
-        found = _hazard_at(instructions, k)
+        if isinstance(each.starts_line, int) and not isinstance(each.starts_line, bool):
+            line = each.starts_line
+        found = _hazard_at(instructions, k, state)
         if found:
-            return where.format(line=getattr(each, "line_number", None) or line) + f" {found}"
+            at = getattr(each, "line_number", None) or line
+            return f"{code.co_qualname} ({os.path.basename(code.co_filename)}:{at}) {found}"
     return None
 
 
-def _hazard_at(instructions: list[dis.Instruction], k: int) -> str | None:
+_NO_OPERATION = {"CACHE", "PUSH_NULL", "PRECALL", "NOP", "NOT_TAKEN", "TO_BOOL", "EXTENDED_ARG"}
+
+
+def _hazard_at(instructions: list[dis.Instruction], k: int, state: frozenset[str]) -> str | None:
     each = instructions[k]
     name, argument = each.opname, each.argval
     if "IF_NONE" in name or "IF_NOT_NONE" in name:
-        return _identity_test(instructions[k - 1])
+        return None if _is_setting(instructions[:k]) else "tests whether a value is None"
     if name == "IS_OP":
-        return _identity_test(instructions[k - 2])
+        return None if _is_setting(instructions[: k - 1]) else "tests the identity of a value"
     if name in ("STORE_ATTR", "STORE_GLOBAL", "STORE_DEREF", "DELETE_ATTR"):
         return f"assigns {argument}"
+    if name == "STORE_SUBSCR":
+        return "assigns to an item"
     if name == "PUSH_EXC_INFO":
         return "uses a with or try statement"
     if name.startswith("MATCH_"):
         return "uses a match statement"
-    if name in ("LOAD_ATTR", "LOAD_METHOD") and argument == "training":
-        return "reads training"
-    if name in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_ATTR", "LOAD_METHOD") and argument in _TYPE_TESTS:
-        return None if _on_own_attribute(instructions[k + 1 : k + 5]) else f"calls {argument}(...)"
+    if name in ("LOAD_ATTR", "LOAD_METHOD"):
+        if argument == "training":
+            return "reads training"
+        if argument in state:
+            return f"reads {argument}, which a method assigns"
+        if argument in ("__class__", "is_scripting"):
+            return None if argument == "is_scripting" else "reads __class__"
+    if name.startswith("LOAD_") and argument in _TYPE_TESTS:
+        following = instructions[k + 1 : k + 3]
+        if argument in ("isinstance", "hasattr") and _is_setting(following):
+            return None
+        return f"calls {argument}(...)"
     return None
 
 
-def _identity_test(operand: dis.Instruction) -> str | None:
-    """An attribute of the module is the same in every call, a local variable need not be."""
-    if operand.opname.startswith("LOAD_FAST") or operand.opname == "LOAD_DEREF":
-        return f"tests the identity of {operand.argval}"
-    return None
-
-
-def _on_own_attribute(following: list[dis.Instruction]) -> bool:
-    loads = [each for each in following if each.opname not in ("PUSH_NULL", "PRECALL")]
+def _is_setting(loads: list[dis.Instruction]) -> bool:
+    """Whether the last two instructions load an attribute of ``self``, the same in every call."""
+    if len(loads) < 2:
+        return False
+    owner, attribute = loads[-2:]
     return (
-        len(loads) > 1
-        and loads[0].argval == "self"
-        and loads[1].opname in ("LOAD_ATTR", "LOAD_METHOD")
-        and loads[1].argval != "training"
+        owner.opname.startswith("LOAD_FAST")
+        and owner.argval == "self"
+        and attribute.opname in ("LOAD_ATTR", "LOAD_METHOD")
+    )
+
+
+def _assigned_outside_init(owner: type) -> frozenset[str]:
+    """Return the attributes that a class's methods assign after construction: its state."""
+    return frozenset(
+        each.argval
+        for cls in owner.__mro__
+        if not cls.__module__.startswith(("torch.", "passes."))
+        for name, method in vars(cls).items()
+        if isinstance(method, FunctionType) and name != "__init__"
+        for each in dis.get_instructions(method.__code__)
+        if each.opname == "STORE_ATTR"
     )
 
 
 def _is_users(filename: str) -> bool:
-    if filename.startswith((_HERE, "<frozen")):
+    if filename.startswith(_AUDITED):
+        return not filename.startswith(_NOT_AUDITED)
+    if filename.startswith((_TORCH, _HERE, "<frozen")):
         return False
     # Site-packages may lie below the standard library's folder, and third parties' forwards count.
-    inside = filename.removeprefix(_LIBRARY[1])
-    if inside != filename and not inside.startswith("site-packages"):
-        return False
-    return not filename.startswith(_LIBRARY[0])
+    return not filename.startswith(_STANDARD) or "site-packages" in filename

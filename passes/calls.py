@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from passes.errors import InputError, RewriteError
+from passes.errors import RewriteError
+from passes.kernels import KERNELS
+from passes.randomness import random_state_kept
 from passes.recurrence import Recurrence
 from passes.twin import Twin
 from passes.unroll import Call
 
 
-def record_calls(model: nn.Module, example_inputs: Any) -> dict[int, list[Call]]:
+def record_calls(
+    model: nn.Module, example_inputs: Any, *, all_rewritten: bool = True
+) -> dict[int, list[Call]]:
     """Return the calls of each recurrence of ``model``, by ``id``, in the order they are made.
 
-    The run is in evaluation mode, without gradients, on a copy of the model, and leaves the random
-    number generators as they were.
+    The run is in evaluation mode, without gradients, on a copy of the model and of the inputs, and
+    leaves the random number generators as they were.
+
+    Args:
+        model: at the rolled level.
+        example_inputs: what :func:`as_arguments` reads.
+        all_rewritten: no recurrent kernel of torch's may run.
 
     Raises:
-        RewriteError: if the model does not take the inputs.
+        RewriteError: if the model does not take the inputs, or runs a recurrent kernel although
+            ``all_rewritten``.
 
     Example:
         >>> from passes.cells import RNNCellAtoms
@@ -37,17 +49,23 @@ def record_calls(model: nn.Module, example_inputs: Any) -> dict[int, list[Call]]
         if isinstance(module, Recurrence):
             made = calls.setdefault(id(module), [])
             twin.register_forward_pre_hook(_noting(made))
-    args, kwargs = as_arguments(example_inputs)
-    devices = sorted({tensor.device.index or 0 for tensor in probe.parameters() if tensor.is_cuda})
+    # The model may write to its inputs.
+    args, kwargs = as_arguments(_copied(example_inputs))
+    kernels = _KernelCalls()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.no_grad(), random_state_kept(), kernels:
             probe(*args, **kwargs)
-    except InputError:
+    except RewriteError:
         raise
     except Exception as error:
         raise RewriteError(
             f"example_inputs do not run through the model: {type(error).__name__}: {error}"
         ) from error
+    if kernels.names and all_rewritten:
+        raise RewriteError(
+            f"the model runs torch's own {', '.join(sorted(kernels.names))} in a layer that was not found "
+            "(is it made during the forward pass?) and is not rewritten; make it an attribute"
+        )
     return calls
 
 
@@ -65,6 +83,28 @@ def as_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example_inputs, list) or type(example_inputs) is tuple:
         return tuple(example_inputs), {}
     return (example_inputs,), {}
+
+
+class _KernelCalls(TorchFunctionMode):
+    """Notes which recurrent kernels of torch's run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in KERNELS:
+            self.names.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def _copied(example_inputs: Any) -> Any:
+    try:
+        return copy.deepcopy(example_inputs)
+    except RuntimeError:  # a tensor with a history cannot be copied
+        return example_inputs
 
 
 def _noting(made: list[Call]) -> Any:

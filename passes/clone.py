@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections import OrderedDict
+import weakref
+from collections import deque
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
+
+from passes.reach import attributes_of, reaches_module
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -17,9 +20,9 @@ M = TypeVar("M", bound=nn.Module)
 def clone_structure(model: M) -> M:
     """Return a model of fresh modules that hold the very same parameters and buffers.
 
-    Modules that are registered twice, held in plain containers, or referred to by bound methods and
-    hooks are followed, so that nothing in the clone leads back into the original. Scripted modules
-    cannot be taken apart and stay shared.
+    Modules that are registered twice, or that containers, helper objects, closures, bound methods and
+    hooks refer to, are followed, so that nothing in the clone leads back into the original. Scripted
+    modules cannot be taken apart and stay shared.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2))
@@ -29,6 +32,22 @@ def clone_structure(model: M) -> M:
 
     """
     return named_clones(model)[0]
+
+
+def private_clone(model: M) -> M:
+    """Clone as :func:`clone_structure` does, and copy the plain objects that the modules hold.
+
+    Example:
+        >>> model = nn.Identity()
+        >>> model.log = [1]
+        >>> clone = private_clone(model)
+        >>> clone.log.append(2)
+        >>> model.log
+        [1]
+
+    """
+    clone: M = _Cloner(private=True).module(model, "")
+    return clone
 
 
 def named_clones(model: M) -> tuple[M, dict[str, nn.Module]]:
@@ -44,36 +63,55 @@ def named_clones(model: M) -> tuple[M, dict[str, nn.Module]]:
 
     """
     cloner = _Cloner()
-    cloner.register(model)
     clone: M = cloner.module(model, "")
-    names = dict(cloner.registered)
+    registered = {id(module): name for name, module in model.named_modules()}
     found: dict[str, nn.Module] = {}
     for original, path in cloner.paths.items():
-        found[names.get(original, path)] = cloner.seen[original]
+        name = registered.get(original, path)
+        found[".".join(part for part in name.split(".") if part != "_orig_mod")] = cloner.seen[original]
     return clone, found
 
 
-class _Cloner:
-    def __init__(self) -> None:
-        self.seen: dict[int, Any] = {}
-        self.registered: dict[int, str] = {}
-        self.paths: dict[int, str] = {}
+_SHARED = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, weakref.ref)
 
-    def register(self, model: nn.Module) -> None:
-        for name, module in model.named_modules():
-            self.registered[id(module)] = ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+class LateMethod:
+    """A bound method that is looked up when it is called, because its owner may change its class.
+
+    Args:
+        owner: the module.
+        name: the method's name.
+
+    """
+
+    def __init__(self, owner: nn.Module, name: str) -> None:
+        self.owner = owner
+        self.name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what the owner's class says now."""
+        return getattr(self.owner, self.name)(*args, **kwargs)
+
+
+class _Cloner:
+    def __init__(self, *, private: bool = False) -> None:
+        self.private = private
+        self.seen: dict[int, Any] = {}
+        self.paths: dict[int, str] = {}
 
     def module(self, module: Any, path: str) -> Any:
         """Clone one module; compiled modules give way to what they were compiled from."""
         if id(module) in self.seen:
             return self.seen[id(module)]
-        if isinstance(getattr(module, "_orig_mod", None), nn.Module):
-            return self.module(module._orig_mod, path)
         if isinstance(module, torch.jit.ScriptModule):
             for name, part in module.named_modules():
                 self.seen[id(part)] = part
                 self.paths[id(part)] = ".".join(filter(None, (path, name)))
             return module
+        # Not by getattr: a wrapper may pass every attribute of what it wraps on.
+        inner = module._modules.get("_orig_mod")
+        if inner is not None:
+            return self.module(inner, path)
         self.paths[id(module)] = path
         kind: type[nn.Module] = type(module)
         new: Any = kind.__new__(kind)
@@ -92,47 +130,83 @@ class _Cloner:
         return new
 
     def value(self, value: Any, path: str) -> Any:
-        """Map one attribute; whatever holds no module is shared."""
+        """Map one attribute; what reaches no module is shared, unless everything is to be private."""
         if isinstance(value, nn.Module):
             return self.module(value, path)
-        if isinstance(value, str | int | float | Tensor | type | types.FunctionType) or value is None:
+        if value is None or isinstance(value, str | int | float | Tensor | type):
             return value
-        if isinstance(value, types.MethodType):
-            owner = self.value(value.__self__, path)
-            return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
-        if type(value) is functools.partial:
-            arguments = [self.value(item, path) for item in value.args]
-            keywords = {key: self.value(item, path) for key, item in value.keywords.items()}
-            return functools.partial(self.value(value.func, path), *arguments, **keywords)
-        return self.container(value, path)
-
-    def container(self, value: Any, path: str) -> Any:
         if id(value) in self.seen:
             return self.seen[id(value)]
-        kind = type(value)
-        if kind in (dict, OrderedDict):
-            new: Any = kind()
-            self.seen[id(value)] = new
+        if isinstance(value, torch.Generator):
+            return value.clone_state() if self.private else value
+        if isinstance(value, list | dict | set | deque):
+            return self.container(value, path)
+        if isinstance(value, tuple | frozenset):
+            items = [self.value(item, f"{path}[{k}]") for k, item in enumerate(value)]
+            return value._make(items) if hasattr(value, "_make") else type(value)(items)
+        if not reaches_module(value):
+            return self.own(value) if self.private else value
+        return self.reference(value, path)
+
+    def container(self, value: Any, path: str) -> Any:
+        new = copy.copy(value)
+        self.seen[id(value)] = new
+        if isinstance(value, dict):
             for key, item in value.items():
                 new[key] = self.value(item, ".".join(filter(None, (path, str(key)))))
             return new
-        if kind is list:
-            new = []
-            self.seen[id(value)] = new
-            new.extend(self.value(item, f"{path}[{k}]") for k, item in enumerate(value))
-            return new
-        if kind in (tuple, set, frozenset):
-            return kind(self.value(item, f"{path}[{k}]") for k, item in enumerate(value))
-        return self.holder(value, path)
+        items = [self.value(item, f"{path}[{k}]") for k, item in enumerate(value)]
+        new.clear()
+        (new.update if isinstance(value, set) else new.extend)(items)
+        return new
 
-    def holder(self, value: Any, path: str) -> Any:
-        """Copy a plain object only if one of its own attributes is a module."""
-        attributes = getattr(value, "__dict__", None)
-        if not isinstance(attributes, dict) or not any(
-            isinstance(item, nn.Module) for item in attributes.values()
-        ):
-            return value
+    def reference(self, value: Any, path: str) -> Any:
+        """Map what leads to a module without being a container."""
+        if isinstance(value, types.MethodType):
+            owner = self.value(value.__self__, path)
+            if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
+                return LateMethod(owner, value.__name__)
+            return types.MethodType(value.__func__, owner)
+        if isinstance(value, functools.partial):
+            arguments = [self.value(item, path) for item in value.args]
+            keywords = {key: self.value(item, path) for key, item in value.keywords.items()}
+            return functools.partial(self.value(value.func, path), *arguments, **keywords)
+        if isinstance(value, types.FunctionType):
+            return self.function(value, path)
+        if isinstance(value, weakref.ref):
+            return weakref.ref(self.value(value(), path))
         new = copy.copy(value)
         self.seen[id(value)] = new
-        new.__dict__.update({key: self.value(item, f"{path}.{key}") for key, item in attributes.items()})
+        for key, item in attributes_of(value).items():
+            object.__setattr__(new, key, self.value(item, f"{path}.{key}"))
+        return new
+
+    def function(self, function: types.FunctionType, path: str) -> types.FunctionType:
+        """Rebuild a function around the clones of what it closes over."""
+        cells = tuple(self.cell(cell, path) for cell in function.__closure__ or ())
+        defaults = function.__defaults__ and self.value(function.__defaults__, path)
+        new = types.FunctionType(
+            function.__code__, function.__globals__, function.__name__, defaults, cells or None
+        )
+        new.__kwdefaults__ = function.__kwdefaults__
+        new.__dict__.update(function.__dict__)
+        self.seen[id(function)] = new
+        return new
+
+    def cell(self, cell: types.CellType, path: str) -> types.CellType:
+        try:
+            contents = cell.cell_contents
+        except ValueError:  # a name that is not bound yet
+            return cell
+        return types.CellType(self.value(contents, path))
+
+    def own(self, value: Any) -> Any:
+        """Copy an object that user code may write to; what cannot be copied stays shared."""
+        if isinstance(value, _SHARED):
+            return value
+        try:
+            new = copy.deepcopy(value)
+        except Exception:
+            return value
+        self.seen[id(value)] = new
         return new

@@ -7,7 +7,7 @@ samples and references rely on it. Layout modules only move numbers, hence are l
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,13 +76,13 @@ class SequenceBegin(Layout):
         """
         if isinstance(input, PackedSequence):
             self._check_features(input.data, (2,), "packed data (sum of lengths, input_size)")
-            check_dtype(self.name, input.data, weight)
+            check_tensor(self.name, input.data, weight)
             x, lengths = pad_packed_sequence(input)
             layout = SequenceLayout(True, input, lengths)
             mask = _mask(lengths, x)
         elif isinstance(input, Tensor):
             self._check_features(input, (2, 3), "(T, I), or with a batch dimension")
-            check_dtype(self.name, input, weight)
+            check_tensor(self.name, input, weight)
             layout = SequenceLayout(input.dim() == 3, None, None)
             x = input if layout.batched else input.unsqueeze(1)
             if layout.batched and self.batch_first:
@@ -106,14 +106,21 @@ class SequenceBegin(Layout):
     def _states(self, hx: Tensor | tuple[Tensor, ...] | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
         batch = x.shape[1]
         if hx is None:
-            return tuple(x.new_zeros(self.directions, batch, size) for size in self.state_sizes)
+            dtype = self._state_dtype(x)
+            return tuple(x.new_zeros(self.directions, batch, size, dtype=dtype) for size in self.state_sizes)
         given = named_states(hx, len(self.state_sizes), self.name)
         states = []
         for (label, state), size in zip(given, self.state_sizes, strict=True):
             expected = (self.directions, batch, size) if batched else (self.directions, size)
             check_state(self.name, label, state, expected, x)
-            states.append(state if batched else state.unsqueeze(1))
+            states.append((state if batched else state.unsqueeze(1)).to(self._state_dtype(x)))
         return tuple(states)
+
+    def _state_dtype(self, x: Tensor) -> torch.dtype:
+        """Autocast lowers the states of an ``nn.LSTM``, and of no other layer."""
+        if len(self.state_sizes) == 2 and _autocast(x) and x.dtype is torch.float32:
+            return torch.get_autocast_dtype(x.device.type)
+        return x.dtype
 
 
 class SequenceDropout(nn.Dropout, Layout):
@@ -217,11 +224,12 @@ class CellBegin(Layout):
                 f"{self.name}: expected input of shape ({self.input_size},) or (B, {self.input_size}), "
                 f"got {tuple(input.shape)}"
             )
-        check_dtype(self.name, input, weight)
+        check_tensor(self.name, input, weight)
         batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)
         if hx is None:
-            return (x, batched, *(x.new_zeros(x.shape[0], self.hidden_size) for _ in range(self.states)))
+            zeros = x.new_zeros(x.shape[0], self.hidden_size)
+            return (x, batched, *([zeros] * self.states))
         expected = (x.shape[0], self.hidden_size) if batched else (self.hidden_size,)
         states = []
         for label, state in named_states(hx, self.states, self.name):
@@ -247,7 +255,7 @@ class CellEnd(Layout):
 
 def named_states(hx: Tensor | tuple[Tensor, ...], states: int, name: str) -> list[tuple[str, Tensor]]:
     """Pair the given states with their names in torch's documentation."""
-    given = (hx,) if states == 1 and isinstance(hx, Tensor) else hx
+    given = (hx,) if states == 1 else hx
     wanted = "a Tensor h" if states == 1 else "a tuple (h, c) of Tensors"
     if (
         not isinstance(given, tuple | list)
@@ -258,13 +266,24 @@ def named_states(hx: Tensor | tuple[Tensor, ...], states: int, name: str) -> lis
         if isinstance(hx, tuple | list):
             got += f" of ({', '.join(type(state).__name__ for state in hx)})"
         raise InputError(f"{name}: expected {wanted} as initial state, got {got}")
-    return list(zip(("h", "c"), given, strict=False))
+    return list(zip(("h", "c"), cast("tuple[Tensor, ...]", given), strict=False))
 
 
-def check_dtype(name: str, input: Tensor, weight: Tensor) -> None:
-    """Raise InputError unless the input has the weights' dtype, or autocast sees to it."""
-    if input.dtype != weight.dtype and not torch.is_autocast_enabled(input.device.type):
+def check_tensor(name: str, input: Tensor, weight: Tensor) -> None:
+    """Raise InputError unless the input is dense, beside the weights, and of their dtype or autocast."""
+    if input.layout is not torch.strided:
+        raise InputError(f"{name}: expected a dense input, got one of layout {input.layout}")
+    if input.device != weight.device:
+        raise InputError(
+            f"{name}: expected input on {weight.device}, where the weights are, got {input.device}"
+        )
+    if input.dtype != weight.dtype and not _autocast(input):
         raise InputError(f"{name}: expected input of dtype {weight.dtype}, got {input.dtype}")
+
+
+def _autocast(x: Tensor) -> bool:
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def check_state(name: str, label: str, state: Tensor, expected: tuple[int, ...], x: Tensor) -> None:
@@ -273,7 +292,9 @@ def check_state(name: str, label: str, state: Tensor, expected: tuple[int, ...],
         raise InputError(
             f"{name}: expected initial state {label} of shape {expected}, got {tuple(state.shape)}"
         )
-    if state.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+    if state.device != x.device:
+        raise InputError(f"{name}: expected initial state {label} on {x.device}, got {state.device}")
+    if state.dtype != x.dtype and not _autocast(x):
         raise InputError(
             f"{name}: expected initial state {label} of the input's dtype {x.dtype}, got {state.dtype}"
         )

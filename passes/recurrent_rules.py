@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dis
-import functools
 import inspect
 from collections.abc import Hashable
-from types import FunctionType
 from typing import cast
 
 import torch
@@ -15,7 +12,9 @@ from torch.nn.utils import parametrize
 
 from passes.cell_layers import STAND_INS as CELL_STAND_INS
 from passes.cell_layers import build_cell_stand_in
+from passes.errors import PassError
 from passes.face import StandIn
+from passes.kernels import fused_call
 from passes.layers import STAND_INS as SEQUENCE_STAND_INS
 from passes.layers import build_sequence_stand_in
 from passes.rule import Rule
@@ -94,12 +93,20 @@ class CellRule(RecurrentRule):
         return build_cell_stand_in(cast("nn.RNNCellBase", module), _shown(module, name), split=self.split)
 
 
-class UnsupportedRule(Rule):
-    """Recurrent modules that no rewrite can serve; declines each of them."""
+class Refusal(Rule):
+    """A rule that rewrites nothing: it declines whatever it matches."""
 
     def matches(self, module: nn.Module) -> bool:
-        """Whether ``module`` is a scripted, quantised or unknown recurrent module."""
+        """Whether there is a reason to decline ``module``."""
         return self.decline(module) is not None
+
+    def build(self, module: nn.Module, name: str) -> nn.Module:
+        """Raise PassError: every match is declined."""
+        raise PassError(f"{type(self).__name__} rewrites nothing, asked for {name}")
+
+
+class UnsupportedRule(Refusal):
+    """Recurrent modules that no rewrite can serve."""
 
     def decline(self, module: nn.Module) -> str | None:
         """Return what kind of module it is, and what to do."""
@@ -118,55 +125,16 @@ class UnsupportedRule(Rule):
             return f"{type(module).__name__} derives from a torch base class, and no rule knows its algebra"
         return None
 
-    def build(self, module: nn.Module, name: str) -> nn.Module:
-        """Never called: every match is declined."""
-        raise AssertionError(name)
 
-
-class FusedCallRule(Rule):
+class FusedCallRule(Refusal):
     """Modules of the user's whose own code calls a recurrent kernel such as ``torch.lstm``."""
-
-    def matches(self, module: nn.Module) -> bool:
-        """Whether any method of the module's class does."""
-        return self.decline(module) is not None
 
     def decline(self, module: nn.Module) -> str | None:
         """Return which kernel is called, and where."""
         called = fused_call(cast("Hashable", type(module)))
         return called and f"{called}, which cannot be rewritten; use torch.nn's layer instead"
 
-    def build(self, module: nn.Module, name: str) -> nn.Module:
-        """Never called: every match is declined."""
-        raise AssertionError(name)
 
-
-@functools.cache
-def fused_call(cls: type[nn.Module]) -> str | None:
-    """Say which method of a class calls which recurrent kernel, or None.
-
-    Example:
-        >>> class Functional(nn.Module):
-        ...     def forward(self, x, h, w):
-        ...         return torch.gru_cell(x, h, w, w)
-        >>> fused_call(Functional)
-        'Functional.forward calls torch.gru_cell'
-
-    """
-    for owner in cls.__mro__:
-        if owner.__module__.startswith("torch."):
-            continue
-        for method in vars(owner).values():
-            if not isinstance(method, FunctionType):
-                continue
-            code, previous = method.__code__, None
-            for each in dis.get_instructions(code):
-                if previous in ("torch", "_VF") and each.argval in _KERNELS:
-                    return f"{code.co_qualname} calls torch.{each.argval}"
-                previous = each.argval
-    return None
-
-
-_KERNELS = {name for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for name in (kind, f"{kind}_cell")}
 _QUANTISED = "is quantised: its arithmetic has no exact rewrite; rewrite the float model before quantising it"
 
 

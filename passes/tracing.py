@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from passes.atoms import Atom
 from passes.audit import watch
+from passes.face import StandIn
 from passes.layout import Layout
 from passes.lowered import graph_module
+from passes.randomness import random_state, random_state_kept, same_random_state
+from passes.reach import fingerprint
 from passes.recurrence import Recurrence
 from passes.twin import Twin
 
@@ -46,7 +48,7 @@ class LoweringTracer(fx.Tracer):
         """Whether ``m`` becomes one node."""
         if isinstance(m, Atom | Layout | Recurrence) or id(m) in self.opaque or has_hooks(m):
             return True
-        return bool(super().is_leaf_module(m, module_qualified_name))
+        return not isinstance(m, StandIn) and _is_torch_layer(type(m))
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -56,10 +58,10 @@ class LoweringTracer(fx.Tracer):
         if self.is_leaf_module(m, path):
             return super().call_module(m, forward, args, kwargs)
         self.inside.append(path)
-        drawn = torch.get_rng_state()
+        before = random_state()
         result = super().call_module(m, forward, args, kwargs)
-        if not torch.equal(drawn, torch.get_rng_state()):
-            self.found[path] = _DRAWS
+        if not same_random_state(before, random_state()):
+            self.found.setdefault(path, _DRAWS)
         self.inside.pop()
         return result
 
@@ -115,8 +117,9 @@ def trace_where_possible(model: nn.Module) -> Traced:
 
     """
     islands: dict[str, str] = {}
-    if has_hooks(model):
-        return Traced(model, {"": "the model itself has hooks, which a graph would drop"})
+    reason = _kept_whole(model)
+    if reason is not None:
+        return Traced(model, {"": reason})
     while True:
         graph, where, reason = _try_trace(Twin(model), islands)
         if graph is not None:
@@ -131,15 +134,14 @@ def _try_trace(twin: Twin, opaque: Iterable[str]) -> tuple[fx.GraphModule | None
     model = twin.model
     tracer = LoweringTracer(model.get_submodule(name) for name in opaque)
     attributes = _attributes(model)
-    drawn = torch.get_rng_state()
-    try:
-        with watch(tracer.where) as ran:
-            graph = tracer.trace(model)
-    except Exception as error:
-        return None, tracer.where(), f"{type(error).__name__}: {error}".splitlines()[0]
-    finally:
-        drew = not torch.equal(drawn, torch.get_rng_state())
-        torch.set_rng_state(drawn)
+    before = random_state()
+    with random_state_kept():
+        try:
+            with watch(tracer.where) as ran:
+                graph = tracer.trace(model)
+        except Exception as error:
+            return None, tracer.where(), f"{type(error).__name__}: {error}".splitlines()[0]
+        drew = not same_random_state(before, random_state())
     found = ran.hazards() | tracer.found
     if drew and _DRAWS not in found.values():
         found[""] = _DRAWS
@@ -155,15 +157,35 @@ def _try_trace(twin: Twin, opaque: Iterable[str]) -> tuple[fx.GraphModule | None
     return graph_module(twin.share_again(), graph), "", ""
 
 
+def _is_torch_layer(cls: type[nn.Module]) -> bool:
+    """Whether a class is, or derives from, one of torch's layers; containers are looked into."""
+    return any(
+        base.__module__.startswith(("torch.nn.", "torch.ao.nn."))
+        and base.__module__ not in ("torch.nn.modules.module", "torch.nn.modules.container")
+        for base in cls.__mro__
+    )
+
+
+def _kept_whole(model: nn.Module) -> str | None:
+    """Say what a graph of ``model`` would lose although the trace succeeds."""
+    if has_hooks(model):
+        return "the model itself has hooks, which a graph would drop"
+    if "forward" in model.__dict__:
+        return "its forward was replaced on the instance"
+    if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
+        return f"{type(model).__name__} has a __call__ of its own"
+    return None
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether anything is hooked to the module's forward or backward."""
     return any(getattr(module, name, None) for name in _HOOKS)
 
 
 def _attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
-    """Return what tells whether an attribute was assigned or grew."""
+    """Return what tells whether an attribute, or anything in it, was assigned."""
     return {
-        (name, key): (id(value), len(value) if isinstance(value, list | dict | set) else 0)
+        (name, key): fingerprint(value)
         for name, module in model.named_modules()
         for key, value in module.__dict__.items()
     }

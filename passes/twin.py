@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from passes.clone import clone_structure
+from passes.clone import private_clone
 
 
 class Twin:
-    """A clone of a model with tensors of its own, for code that may write to them.
+    """A clone of a model with tensors and objects of its own, for code that may write to them.
 
     Args:
         original: the model; it stays as it is whatever runs on ``model``.
@@ -26,7 +26,7 @@ class Twin:
     """
 
     def __init__(self, original: nn.Module) -> None:
-        self.model = clone_structure(original)
+        self.model = private_clone(original)
         self._copied: dict[int, Tensor] = {}
         self._shared: dict[int, Tensor] = {}
         self._own: dict[int, tuple[Tensor, int, int]] = {}

@@ -212,20 +212,34 @@ class Unroll(Pass):
 
     def _unroll_nodes(self, model: fx.GraphModule) -> None:
         called: dict[int, int] = {}
+        written = self._matched(model)
         placed: list[tuple[str, Unrolled]] = []
         for node in list(model.graph.nodes):
             module = model.get_submodule(node.target) if node.op == "call_module" else None
-            if module is None or id(module) not in self.calls:
+            if module is None or id(module) not in written:
                 continue
             k = called.get(id(module), 0)
             called[id(module)] = k + 1
             path = node.target if k == 0 else f"{node.target}_call{k}"
-            steps, graph = _traced(cast("Recurrence", module), self.calls[id(module)][k])
+            steps, graph = _traced(cast("Recurrence", module), written[id(module)][k])
             inline(model.graph, node, graph, path)
             placed.append((path, steps))
         for path, steps in placed:
             parent, _, leaf = path.rpartition(".")
             setattr(model.get_submodule(parent), leaf, steps)
+
+    def _matched(self, model: fx.GraphModule) -> dict[int, list[Call]]:
+        """Tell the calls that nodes make from those that the user's code makes in between."""
+        nodes: dict[int, int] = {}
+        for node in model.graph.nodes:
+            if node.op == "call_module":
+                key = id(model.get_submodule(node.target))
+                nodes[key] = nodes.get(key, 0) + 1
+        return {
+            key: made if len(made) == nodes.get(key) else made[:1] * nodes.get(key, 0)
+            for key, made in self.calls.items()
+            if len(made) == nodes.get(key) or len(set(made)) == 1
+        }
 
     def _unroll_modules(self, model: nn.Module) -> None:
         flat: dict[int, nn.Module] = {}

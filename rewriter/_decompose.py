@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any, Literal, cast
 
+import torch
 from torch import fx, nn
+from torch.nn.parameter import is_lazy
 
 from passes.atoms import Atom
 from passes.base import Pipeline
 from passes.calls import record_calls
 from passes.cleanup import Cleanup
 from passes.clone import clone_structure, named_clones
-from passes.errors import DeclinedError, RewriteError
+from passes.errors import Decline, DeclinedError, RewriteError
 from passes.face import StandIn
+from passes.kernels import fused_nodes
 from passes.recurrence import Recurrence
 from passes.recurrent_rules import recurrent_rules
 from passes.rule import ApplyRules, Rewrite
 from passes.tracing import Traced, trace_where_possible
-from passes.unroll import Call, Unroll
+from passes.unroll import Call, ExpectSteps, Unroll
 from passes.unshare import UnshareAtoms
 from rewriter._report import LayerReport, Report
 
-# More calls of one recurrence than a graph can hold.
-_MANY = 1000
+_LOCK = threading.RLock()
 
 
 def decompose(
@@ -38,7 +41,10 @@ def decompose(
     The result computes what ``model`` computes, shares its parameters and buffers, and carries a
     ``report`` (see :class:`rewriter.Report`). It is a ``torch.fx.GraphModule`` where torch.fx can
     follow the model, else a model of the same class with rewritten layers in it. The original stays
-    as it is.
+    as it is. Because parameters are shared, whatever moves, converts or trains the result does it to the
+    original's parameters too: take ``copy.deepcopy`` of the result for a model of its own. A GraphModule
+    has the original's forward, but not its other methods, and takes settings that only ``__init__``
+    assigns as they are now.
 
     Args:
         model: any module; a recurrent layer itself, too.
@@ -65,11 +71,13 @@ def decompose(
         True
 
     """
-    _check_model(model)
     if gates not in ("fused", "split"):
         raise RewriteError(f"gates: expected 'fused' or 'split', got {gates!r}")
-    rolled = _lower(model, split=gates == "split", strict=strict)
-    return rolled if example_inputs is None else unroll(rolled, example_inputs)
+    _check_model(model)
+    # torch.fx patches nn.Module while it traces, for all threads.
+    with _LOCK, torch.inference_mode(False):
+        rolled = _lower(model, split=gates == "split", strict=strict)
+        return rolled if example_inputs is None else unroll(rolled, example_inputs)
 
 
 def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None = None) -> nn.Module:
@@ -84,7 +92,8 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
         A new model whose graph holds one node for each activation and product of each step.
 
     Raises:
-        RewriteError: unless exactly one of ``example_inputs`` and ``length`` is given.
+        RewriteError: unless exactly one of ``example_inputs`` and ``length`` is given, or if the model
+            is unrolled for another length already.
 
     Example:
         >>> import torch
@@ -97,18 +106,20 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
         raise RewriteError("unroll: expected either example_inputs or length, got both or neither")
     if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
         raise RewriteError(f"unroll: expected a length of at least 1, got {length!r}")
-    rolled = decompose(model, strict=False)
+    rolled = model if _report_of(model) else decompose(model)
+    with _LOCK, torch.inference_mode(False):
+        return _unrolled(rolled, example_inputs, length)
+
+
+def _unrolled(rolled: nn.Module, example_inputs: Any, length: int | None) -> nn.Module:
     report = Report.of(rolled)
     clone = clone_structure(rolled)
-    calls = (
-        record_calls(clone, example_inputs)
-        if length is None
-        else {
-            id(module): [Call(length, masked=False)] * _MANY
-            for module in clone.modules()
-            if isinstance(module, Recurrence)
-        }
-    )
+    if length is None:
+        calls = record_calls(clone, example_inputs, all_rewritten=not report.declines)
+    else:
+        _check_length(clone, length)
+        recurrences = [module for module in clone.modules() if isinstance(module, Recurrence)]
+        calls = {id(module): [Call(length, masked=False)] for module in recurrences}
     flat = Pipeline(Unroll(calls), UnshareAtoms(), Cleanup())(clone).model
     layers = tuple(_layer_report(flat, layer) for layer in report.layers)
     moved = {id(parameter): name for name, parameter in flat.named_parameters()}
@@ -121,20 +132,56 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
     return flat
 
 
+def _check_length(model: nn.Module, length: int) -> None:
+    for module in model.modules():
+        if isinstance(module, ExpectSteps) and module.call.length != length:
+            raise RewriteError(
+                f"{module.name}: unrolled for sequences of {module.call.length} steps already, asked for "
+                f"{length}; unroll the result of decompose(model) instead"
+            )
+
+
 def _lower(model: nn.Module, *, split: bool, strict: bool) -> nn.Module:
     clone, modules = named_clones(model)
     rules = ApplyRules(recurrent_rules(split=split), modules)
     rules(clone)
-    declines = tuple(rules.declines)
-    if declines and strict:
-        raise DeclinedError(declines)
-    if not rules.rewrites and _has_report(model):
+    before = _report_of(model)
+    if before is not None and not rules.rewrites:
+        _check_again(before, split=split, strict=strict)
         return model
+    # Before the trace, so that a model that is refused is not traced for nothing.
+    _raise_declines(rules.declines, strict=strict)
     traced = trace_where_possible(clone)
+    declines = [*rules.declines, *_declined_nodes(traced.model)]
+    _raise_declines(declines, strict=strict)
     rolled = Pipeline(UnshareAtoms(), Cleanup())(traced.model).model
     layers = tuple(_first_report(rolled, rewrite, traced, split=split) for rewrite in rules.rewrites)
-    Report(layers, declines, traced.islands, _parameter_names(rules.rewrites)).attach(rolled)
+    report = Report(layers, tuple(declines), traced.islands, _parameter_names(rules.rewrites))
+    report.attach(rolled)
     return rolled
+
+
+def _raise_declines(declines: list[Decline], *, strict: bool) -> None:
+    if declines and strict:
+        raise DeclinedError(tuple(declines))
+
+
+def _check_again(before: Report, *, split: bool, strict: bool) -> None:
+    """Refuse to hand a model back as if it were what is asked for now."""
+    _raise_declines(list(before.declines), strict=strict)
+    if split and any(layer.parameters == "shared" for layer in before.layers):
+        raise RewriteError(
+            "gates='split': the model is decomposed already, with fused gates; decompose the original instead"
+        )
+
+
+def _declined_nodes(model: nn.Module) -> list[Decline]:
+    if not isinstance(model, fx.GraphModule):
+        return []
+    return [
+        Decline("", type(model).__name__, f"its code calls torch's {kernel}; use torch.nn's layer instead")
+        for kernel in fused_nodes(model.graph)
+    ]
 
 
 def _first_report(rolled: nn.Module, rewrite: Rewrite, traced: Traced, *, split: bool) -> LayerReport:
@@ -177,11 +224,13 @@ def _parameter_names(rewrites: list[Rewrite]) -> dict[str, tuple[str, ...]]:
 def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise RewriteError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise RewriteError(f"{name} has no shape yet: call the model once, then decompose it")
 
 
-def _has_report(model: nn.Module) -> bool:
+def _report_of(model: object) -> Report | None:
     try:
-        Report.of(model)
+        return Report.of(model) if isinstance(model, nn.Module) else None
     except RewriteError:
-        return False
-    return True
+        return None

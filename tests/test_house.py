@@ -28,8 +28,8 @@ PUBLIC = [
 ]
 # Each level may import those before it, and torch.
 LEVELS = [
-    {"errors", "atoms"},
-    {"audit", "clone", "twin", "cells", "gates", "face", "layout", "lowered"},
+    {"errors", "atoms", "reach", "randomness"},
+    {"audit", "clone", "twin", "cells", "gates", "face", "layout", "lowered", "kernels"},
     {"base", "rule", "recurrence"},
     {"tracing", "layers", "cell_layers"},
     {"recurrent_rules", "unroll", "unshare", "cleanup", "calls"},

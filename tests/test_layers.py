@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rewriter import decompose
-from tests.compare import assert_same_model, packed_like
+from tests.compare import assert_close, assert_same_model, packed_like
 
 DTYPES = st.sampled_from([torch.float64, torch.float32])
 
@@ -67,7 +67,7 @@ def test_packed_input(layer: nn.RNNBase, lengths: list[int], sort: bool, given_s
 def test_split_gates_copy_the_weights(layer: nn.RNNBase, steps: int) -> None:
     x = torch.randn(steps, 2, layer.input_size, dtype=layer.weight_ih_l0.dtype)
     rewritten = decompose(layer, gates="split")
-    assert_same_model(layer, rewritten, x)
+    assert_same_model(layer, rewritten, x, copied=True)
     assert not {id(p) for p in layer.parameters()} & {
         id(p) for name, p in rewritten.named_parameters() if "projection" not in name
     }
@@ -97,7 +97,7 @@ def test_cells(
     x, h, c = (torch.randn(*batch, size, dtype=dtype) for size in (3, 4, 4))
     state = (h, c) if kind is nn.LSTMCell else h
     args = (x, state) if given_state else (x,)
-    assert_same_model(cell, decompose(cell, gates=gates), *args)
+    assert_same_model(cell, decompose(cell, gates=gates), *args, copied=gates == "split")
 
 
 def test_state_by_keyword_and_explicit_none() -> None:
@@ -181,5 +181,7 @@ def test_autocast_keeps_dtypes() -> None:
     x = torch.randn(5, 2, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out, h = decompose(gru)(x)
-    assert out.isfinite().all()
-    assert h.isfinite().all()
+        expected, state = gru(x)
+    assert (out.dtype, h.dtype) == (expected.dtype, state.dtype)
+    # bfloat16 rounds to 2**-8 and both round at other places.
+    assert_close(out, expected, 2**-7, "output")

@@ -1,0 +1,68 @@
+"""The random number generators that a model may draw from."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of torch's, Python's and, where it is loaded, numpy's global generators.
+
+    Example:
+        >>> before = random_state()
+        >>> _ = random.random()
+        >>> same_random_state(before, random_state())
+        False
+
+    """
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "random": random.getstate()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        state["numpy"] = numpy.random.get_state()
+    return state
+
+
+def same_random_state(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether nothing was drawn between two states."""
+    return a.keys() == b.keys() and all(_same(a[name], b[name]) for name in a)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    # No Python code of numpy's may run here: a trace is being watched.
+    return bool(a.tobytes() == b.tobytes() if hasattr(a, "tobytes") else a == b)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Undo what is drawn inside.
+
+    Example:
+        >>> before = random_state()
+        >>> with random_state_kept():
+        ...     _ = torch.rand(1)
+        >>> same_random_state(before, random_state())
+        True
+
+    """
+    state = random_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state["torch"])
+        random.setstate(state["random"])
+        if "cuda" in state:
+            torch.cuda.set_rng_state_all(state["cuda"])
+        if "numpy" in state:
+            sys.modules["numpy"].random.set_state(state["numpy"])

@@ -1,0 +1,102 @@
+"""Find out what a plain Python object leads to."""
+
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# More objects than a helper of a model consists of; a data set may have millions.
+_MOST = 10_000
+
+
+def reaches_module(value: Any) -> bool:
+    """Whether a module can be reached through containers, attributes, closures and references.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> reaches_module({"deep": [functools.partial(layer.forward)]}), reaches_module([1, "a"])
+        (True, False)
+
+    """
+    seen: set[int] = set()
+    pending = [value]
+    while pending and len(seen) < _MOST:
+        each = pending.pop()
+        if isinstance(each, nn.Module):
+            return True
+        if id(each) not in seen:
+            seen.add(id(each))
+            pending.extend(_next(each))
+    return False
+
+
+def fingerprint(value: Any) -> Any:
+    """Return what changes when anything is assigned in ``value``, however deep.
+
+    Example:
+        >>> state = {"h": [None]}
+        >>> before = fingerprint(state)
+        >>> state["h"][0] = 1
+        >>> fingerprint(state) == before
+        False
+
+    """
+    seen: dict[int, None] = {}
+    marks: list[Any] = []
+    pending = [value]
+    while pending and len(seen) < _MOST:
+        each = pending.pop()
+        marks.append(id(each))
+        if id(each) in seen or isinstance(each, nn.Module):
+            continue
+        seen[id(each)] = None
+        if isinstance(each, dict):
+            marks.extend(id(key) for key in each)
+        pending.extend(_next(each))
+    return marks
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """Return the attributes in an object's ``__dict__`` and slots."""
+    found = dict(getattr(value, "__dict__", None) or {})
+    for cls in type(value).__mro__:
+        names = cls.__dict__.get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                found[name] = getattr(value, name)
+    return found
+
+
+def _next(value: Any) -> Iterable[Any]:
+    if isinstance(value, str | bytes | int | float | Tensor | type | types.ModuleType | torch.dtype):
+        return ()
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return value
+    if isinstance(value, types.MethodType):
+        return (value.__self__,)
+    if isinstance(value, functools.partial):
+        return (value.func, *value.args, *value.keywords.values())
+    if isinstance(value, types.FunctionType):
+        return (*_cells(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+    if isinstance(value, weakref.ref):
+        return (value(),)
+    return attributes_of(value).values()
+
+
+def _cells(function: types.FunctionType) -> list[Any]:
+    contents = []
+    for cell in function.__closure__ or ():
+        try:
+            contents.append(cell.cell_contents)
+        except ValueError:  # a name that is not bound yet
+            contents.append(None)
+    return contents
