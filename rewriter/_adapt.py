@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +13,8 @@ from torch import nn
 from passes.atoms import Atom
 
 _MARK = "_rewriter_guard"
+# Two explanations of one model at a time would take each other's hooks for the model's own.
+EXPLAINING = threading.RLock()
 
 
 def holds_atoms(model: object) -> bool:

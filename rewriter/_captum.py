@@ -1,4 +1,4 @@
-"""The adapter to captum's ``DeepLift`` and ``DeepLiftShap``: bind our rules while they attribute.
+"""The adapter to captum's ``DeepLift`` explainers: bind our rules while they attribute.
 
 captum, too, runs samples and references as the two halves of one batch; it hooks only modules of
 exactly the types that it knows, so our atoms are left to our rules.
@@ -6,6 +6,7 @@ exactly the types that it knows, so our atoms are left to our rules.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -13,15 +14,19 @@ from typing import Any
 
 import wrapt
 
-from rewriter._adapt import guard_method, holds_atoms
+from rewriter._adapt import EXPLAINING, guard_method, holds_atoms
 from rewriter._pairs import bound_rules
 from rewriter._restore import as_found
 
-_MODULE = "captum.attr._core.deep_lift"
+_MODULES = {
+    "captum.attr._core.deep_lift": ("DeepLift", "DeepLiftShap"),
+    "captum.attr._core.layer.layer_deep_lift": ("LayerDeepLift", "LayerDeepLiftShap"),
+    "captum.attr._core.neuron.neuron_deep_lift": ("NeuronDeepLift", "NeuronDeepLiftShap"),
+}
 
 
 def register_captum() -> None:
-    """Teach captum's ``DeepLift`` and ``DeepLiftShap`` our atoms, now.
+    """Teach captum's ``DeepLift``, ``DeepLiftShap`` and their forms for layers and neurons our atoms, now.
 
     ``import rewriter`` arranges this for whenever captum is imported, so there is no need to call it.
 
@@ -32,25 +37,27 @@ def register_captum() -> None:
         >>> register_captum()
 
     """
-    from captum.attr._core import deep_lift
-
-    _register(deep_lift)
+    for name in _MODULES:
+        _register(importlib.import_module(name))
 
 
 def register_when_imported() -> None:
     """Have the registration follow the import of captum, in whatever order."""
-    wrapt.register_post_import_hook(_register, _MODULE)
+    for name in _MODULES:
+        wrapt.register_post_import_hook(_register, name)
 
 
-def _register(deep_lift: ModuleType) -> None:
-    for explainer in (deep_lift.DeepLift, deep_lift.DeepLiftShap):
-        guard_method(explainer, "attribute", _attributing)
+def _register(module: ModuleType) -> None:
+    for explainer in _MODULES[module.__name__]:
+        guard_method(getattr(module, explainer), "attribute", _attributing)
 
 
 @contextmanager
 def _attributing(explainer: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
-    if not holds_atoms(explainer.model):
+    # Those for neurons keep the model under the name of captum's other methods.
+    model = getattr(explainer, "model", None) or explainer.forward_func
+    if not holds_atoms(model):
         yield
         return
-    with as_found(explainer.model), bound_rules(explainer.model):
+    with EXPLAINING, as_found(model), bound_rules(model):
         yield

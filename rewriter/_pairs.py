@@ -7,6 +7,7 @@ number of times.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from passes.atoms import Atom
 from passes.errors import RewriteError
+from passes.layout import SequenceBegin
 from rewriter._multipliers import RULES, Operands, Rule
 
 
@@ -39,6 +41,11 @@ def bound_rules(model: nn.Module) -> Iterator[None]:
         for module in model.modules()
         if isinstance(module, Atom)
     ]
+    handles += [
+        module.register_forward_hook(_warn_of_lengths)
+        for module in model.modules()
+        if isinstance(module, SequenceBegin)
+    ]
     try:
         yield
     finally:
@@ -59,6 +66,16 @@ def _hook(rule: Rule) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tenso
         return result
 
     return replace_gradient
+
+
+def _warn_of_lengths(module: nn.Module, _: Any, begun: tuple[Any, ...]) -> None:
+    lengths = begun[2].lengths
+    if lengths is not None and len(lengths) % 2 == 0 and not torch.equal(*lengths.chunk(2)):
+        warnings.warn(
+            f"{module.name}: a sample and its reference differ in length; the length is an input without "
+            "attribution, so the attributions do not add up",
+            stacklevel=2,
+        )
 
 
 class _PairRule(torch.autograd.Function):

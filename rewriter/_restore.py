@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Undo, also after an exception, what happens to the attributes, hooks, mode and gradients of a model.
+    """Undo, also after an exception, what happens to a model.
 
-    Values of parameters and buffers are not copied: whoever changes them in place is not undone.
+    That is attributes, the contents of lists, sets and dictionaries among them, hooks, mode, gradients
+    and buffers. Values of parameters are not copied: no explainer changes them.
 
     Example:
         >>> model = nn.Linear(1, 1)
@@ -25,26 +28,34 @@ def as_found(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     attributes = [_snapshot(module) for module in modules]
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in model.parameters()]
     try:
         yield
     finally:
         for module, found in zip(modules, attributes, strict=True):
             _restore(module, found)
+        for buffer, version, value in buffers:
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(value)
         for parameter, gradient, requires in gradients:
             parameter.grad = gradient
             parameter.requires_grad_(requires)
 
 
-def _snapshot(module: nn.Module) -> dict[str, tuple[Any, dict[Any, Any] | None]]:
+Snapshot = dict[str, tuple[Any, Any]]
+
+
+def _snapshot(module: nn.Module) -> Snapshot:
     return {
-        key: (value, dict(value) if isinstance(value, dict) else None)
+        key: (value, copy.copy(value) if isinstance(value, dict | list | set) else None)
         for key, value in module.__dict__.items()
     }
 
 
-def _restore(module: nn.Module, found: dict[str, tuple[Any, dict[Any, Any] | None]]) -> None:
-    """Put contents back into the same dictionaries: hook handles refer to them."""
+def _restore(module: nn.Module, found: Snapshot) -> None:
+    """Put contents back into the same containers: hook handles refer to them."""
     state = module.__dict__
     for key in state.keys() - found.keys():
         del state[key]
@@ -52,8 +63,12 @@ def _restore(module: nn.Module, found: dict[str, tuple[Any, dict[Any, Any] | Non
         state[key] = value
         if content is not None and not _same_items(value, content):
             value.clear()
-            value.update(content)
+            (value.extend if isinstance(value, list) else value.update)(content)
 
 
-def _same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
-    return a.keys() == b.keys() and all(a[key] is b[key] for key in a)
+def _same_items(a: Any, b: Any) -> bool:
+    if len(a) != len(b):
+        return False
+    if isinstance(a, dict):
+        return bool(a.keys() == b.keys()) and all(a[key] is b[key] for key in a)
+    return all(x is y for x, y in zip(a, b, strict=True))

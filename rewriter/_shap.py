@@ -17,7 +17,7 @@ import wrapt
 
 from passes.layout import CellBegin, CellEnd, SequenceBegin, SequenceDropout, SequenceEnd
 from passes.unroll import ExpectSteps
-from rewriter._adapt import guard_method, holds_atoms
+from rewriter._adapt import EXPLAINING, guard_method, holds_atoms
 from rewriter._multipliers import RULES
 from rewriter._pairs import bound_rules
 from rewriter._restore import as_found
@@ -65,7 +65,7 @@ def _constructing(_: Any, model: Any, *args: Any, **kwargs: Any) -> Iterator[Non
     if not holds_atoms(root):
         yield
         return
-    with as_found(root):
+    with EXPLAINING, as_found(root):
         yield
 
 
@@ -74,5 +74,5 @@ def _explaining(explainer: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
     if not holds_atoms(explainer.model):
         yield
         return
-    with as_found(explainer.model), bound_rules(explainer.model.eval()):
+    with EXPLAINING, as_found(explainer.model), bound_rules(explainer.model.eval()):
         yield

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import shap
 import torch
-from captum.attr import DeepLift, DeepLiftShap
+from captum.attr import (
+    DeepLift,
+    DeepLiftShap,
+    LayerDeepLift,
+    LayerDeepLiftShap,
+    NeuronDeepLift,
+    NeuronDeepLiftShap,
+)
 from torch import nn
 
 from rewriter import decompose, register_captum
@@ -51,6 +58,20 @@ def test_same_values_as_shap() -> None:
     for target in (0, 1):
         got = DeepLiftShap(rewritten).attribute(x, background, target=target)
         torch.testing.assert_close(got, torch.from_numpy(values[..., target]), rtol=0, atol=1e-13)
+
+
+def test_layers_and_neurons() -> None:
+    model = decompose(nn.Sequential(nn.Linear(3, 6), gallery.Widened("GRU")).double())
+    x, baselines = (torch.randn(3, 5, 3, dtype=torch.float64) for _ in range(2))
+    f, f0 = model(x)[:, 0], model(baselines)[:, 0]
+    layer, head = model.get_submodule("1.norm"), model.get_submodule("1.head")
+    for values, reference in (
+        (LayerDeepLift(model, layer).attribute(x, baselines, target=0), f0),
+        (LayerDeepLiftShap(model, layer).attribute(x, baselines, target=0), f0.mean()),
+        (NeuronDeepLift(model, head).attribute(x, 0, baselines), f0),
+        (NeuronDeepLiftShap(model, head).attribute(x, 0, baselines), f0.mean()),
+    ):
+        torch.testing.assert_close(values.sum((1, 2)), f - reference, rtol=0, atol=1e-11)
 
 
 def test_nothing_is_left_behind_by_a_failure() -> None:
