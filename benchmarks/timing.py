@@ -11,13 +11,16 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from rewriter._report import render_table
+
+Name = TypeVar("Name", bound=Hashable)
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -43,7 +46,7 @@ class Timing:
         return statistics.median(own / base for own, base in zip(self.seconds, baseline.seconds, strict=True))
 
 
-def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+def interleaved(contestants: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, Timing]:
     """Time all contestants once per round, after one round to warm up.
 
     Args:
@@ -53,7 +56,7 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int) ->
     """
     for run in contestants.values():
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    seconds: dict[Name, list[float]] = {name: [] for name in contestants}
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -186,7 +186,7 @@ def test_interim_layer() -> None:
 def test_model_is_as_before(make: type[nn.Module], training: bool) -> None:
     head = nn.Sequential(make(), nn.Sequential(nn.ReLU(), nn.Dropout(0.5)), nn.Linear(2, 2)).train(training)
     rewritten = decompose(head)
-    x, background = torch.randn(2, 5, 3), torch.randn(3, 5, 3)
+    x, background, wrong = torch.randn(2, 5, 3), torch.randn(3, 5, 3), torch.randn(2, 5, 7)
     rewritten(x).sum().backward()
     keys = list(rewritten.state_dict())
     before, gradients = snapshot(rewritten), [p.grad.clone() for p in rewritten.parameters()]
@@ -194,7 +194,7 @@ def test_model_is_as_before(make: type[nn.Module], training: bool) -> None:
     explainer.shap_values(x)
     assert snapshot(rewritten) == before
     with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
-        explainer.shap_values(torch.randn(2, 5, 7))
+        explainer.shap_values(wrong)
     with pytest.raises(AssertionError, match="Expected a single tensor"):
         explainer.shap_values([x])
     assert snapshot(rewritten) == before
