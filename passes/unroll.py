@@ -164,7 +164,7 @@ class _StepTracer(fx.Tracer):
         if self.clock.step is not None and kind.startswith("call_"):
             operation = target if isinstance(target, str) else target.__name__
             name, prefix = operation.replace(".", "_"), f"t{self.clock.step}_"
-            if not name.startswith(prefix):
+            if operation != "stack" and not name.startswith(prefix):
                 name = f"{prefix}{name}" + ("_linear" if kind == "call_module" else "")
         return super().create_node(kind, target, args, kwargs, name, type_expr)
 
