@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from passes.errors import RewriteError
+from passes.randomness import random_state_kept
 from rewriter._onnx_check import Runtime, check_model, check_operators, run_torch
 from rewriter._onnx_example import Axes, Example, check_names, infer_batch_axes, read_example
 from rewriter._onnx_export import evaluation_clone, to_onnx
@@ -139,7 +140,7 @@ def export_onnx(
     file = _checked_path(path)
     _check_arguments(model, opset)
     _check_installed()
-    with _modes_kept(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with _modes_kept(model), torch.no_grad(), random_state_kept():
         source = _on_cpu(model)
         reference = evaluation_clone(source)
         example = read_example(source, example_inputs)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.calls import as_arguments
+from passes.randomness import random_state_kept
 from rewriter._places import map_tensors, numbers
 
 
@@ -199,21 +200,13 @@ def _surroundings(conditions: Conditions) -> Iterator[None]:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed torch, ``random`` and numpy, and put their states back."""
-    # Asking for a device's state would start CUDA.
-    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = list(range(torch.cuda.device_count())) if started else []
     numpy: Any = sys.modules.get("numpy")
-    states = random.getstate(), numpy.random.get_state() if numpy else None
-    try:
-        with torch.random.fork_rng(devices):
-            torch.default_generator.manual_seed(seed)
-            if devices:
-                torch.cuda.manual_seed_all(seed)
-            random.seed(seed)
-            if numpy:
-                numpy.random.seed(seed)
-            yield
-    finally:
-        random.setstate(states[0])
+    with random_state_kept():
+        torch.default_generator.manual_seed(seed)
+        # Asking for a device would start CUDA.
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed_all(seed)
+        random.seed(seed)
         if numpy:
-            numpy.random.set_state(states[1])
+            numpy.random.seed(seed)
+        yield
