@@ -90,7 +90,7 @@ def lstm_cell(weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Te
 def gru_cell(weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Callable:
     """Return the function ``(x, h) -> h'`` for torch's weights, whose gates are ``r z n``.
 
-    As in torch, and unlike in Keras' default, the reset gate acts on what the hidden Linear returns.
+    As in torch, and as in Keras with ``reset_after=True``, r acts on what the hidden Linear returns.
     """
     fc_ir, fc_iz, fc_in = _gates(weight_ih, bias_ih, 3)
     fc_hr, fc_hz, fc_hn = _gates(weight_hh, bias_hh, 3)
