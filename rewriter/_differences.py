@@ -46,8 +46,10 @@ class Findings:
             self.problem(conditions, "structure", place, problem)
         if not different:
             self._add(Comparison(short_name(conditions.dtype), "structure", "output", seed=conditions.seed))
-        theirs = numbers(got.output, "output")
-        for place, tensor in numbers(expected.output, "output").items():
+        ours, theirs = numbers(expected.output, "output"), numbers(got.output, "output")
+        if expected.parameter_gradients and not ours.keys() & theirs.keys():
+            self.problem(conditions, "output", "output", "no tensor of the outputs could be compared")
+        for place, tensor in ours.items():
             if place in theirs:
                 self.numbers(conditions, "output", place, tensor, theirs[place])
 

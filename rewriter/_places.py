@@ -1,23 +1,31 @@
 """Name every place in a nested structure: ``output[1][0]``, ``input['x'].data``.
 
 Models take and return tensors in tuples, dictionaries, dataclasses, named tuples (a PackedSequence is
-one) and objects of their own. Here each is seen as its type and its parts.
+one) and objects of their own. Here each is seen as its type and its parts. What cannot be looked into,
+such as a generator, is said to be so: it may hold anything.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+import functools
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Set
 from enum import Enum
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 # Compared by what they say; a float is a number that may differ by rounding.
-_PLAIN = (type(None), bool, int, str, bytes, Enum, torch.dtype, torch.device)
-_WHOLE = (Tensor, nn.Module, type, float, complex, *_PLAIN)
+_PLAIN = (type(None), bool, int, str, bytes, Enum, range, torch.dtype, torch.device, torch.layout)
+# Compared by name.
+_NAMED = (type, FunctionType, BuiltinFunctionType)
+_WHOLE = (Tensor, float, complex, *_PLAIN)
+# Their contents are no attributes, but they may have attributes besides.
+_CONTAINERS = (tuple, list, dict, deque, set, frozenset)
+_ATTRIBUTES = "__dict__", "__weakref__"
 
 
 def walk(value: Any, place: str) -> Iterator[tuple[str, Any]]:
@@ -32,14 +40,14 @@ def walk(value: Any, place: str) -> Iterator[tuple[str, Any]]:
         ['output', 'output[0]', 'output[1]', "output[1]['h']"]
 
     """
-    yield from _walk(value, place, set())
+    yield from _walk(value, place, frozenset())
 
 
 def differences(expected: Any, got: Any, place: str) -> list[tuple[str, str]]:
     """Compare two structures in everything but their numbers.
 
     Types, lengths, keys, and the dtype, shape and device of tensors count; so do the values of what
-    is no number that rounds: None, bool, int, str.
+    is no number that rounds: None, bool, int, str. What cannot be looked into counts as different.
 
     Returns:
         Each place where they differ, with a sentence that says how.
@@ -56,6 +64,10 @@ def differences(expected: Any, got: Any, place: str) -> list[tuple[str, str]]:
             found.append((where, f"expected {describe(node)}, got {describe(theirs[where])}"))
         elif where not in theirs and not found:
             found.append((where, f"expected {describe(node)}, got nothing"))
+        elif _is_opaque(node):
+            found.append(
+                (where, f"cannot look into {describe(node)} at {where}; return tuples, lists or dicts")
+            )
     return found
 
 
@@ -88,7 +100,7 @@ def map_tensors(value: Any, place: str, change: Callable[[str, Tensor], Tensor])
     """
     if isinstance(value, Tensor):
         return change(place, value)
-    parts = _parts(value)
+    parts = None if callable(value) else _contents(value)
     if parts is None:
         return copy.deepcopy(value)
     return _assemble(value, [map_tensors(part, place + suffix, change) for suffix, part in parts])
@@ -108,6 +120,8 @@ def describe(value: Any) -> str:
     if isinstance(value, _PLAIN):
         return repr(value)
     kind = type(value).__qualname__
+    if isinstance(value, _NAMED):
+        return f"{kind} {value.__module__}.{value.__qualname__}"
     if hasattr(value, "__array__"):
         return f"{kind} {value.dtype} {tuple(value.shape)}"
     parts = _parts(value)
@@ -118,33 +132,105 @@ def describe(value: Any) -> str:
     return f"{kind} with {', '.join(suffix for suffix, _ in parts) or 'nothing'}"
 
 
-def _walk(value: Any, place: str, objects: set[int]) -> Iterator[tuple[str, Any]]:
+def _walk(value: Any, place: str, around: frozenset[int]) -> Iterator[tuple[str, Any]]:
     yield place, value
-    if isinstance(value, tuple | list | Mapping):
-        parts = _parts(value)
-    else:
-        # Objects may refer to each other in circles.
-        parts = None if id(value) in objects else _parts(value)
-        objects.add(id(value))
-    for suffix, part in parts or ():
-        yield from _walk(part, place + suffix, objects)
+    # Objects may refer to each other in circles; one that is there twice is compared twice.
+    if id(value) not in around:
+        for suffix, part in _parts(value) or ():
+            yield from _walk(part, place + suffix, around | {id(value)})
+
+
+def _is_opaque(value: Any) -> bool:
+    whole = isinstance(value, (*_WHOLE, *_NAMED)) or hasattr(value, "__array__")
+    return not whole and _parts(value) is None
 
 
 def _parts(value: Any) -> list[tuple[str, Any]] | None:
-    """Return the parts of a container with what to append to its place, or None for a leaf."""
-    if isinstance(value, _WHOLE) or hasattr(value, "__array__") or callable(value):
+    """Return the parts of a value with what to append to its place, or None if no part can be seen."""
+    contents = _contents(value)
+    if contents is None or not isinstance(value, _CONTAINERS):
+        return contents
+    inside = {id(part) for _, part in contents}
+    return contents + [each for each in _attributes(value) if id(each[1]) not in inside]
+
+
+def _contents(value: Any) -> list[tuple[str, Any]] | None:
+    if isinstance(value, (*_WHOLE, type, nn.Module)) or hasattr(value, "__array__"):
         return None
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return [(f".{name}", part) for name, part in zip(value._fields, value, strict=True)]
     if isinstance(value, Mapping):
         return [(f"[{key!r}]", part) for key, part in value.items()]
-    if isinstance(value, tuple | list):
+    if isinstance(value, set | frozenset):
+        return _elements(value)
+    if isinstance(value, tuple | list | deque):
         return [(f"[{index}]", part) for index, part in enumerate(value)]
-    if dataclasses.is_dataclass(value):
-        return [(f".{each.name}", getattr(value, each.name)) for each in dataclasses.fields(value)]
-    if hasattr(value, "__dict__"):
-        return [(f".{name}", part) for name, part in vars(value).items()]
+    return _of_callable(value) or _of_object(value)
+
+
+def _of_callable(value: Any) -> list[tuple[str, Any]] | None:
+    if isinstance(value, functools.partial):
+        return [(".func", value.func), (".args", value.args), (".keywords", value.keywords)]
+    if isinstance(value, MethodType):
+        return [(".__func__", value.__func__), (".__self__", value.__self__)]
+    if isinstance(value, FunctionType):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        return [(f".{name}", cell.cell_contents) for name, cell in cells if cell != type(cell)()]
     return None
+
+
+def _of_object(value: Any) -> list[tuple[str, Any]] | None:
+    if isinstance(value, slice):
+        return [(f".{name}", getattr(value, name)) for name in ("start", "stop", "step")]
+    if isinstance(value, Iterator):
+        # To look would be to use it up.
+        return None
+    if not _has_hidden_state(type(value)):
+        return _attributes(value)
+    if isinstance(value, Collection):
+        return [(f"[{index}]", part) for index, part in enumerate(value)]
+    return None
+
+
+def _elements(value: Set[Any]) -> list[tuple[str, Any]] | None:
+    """Return the elements of a set in an order that two equal sets share, or None if there is none."""
+
+    def ordered(element: Any) -> bool:
+        if isinstance(element, tuple):
+            return all(ordered(part) for part in element)
+        return isinstance(element, (*_PLAIN, float))
+
+    def rank(element: Any) -> tuple[str, float, str]:
+        return type(element).__name__, element if isinstance(element, float) else 0.0, repr(element)
+
+    if not all(ordered(element) for element in value):
+        return None
+    return [(f"{{{index}}}", element) for index, element in enumerate(sorted(value, key=rank))]
+
+
+def _attributes(value: Any) -> list[tuple[str, Any]]:
+    names = [name for name in _slots(type(value)) if hasattr(value, name)]
+    found = {f".{name}": getattr(value, name) for name in names}
+    found |= {f".{name}": part for name, part in getattr(value, "__dict__", {}).items()}
+    return list(found.items())
+
+
+def _slots(kind: type) -> list[str]:
+    found = []
+    for cls in reversed(kind.__mro__):
+        slots = cls.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else tuple(slots):
+            private = name.startswith("__") and not name.endswith("__")
+            found.append(f"_{cls.__name__.lstrip('_')}{name}" if private else name)
+    return [name for name in found if name not in _ATTRIBUTES]
+
+
+def _has_hidden_state(kind: type) -> bool:
+    """Tell whether objects have room for more than their attributes, as those written in C have."""
+    references = len(_slots(kind)) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
+    seen = object.__basicsize__ + references * tuple.__itemsize__
+    # A bare object has no attributes, so that two of them cannot be told from each other.
+    return kind is object or kind.__itemsize__ != 0 or kind.__basicsize__ > seen
 
 
 def _assemble(value: Any, parts: list[Any]) -> Any:
@@ -158,9 +244,15 @@ def _assemble(value: Any, parts: list[Any]) -> Any:
         mapping = copy.copy(value)
         mapping.update(items)
         return mapping
-    if isinstance(value, tuple | list):
+    if isinstance(value, deque):
+        return type(value)(parts, value.maxlen)
+    if isinstance(value, tuple | list | set | frozenset):
         return type(value)(parts)
+    if isinstance(value, slice):
+        return slice(*parts)
+    if _has_hidden_state(type(value)):
+        return copy.deepcopy(value) if not any(isinstance(part, Tensor) for part in parts) else parts
     new = copy.copy(value)
-    for (suffix, _), part in zip(_parts(value) or (), parts, strict=True):
+    for (suffix, _), part in zip(_contents(value) or (), parts, strict=True):
         object.__setattr__(new, suffix[1:], part)
     return new

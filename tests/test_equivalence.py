@@ -7,8 +7,9 @@ import json
 import math
 import pickle
 import random
-from collections import namedtuple
+from collections import deque, namedtuple
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -379,6 +380,27 @@ class Data:
 Plain = namedtuple("Plain", ["out", "rest"])
 
 
+class Slots:
+    __slots__ = ("x", "y")
+
+    def __init__(self, x: Any, y: Any) -> None:
+        self.x, self.y = x, y
+
+    def method(self) -> Any:
+        return self.y
+
+
+class Callable(Slots):
+    def __call__(self) -> Any:
+        return self.y
+
+
+class Attribute(list[Any]):
+    def __init__(self, x: Any, y: Any) -> None:
+        super().__init__(x)
+        self.y = y
+
+
 @pytest.mark.parametrize(
     ("structure", "place"),
     [
@@ -396,6 +418,16 @@ Plain = namedtuple("Plain", ["out", "rest"])
         (lambda x, y: PackedSequence(y, torch.tensor([2])), "output.data"),
         (lambda x, y: torch.complex(x, y), "output"),
         (lambda x, y: (y > 0).long(), "output"),
+        (lambda x, y: deque([x, y]), "output[1]"),
+        (lambda x, y: {"a": x, "b": y}.values(), "output[1]"),
+        (lambda x, y: Slots(x, y), "output.y"),
+        (lambda x, y: Callable(x, y), "output.y"),
+        (lambda x, y: Attribute([x], y), "output.y"),
+        (lambda x, y: (x, partial(torch.add, y)), "output[1].args[0]"),
+        (lambda x, y: (x, lambda: y), "output[1].y"),
+        (lambda x, y: (x, Slots(x, y).method), "output[1].__self__.y"),
+        (lambda x, y: (x, slice(y, 2)), "output[1].start"),
+        (lambda x, y: (x, {y.sum().item(), "name"}), "output[1]{0}"),
     ],
 )
 def test_tensors_are_found_wherever_they_are(structure, place):
@@ -412,6 +444,8 @@ def test_tensors_are_found_wherever_they_are(structure, place):
         (3, 4, "expected 3, got 4"),
         (True, 1, "expected True, got 1"),
         (None, 0, "expected None, got 0"),
+        (range(3), range(4), "expected range(0, 3), got range(0, 4)"),
+        (int, float, "expected type builtins.int, got type builtins.float"),
         ({"a": 1}, {"b": 1}, "expected dict with ['a'], got dict with ['b']"),
     ],
 )
@@ -420,6 +454,64 @@ def test_other_parts_must_be_the_same(expected, got, problem):
         Function(lambda x: (x, expected)), Function(lambda x: (x, got)), torch.ones(1), seeds=1
     )
     assert {(each.place, each.problem) for each in report.failures} == {("output[1]", problem)}
+
+
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [
+        (slice(0, 2), slice(0, 3)),
+        ({1, 2}, {1, 3}),
+        ({1, 2}, {1, 2, 3}),
+        (frozenset({("a", 1)}), frozenset({("a", 2)})),
+        (torch.Size([2, 3]), torch.Size([2, 4])),
+    ],
+)
+def test_plain_containers_are_compared_by_value(expected, got):
+    def model(value: Any) -> nn.Module:
+        return Function(lambda x: (x, value))
+
+    inputs = torch.ones(1)
+    assert check_equivalence(model(expected), model(copy.deepcopy(expected)), inputs, seeds=1).equal
+    assert not check_equivalence(model(expected), model(got), inputs, seeds=1).equal
+
+
+@pytest.mark.parametrize(
+    ("hide", "name"),
+    [
+        (lambda y: iter([y]), "list_iterator"),
+        (lambda y: (each for each in [y]), "generator"),
+        (lambda y: map(torch.neg, [y]), "map"),
+        (lambda y: {y}, "set"),
+        (lambda y: frozenset([y]), "frozenset"),
+        (lambda y: nn.ParameterList([y.detach()]), "ParameterList"),
+        (lambda y: object(), "object"),
+    ],
+)
+def test_what_cannot_be_looked_into_is_never_called_equal(hide, name):
+    def model(sign: float) -> nn.Module:
+        return Function(lambda x: (x, hide(sign * x)))
+
+    report = check_equivalence(model(1.0), model(-1.0), torch.ones(1), seeds=1)
+    (problem,) = {each.problem for each in report.failures}
+    assert problem.startswith(f"cannot look into {name} at output[1]")
+
+
+def test_an_object_that_is_there_twice_is_compared_twice():
+    def twice(x: Tensor) -> Any:
+        data = SimpleNamespace(x=x)
+        return data, data
+
+    wrong = Function(lambda x: (SimpleNamespace(x=x), SimpleNamespace(x=-x)))
+    assert ("output", "output[1].x") in failing(check_equivalence(Function(twice), wrong, torch.ones(1)))
+
+
+def test_a_model_of_which_no_output_was_compared_is_not_called_equal():
+    class Silent(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            return {"shape": super().forward(x).shape}
+
+    report = check_equivalence(Silent(2, 2), Silent(2, 2), torch.ones(1, 2), seeds=1)
+    assert {each.problem for each in report.failures} == {"no tensor of the outputs could be compared"}
 
 
 def test_an_output_that_refers_to_itself_ends():
