@@ -110,7 +110,22 @@ class _Widths(fx.Interpreter):
 
 
 class DeferredRecurrence(Deferred):
-    """Stands for a recurrence."""
+    """Stands for a recurrence; its Linears are found where the recurrence had them."""
+
+    @property
+    def hidden(self) -> nn.Module:
+        """The ``Linear`` from the hidden state to the gates."""
+        return self.body.hidden
+
+    @property
+    def cell(self) -> nn.Module:
+        """The cell's atoms."""
+        return self.body.cell
+
+    @property
+    def projection(self) -> nn.Module | None:
+        """The ``Linear`` behind an LSTM's cell, or None."""
+        return self.body.projection
 
     def forward(self, gates: Tensor, mask: Tensor | None, *state: Tensor) -> State:
         """Return what has the shapes of the recurrence's outputs."""
@@ -135,13 +150,19 @@ class Passed(nn.Module):
     """Stands where a Linear was whose work is done by a :class:`Deferred`: hands its input on.
 
     Args:
-        linear: the Linear, whose parameters code around may ask for.
+        linear: the Linear, or one per gate, whose parameters code around may ask for.
 
     """
 
-    def __init__(self, linear: nn.Module | None) -> None:
+    def __init__(self, linear: nn.Module) -> None:
         super().__init__()
         self.linear = linear
+
+    def __getattr__(self, name: str) -> Any:
+        linear = self.__dict__.get("_modules", {}).get("linear")
+        if linear is None or name == "linear":
+            return super().__getattr__(name)
+        return getattr(linear, name)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x``."""
@@ -166,5 +187,9 @@ def defer_steps(model: nn.Module) -> dict[int, Deferred]:
         elif isinstance(module, CellStandIn):
             body = Step(module.input, module.hidden, module.step, None)
             deferred[key] = DeferredCell(body, key, path or "cell")
-            module.input, module.hidden, module.step = Passed(body.input), Passed(None), deferred[key]
+            module.input, module.hidden, module.step = (
+                Passed(module.input),
+                Passed(module.hidden),
+                deferred[key],
+            )
     return deferred

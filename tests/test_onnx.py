@@ -208,6 +208,33 @@ def test_other_layers_around_and_tied_weights(tmp_path):
     assert shapes.count((8, 20)) == 0
 
 
+class ReadsParameters(nn.Module):
+    """Asks a layer and a cell for their parameters: for their device, as factories, and to compute with."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 5, batch_first=True, proj_size=4, bidirectional=True)
+        self.cell = nn.GRUCell(8, 4)
+
+    def forward(self, x):
+        h = torch.zeros(2, x.shape[0], 4, device=self.lstm.weight_hh_l0.device)
+        out, _ = self.lstm(x, (h, self.lstm.weight_hr_l0.new_zeros(2, x.shape[0], 5)))
+        state = self.cell.weight_hh.new_zeros(x.shape[0], 4)
+        for step in range(3):
+            state = self.cell(out[:, step], state)
+        return out * self.lstm.weight_hh_l0_reverse.norm(), state + self.cell.bias_hh[:4]
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("gates", [None, "fused", "split"])
+def test_a_model_may_read_the_parameters_of_its_layers(tmp_path, gates):
+    model = ReadsParameters()
+    exported = model if gates is None else rewriter.decompose(model, gates=gates)
+    for loops in (False, True):
+        export_onnx(exported, torch.randn(2, 5, 3), tmp_path / "m.onnx", loops=loops)
+        check_against_torch(tmp_path / "m.onnx", model, torch.randn(4, 5, 3))
+
+
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_a_projected_layer_with_its_states_as_inputs(tmp_path):
     model = nn.LSTM(3, 5, proj_size=2)
