@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from rewriter._correspondence import Correspondence, correspondence
-from rewriter._differences import Findings, short_name
+from rewriter._differences import Findings, differs_from_itself, short_name
 from rewriter._equivalence_report import EquivalenceError, EquivalenceReport
+from rewriter._places import walk
 from rewriter._probe import Conditions, Run, redraw, run
 
 TOLERANCES: Mapping[torch.dtype, float] = MappingProxyType({torch.float32: 1e-5, torch.float64: 1e-10})
+
+# Modules whose modes a report tells one by one.
+_MODES = 5
 
 
 def check_equivalence(
@@ -33,9 +38,11 @@ def check_equivalence(
 
     Copies of both are run, in the mode (training or evaluation) that each is in, and with the same
     random draws, so that dropout can be compared too. Every tensor of the output structure counts,
-    wherever it is; so do types, lengths, keys, shapes, dtypes and devices. Gradients are those of all
-    outputs at once, weighted at random, with respect to every floating input and every parameter; a
-    gradient that does not exist counts as zero. Parameters correspond if they are the same tensor,
+    wherever it is; so do types, lengths, keys, shapes, dtypes and devices, and the buffers of one name
+    after the call. An output that cannot be looked into, such as a generator, is never equal. NaN at
+    the same places of both is noted, unless nothing finite is left to compare. Gradients are those of
+    all outputs at once, weighted at random, with respect to every floating input and every parameter;
+    a gradient that does not exist counts as zero. Parameters correspond if they are the same tensor,
     else as the rewritten model's report says, else by name.
 
     Why these tolerances: two orders of summation of the same float64 numbers differ by a few units of
@@ -72,8 +79,11 @@ def check_equivalence(
     pair = _paired(original, rewritten)
     _check_options(seeds, tolerances, gradient_factor)
     findings = Findings(tolerances, gradient_factor)
-    notes = _mode_note(pair)
+    notes = _compiled_notes(original, rewritten) + _mode_notes(pair)
     not_compared: dict[str, str] = {}
+    drawn = [redraw(example_inputs, seed) for seed in range(1, seeds)]
+    changed = [_differ(example_inputs, inputs) for inputs in drawn]
+    different_inputs = 1 + sum(changed)
     for dtype in tolerances:
         try:
             conditions, first = _first_run(pair.original, example_inputs, dtype)
@@ -81,15 +91,23 @@ def check_equivalence(
             not_compared[short_name(dtype)] = f"the original does not run: {_said(error)}"
             continue
         notes += _default_dtype_note(conditions)
+        notes += _entropy_note(first, pair, example_inputs, conditions, tolerances[dtype])
         _compare(first, pair, example_inputs, conditions, findings)
-        for seed in range(1, seeds):
-            notes += _compare_redrawn(pair, example_inputs, replace(conditions, seed=seed), findings)
+        ran = 1
+        for seed, inputs in enumerate(drawn, start=1):
+            left_out = _compare_redrawn(pair, inputs, replace(conditions, seed=seed), findings)
+            notes += left_out
+            ran += changed[seed - 1] and not left_out
+        different_inputs = min(different_inputs, ran)
+    if drawn and not any(changed):
+        notes.append("only integers: one input; the other seeds only draw other random numbers inside")
     names = type(pair.original).__name__, type(pair.rewritten).__name__
     if len(not_compared) == len(tolerances):
         reasons = "\n".join(f"  - {dtype}: {reason}" for dtype, reason in not_compared.items())
         raise RewriteError(f"example_inputs do not run through the original ({names[0]}):\n{reasons}")
     dtypes = tuple(short_name(dtype) for dtype in tolerances)
-    return EquivalenceReport(*names, seeds, dtypes, findings.worst, not_compared, tuple(notes))
+    notes += findings.notes
+    return EquivalenceReport(*names, different_inputs, dtypes, findings.worst, not_compared, tuple(notes))
 
 
 def assert_equivalent(
@@ -162,11 +180,27 @@ def _first_run(original: nn.Module, example_inputs: Any, dtype: torch.dtype) -> 
             raise error from None
 
 
-def _compare_redrawn(
-    pair: _Pair, example_inputs: Any, conditions: Conditions, findings: Findings
+def _differ(example_inputs: Any, inputs: Any) -> bool:
+    """Tell whether any number was drawn anew."""
+    pairs = zip(walk(example_inputs, "input"), walk(inputs, "input"), strict=False)
+    tensors = [(a, b) for (_, a), (_, b) in pairs if isinstance(a, Tensor) and isinstance(b, Tensor)]
+    return any(a.is_floating_point() and not torch.equal(a, b) for a, b in tensors if a is not b)
+
+
+def _entropy_note(
+    first: Run, pair: _Pair, example_inputs: Any, conditions: Conditions, tolerance: float
 ) -> list[str]:
+    said = "the original differs from itself when run twice from the same seed"
+    try:
+        again = run(pair.original, example_inputs, conditions, first.cotangents)
+    except Exception as error:
+        return [f"{said}: the second run raises {_said(error)}"]
+    places = differs_from_itself(first, again, tolerance)
+    return [f"{short_name(conditions.dtype)}: {said}, at {', '.join(places[:3])}"] if places else []
+
+
+def _compare_redrawn(pair: _Pair, inputs: Any, conditions: Conditions, findings: Findings) -> list[str]:
     """Compare on other numbers than the example's; return a note if the original refuses them."""
-    inputs = redraw(example_inputs, conditions.seed)
     try:
         expected = run(pair.original, inputs, conditions)
     except Exception as error:
@@ -184,6 +218,7 @@ def _compare(expected: Run, pair: _Pair, inputs: Any, conditions: Conditions, fi
         findings.problem(conditions, "run", "rewritten", problem)
         return
     findings.outputs(conditions, expected, got)
+    findings.buffers(conditions, expected, got)
     findings.input_gradients(conditions, expected, got)
     findings.parameter_gradients(conditions, expected, got, pair.parameters)
 
@@ -191,9 +226,25 @@ def _compare(expected: Run, pair: _Pair, inputs: Any, conditions: Conditions, fi
 def _checked_module(model: object, which: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise RewriteError(f"{which}: expected a torch.nn.Module, got {type(model).__name__}")
-    # What torch.compile wraps computes the same and is copied with less ado.
-    compiled = getattr(model, "_orig_mod", None)
-    return compiled if isinstance(compiled, nn.Module) else model
+    if _is_compiled(model):
+        # A copy of what is inside runs as it is, without compiling anew for each dtype.
+        return model.get_submodule("_orig_mod")
+    return model
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Tell what torch.compile wrapped, by its class: an attribute may have the name by chance."""
+    kind: Any = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", None)
+    return kind is not None and isinstance(model, kind)
+
+
+def _compiled_notes(original: nn.Module, rewritten: nn.Module) -> list[str]:
+    models = {"the original": original, "the rewritten model": rewritten}
+    return [
+        f"{name} was compared without torch.compile"
+        for name, model in models.items()
+        if _is_compiled(model) or getattr(model, "_compiled_call_impl", None) is not None
+    ]
 
 
 def _check_options(seeds: int, tolerances: Mapping[torch.dtype, float], gradient_factor: float) -> None:
@@ -209,11 +260,26 @@ def _check_options(seeds: int, tolerances: Mapping[torch.dtype, float], gradient
         raise RewriteError(f"gradient_factor: expected a number of at least 1, got {gradient_factor!r}")
 
 
-def _mode_note(pair: _Pair) -> list[str]:
-    modes = ["training" if model.training else "evaluation" for model in (pair.original, pair.rewritten)]
-    if modes[0] == modes[1]:
-        return []
-    return [f"the original is in {modes[0]} mode, the rewritten model in {modes[1]} mode"]
+def _mode_notes(pair: _Pair) -> list[str]:
+    top = pair.original.training, pair.rewritten.training
+    notes = []
+    if top[0] != top[1]:
+        notes.append(f"the original is in {_mode(top[0])} mode, the rewritten model in {_mode(top[1])} mode")
+    there = dict(pair.rewritten.named_modules(remove_duplicate=False))
+    for name, module in pair.original.named_modules(remove_duplicate=False):
+        modes = module.training, there[name].training if name in there else module.training
+        if name and modes[0] != modes[1] and modes != top:
+            original, rewritten = (_mode(training) for training in modes)
+            notes.append(
+                f"{name} is in {original} mode in the original, in {rewritten} mode in the rewritten"
+            )
+    if len(notes) > _MODES:
+        notes[_MODES:] = [f"{len(notes) - _MODES} more modules are in different modes"]
+    return notes
+
+
+def _mode(training: bool) -> str:
+    return "training" if training else "evaluation"
 
 
 def _default_dtype_note(conditions: Conditions) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from passes.errors import RewriteError
 from rewriter._report import render_table
 
-Kind = Literal["run", "structure", "output", "input gradient", "parameter gradient"]
+Kind = Literal["run", "structure", "output", "buffer after the call", "input gradient", "parameter gradient"]
 
 # Failures that a table explains in full: the first few tell what the others follow from.
 _DETAILS = 10
@@ -25,7 +25,7 @@ class Comparison:
         dtype: ``"float32"``, ``"float64"``, …: what both models were converted to.
         kind: what was compared; ``"structure"`` is everything but numbers, ``"run"`` whether the
             rewritten model runs at all.
-        place: ``output[1][0]``, ``input['x']``, or the name of a parameter of the original.
+        place: ``output[1][0]``, ``input['x']``, or the name of a parameter or buffer of the original.
         absolute: largest absolute difference; infinite where no difference can be taken.
         relative: the same over max(1, max |original|).
         allowed: what ``relative`` may be.
@@ -65,9 +65,9 @@ class EquivalenceReport:
     Args:
         original: class name of the original.
         rewritten: class name of the rewritten model.
-        seeds: number of inputs; the first is the example, the others are random.
+        seeds: number of different inputs that ran; the first is the example, the others are random.
         dtypes: the dtypes that were asked for.
-        comparisons: every output, input gradient and parameter gradient, in each dtype.
+        comparisons: every output, buffer, input gradient and parameter gradient, in each dtype.
         not_compared: the dtypes in which the original itself does not run, with the reason.
         notes: what else a reader should know.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from passes.calls import as_arguments
 from passes.randomness import random_state_kept
@@ -47,6 +48,7 @@ class Run:
         cotangents: by which each output was weighted before the backward pass.
         input_gradients: by place, for floating inputs; zeros where the output does not depend on it.
         parameter_gradients: by name, every name of a tied parameter; zeros likewise.
+        buffers: by name, as they are after the call.
 
     """
 
@@ -54,6 +56,7 @@ class Run:
     cotangents: Mapping[str, Tensor]
     input_gradients: Mapping[str, Tensor]
     parameter_gradients: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
 
 
 def run(
@@ -93,13 +96,18 @@ def run(
         args, kwargs = as_arguments(map_tensors(example_inputs, "input", prepare))
         with _seeded(conditions.seed):
             output = probe(*args, **kwargs)
+            buffers = {
+                name: buffer.detach().clone()
+                for name, buffer in probe.named_buffers(remove_duplicate=False)
+                if not is_lazy(buffer)
+            }
             if cotangents is None:
                 cotangents = _draw_like(numbers(output, "output"), conditions.seed)
             parameters = dict(probe.named_parameters(remove_duplicate=False))
             gradients = _gradients(output, cotangents, [*leaves.values(), *parameters.values()])
     of_inputs = dict(zip(leaves, gradients, strict=False))
     of_parameters = dict(zip(parameters, gradients[len(leaves) :], strict=True))
-    return Run(output, cotangents, of_inputs, of_parameters)
+    return Run(output, cotangents, of_inputs, of_parameters, buffers)
 
 
 def redraw(example_inputs: Any, seed: int) -> Any:

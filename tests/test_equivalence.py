@@ -338,10 +338,10 @@ def test_small_tensors_are_held_to_an_absolute_difference():
         (1.0, math.inf, False),
         (math.nan, 1.0, False),
         (1.0, math.nan, False),
-        (math.nan, math.nan, False),
+        (math.nan, math.nan, True),
     ],
 )
-def test_infinities_must_agree_and_nan_never_passes(original, rewritten, equal):
+def test_infinities_and_nan_must_agree(original, rewritten, equal):
     def constant(value: float) -> nn.Module:
         return Function(lambda x: torch.stack((x[0], torch.full_like(x[1], value))))
 
@@ -349,6 +349,31 @@ def test_infinities_must_agree_and_nan_never_passes(original, rewritten, equal):
     assert report.equal is equal
     places = {(each.place, each.index) for each in report.failures if each.kind == "output"}
     assert places == (set() if equal else {("output", (1,))})
+
+
+def test_nan_at_the_same_places_is_noted_and_hides_nothing():
+    def model(factor: float) -> nn.Module:
+        return Function(lambda x: (factor * x.where(x < 0.7, math.nan), 1 * x))
+
+    inputs = torch.tensor([0.5, 0.75, 0.6])
+    report = check_equivalence(model(2.0), model(2.0), inputs, seeds=1)
+    assert report.equal, str(report)
+    assert report.notes == ("output output[0]: NaN at the same 1 places in both",)
+    report = check_equivalence(model(2.0), model(3.0), inputs, seeds=1)
+    assert ("output", "output[0]") in failing(report)
+
+
+def test_where_all_is_nan_nothing_is_equal():
+    model = Function(lambda x: (x * math.nan, 1 * x))
+    report = check_equivalence(model, model, torch.ones(2), seeds=1)
+    assert ("output", "output[0]") in failing(report)
+    assert report.failures[0].problem == "nothing finite to compare: NaN in both"
+
+
+def test_outputs_that_are_tiny_are_noted():
+    model = Function(lambda x: (1e-9 * x, 1 * x))
+    (note,) = check_equivalence(model, model, torch.ones(2), seeds=1).notes
+    assert note == "output output[0]: compared absolutely, for max |original| is 1.0e-09"
 
 
 def test_nan_in_a_gradient_alone_is_caught():
@@ -576,11 +601,23 @@ def test_random_inputs_that_the_original_refuses_are_left_out_with_a_note():
 
     report = check_equivalence(Function(picky), Function(picky), torch.ones(2), seeds=2)
     assert report.equal
+    assert report.seeds == 1
+    assert "for 1 input(s)" in str(report)
     assert len(report.notes) == 2
     assert (
         "float32, seed 1 was left out: the original does not take random floats: ValueError: ones only"
         in str(report)
     )
+
+
+def test_only_different_inputs_are_counted():
+    model = nn.Embedding(5, 2)
+    report = check_equivalence(model, model, torch.tensor([1, 4, 0]))
+    assert report.equal
+    assert report.seeds == 1
+    assert str(report).startswith("Embedding and Embedding are equal in float32 and float64, for 1 input(s)")
+    assert any(note.startswith("only integers: one input") for note in report.notes)
+    assert check_equivalence(nn.ReLU(), nn.ReLU(), torch.randn(3), seeds=4).seeds == 4
 
 
 # Parameters.
@@ -776,6 +813,65 @@ def test_it_works_where_gradients_are_off():
 def test_modes_that_differ_are_noted():
     report = check_equivalence(nn.Linear(2, 2), nn.Linear(2, 2).eval(), torch.randn(3, 2))
     assert "note: the original is in training mode, the rewritten model in evaluation mode" in str(report)
+
+
+def test_inner_modes_that_differ_are_noted():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    other = copy.deepcopy(model)
+    other[1].eval()
+    report = check_equivalence(model, other, torch.randn(3, 2), seeds=1)
+    assert "1 is in training mode in the original, in evaluation mode in the rewritten" in report.notes
+    for mode in (True, False):
+        gru = nn.Sequential(nn.GRU(2, 3, 2)).train(mode)
+        for rewritten in (decompose(gru), decompose(gru, torch.randn(3, 2))):
+            assert not check_equivalence(gru, rewritten, torch.randn(3, 2), seeds=1).notes
+
+
+def test_buffers_after_the_call_are_compared():
+    right, wrong = nn.BatchNorm1d(2, momentum=0.1), nn.BatchNorm1d(2, momentum=0.9)
+    report = check_equivalence(right, wrong, torch.randn(4, 2))
+    places = {("buffer after the call", name) for name in ("running_mean", "running_var")}
+    assert failing(report) == places
+    assert check_equivalence(right, copy.deepcopy(right), torch.randn(4, 2)).equal
+    assert check_equivalence(right.eval(), wrong.eval(), torch.randn(4, 2)).equal
+
+
+def test_a_buffer_that_was_never_written_is_no_difference():
+    model = nn.Linear(2, 2)
+    model.register_buffer("unused", torch.full((2,), math.nan))
+    assert check_equivalence(model, copy.deepcopy(model), torch.randn(3, 2), seeds=1).equal
+
+
+def test_an_original_that_differs_from_itself_is_noted():
+    calls = iter(range(1, 1000))
+    model = Function(lambda x: x * next(calls))
+    model.__deepcopy__ = lambda memo: model
+    report = check_equivalence(model, Function(lambda x: x), torch.ones(2), seeds=1)
+    assert "differs from itself when run twice from the same seed, at output" in report.notes[0]
+
+
+class Compiled(nn.Module):
+    """Computes something else than what it has under the name that torch.compile uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._orig_mod = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self._orig_mod(x)
+
+
+def test_a_module_is_not_taken_for_compiled_by_the_name_of_an_attribute():
+    wrong = Compiled()
+    report = check_equivalence(Wraps(wrong._orig_mod), wrong, torch.randn(3, 2))
+    assert ("output", "output") in failing(report)
+
+
+def test_compiled_models_are_compared_without_compile_and_noted():
+    model = nn.Linear(2, 2)
+    report = check_equivalence(model, torch.compile(model, backend="eager"), torch.randn(3, 2), seeds=1)
+    assert report.equal
+    assert report.notes == ("the rewritten model was compared without torch.compile",)
 
 
 # The report.
