@@ -43,13 +43,15 @@ class Decline:
 class DeclinedError(RewriteError):
     """At least one recurrent layer cannot be rewritten exactly; ``declines`` lists them all."""
 
-    def __init__(self, declines: tuple[Decline, ...]) -> None:
+    def __init__(
+        self,
+        declines: tuple[Decline, ...],
+        advice: str = "Mend them, or pass strict=False to keep them as they are and have them reported.",
+    ) -> None:
         self.declines = declines
+        self.advice = advice
         lines = "\n".join(f"  - {decline}" for decline in declines)
-        super().__init__(
-            f"{len(declines)} module(s) cannot be rewritten exactly:\n{lines}\n"
-            "Mend them, or pass strict=False to keep them as they are and have them reported."
-        )
+        super().__init__(f"{len(declines)} module(s) cannot be rewritten exactly:\n{lines}\n{advice}")
 
-    def __reduce__(self) -> tuple[type[DeclinedError], tuple[tuple[Decline, ...]]]:
-        return type(self), (self.declines,)
+    def __reduce__(self) -> tuple[type[DeclinedError], tuple[tuple[Decline, ...], str]]:
+        return type(self), (self.declines, self.advice)
