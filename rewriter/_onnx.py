@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import os
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +14,10 @@ from torch import nn
 
 from passes.errors import RewriteError
 from passes.randomness import random_state_kept
-from rewriter._onnx_check import Runtime, check_model, check_operators, run_torch
+from rewriter._onnx_arguments import check_arguments, check_installed, checked_path, given_axes, write_file
+from rewriter._onnx_check import Runtime, check_model, check_operators, check_reference, run_torch
 from rewriter._onnx_example import Axes, Example, check_names, infer_batch_axes, read_example
-from rewriter._onnx_export import evaluation_clone, to_onnx
+from rewriter._onnx_export import evaluation_clone, rewritten_clone, time_axes, to_onnx
 from rewriter._onnx_graph import count_operators, name_axes, name_interface, shape_of, tidy
 from rewriter._report import render_table
 
@@ -39,10 +37,8 @@ ONNX_OPERATORS = frozenset({
     "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tan", "Tanh", "ThresholdedRelu", "Tile",
     "TopK", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
 })  # fmt: skip
-# 17 makes files that onnx.checker refuses.
-OPSETS = range(18, 25)
-# What a file in protobuf's format can hold.
-_LARGEST = 2**31
+# Operators in a row of a printed report.
+_PER_ROW = 6
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,9 @@ class OnnxReport:
         rows = [("file", f"{self.path}, {self.size:,} bytes, opset {self.opset}")]
         rows += [("input", f"{name} {_shown(shape)}") for name, shape in self.inputs.items()]
         rows += [("output", f"{name} {_shown(shape)}") for name, shape in self.outputs.items()]
-        rows += [("operators", ", ".join(f"{count} {op}" for op, count in self.operators.items()))]
+        counts = [f"{count} {op}" for op, count in self.operators.items()]
+        for k in range(0, len(counts), _PER_ROW):
+            rows += [("" if k else "operators", ", ".join(counts[k : k + _PER_ROW]))]
         rows += [(f"batch of {size}", f"relative error {error:.1e}") for size, error in self.errors.items()]
         return render_table(("onnx", ""), rows)
 
@@ -137,27 +135,32 @@ def export_onnx(
         ({'input': (4, 'batch', 3)}, (1, 'batch', 2), 4)
 
     """
-    file = _checked_path(path)
-    _check_arguments(model, opset)
-    _check_installed()
+    file = checked_path(path)
+    check_arguments(model, opset)
+    check_installed()
     with _modes_kept(model), torch.no_grad(), random_state_kept():
         source = _on_cpu(model)
+        rewritten = rewritten_clone(source)
         reference = evaluation_clone(source)
         example = read_example(source, example_inputs)
-        _check_runs(reference, example)
-        if input_names is not None:
-            example = example.with_names(input_names)
-        axes = _batch_axes(reference, example, batch_axes)
+        check_reference(reference, example)
+        example = example.with_names(example.names if input_names is None else input_names)
+        axes = (
+            infer_batch_axes(lambda each: run_torch(reference, each), example)
+            if batch_axes is None
+            else given_axes(example, batch_axes)
+        )
         # torch.export takes a size of 1 for a constant.
         example = _at_batch(example, axes, max(2, _batch_of(example, axes)))
-        proto = to_onnx(source, example, axes, opset=opset, loops=loops)
+        lengths = time_axes(rewritten, reference, example, axes) if loops else None
+        proto = to_onnx(rewritten, source, example, axes, lengths, opset=opset)
         _name(proto.graph, example, axes, output_names, loops=loops)
         proto = tidy(proto)
         check_operators(proto, {*operators, "Scan"} if loops else operators)
         check_model(proto)
         content: bytes = proto.SerializeToString()
         errors = _compare(content, reference, example, proto.graph, axes, tolerance)
-    _write(file, content)
+    write_file(file, content)
     return OnnxReport(
         os.fspath(path),
         len(content),
@@ -167,44 +170,6 @@ def export_onnx(
         {each.name: shape_of(each) for each in proto.graph.output},
         errors,
     )
-
-
-def _checked_path(path: str | os.PathLike[str]) -> Path:
-    file = Path(path)
-    if not file.parent.is_dir():
-        raise RewriteError(
-            f"export_onnx: expected path in an existing folder, got {file}: make the folder first"
-        )
-    if file.is_dir():
-        raise RewriteError(f"export_onnx: expected the path of a file, got the folder {file}")
-    return file
-
-
-def _check_arguments(model: object, opset: int) -> None:
-    if not isinstance(model, nn.Module):
-        raise RewriteError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    if opset not in OPSETS:
-        raise RewriteError(f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
-    if any(each.dtype == torch.bfloat16 for each in (*model.parameters(), *model.buffers())):
-        raise RewriteError(
-            "export_onnx: the model holds bfloat16, which onnxruntime lacks on the CPU, so nothing could be "
-            "compared; export model.float()"
-        )
-    size = sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))
-    if size > _LARGEST:
-        raise RewriteError(f"export_onnx: the weights take {size:,} bytes, an ONNX file holds {_LARGEST:,}")
-
-
-def _check_installed() -> None:
-    for name in ("onnx", "onnxruntime", "onnxscript"):
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise RewriteError(
-                f"export_onnx needs {name}, which is not installed: pip install 'rnn-rewriter[onnx]'"
-            ) from error
-    if not hasattr(torch.onnx, "ops"):
-        raise RewriteError(f"export_onnx needs torch 2.8 or later, got {torch.__version__}")
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:
@@ -223,32 +188,6 @@ def _modes_kept(model: nn.Module) -> Iterator[None]:
         for module, training in modes:
             if module.training != training:
                 module.training = training
-
-
-def _check_runs(model: nn.Module, example: Example) -> None:
-    try:
-        run_torch(model, example)
-    except Exception as error:  # whatever the user's code raises
-        raise RewriteError(
-            f"example_inputs do not run through the model: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _batch_axes(model: nn.Module, example: Example, given: Mapping[str, int] | None) -> Axes:
-    if given is None:
-        return infer_batch_axes(lambda each: run_torch(model, each), example)
-    unknown = set(given) - set(example.names)
-    if unknown or not given:
-        raise RewriteError(
-            f"batch_axes: expected an axis for some of {', '.join(example.names)}, got {dict(given)}"
-        )
-    axes = []
-    for name, tensor in zip(example.names, example.tensors, strict=True):
-        axis = given.get(name)
-        if axis is not None and not -tensor.dim() <= axis < tensor.dim():
-            raise RewriteError(f"batch_axes: {name} has shape {tuple(tensor.shape)}, and no axis {axis}")
-        axes.append(None if axis is None else axis % tensor.dim())
-    return tuple(axes)
 
 
 def _batch_of(example: Example, axes: Axes) -> int:
@@ -276,7 +215,7 @@ def _name(graph: Any, example: Example, axes: Axes, outputs: Sequence[str] | Non
     count = len(graph.output)
     if outputs is None:
         outputs = ["output"] if count == 1 else [f"output_{k}" for k in range(count)]
-    check_names("output_names", outputs, count)
+    check_names("output_names", outputs, count, taken=example.names)
     name_interface(graph, example.names, outputs)
     free = [shape_of(value) for value in graph.input]
     symbols = {
@@ -303,6 +242,7 @@ def _compare(
     """Run torch and onnxruntime at three batch sizes, and three lengths where they are free."""
     runtime = Runtime(content)
     batch = _batch_of(example, axes)
+    timed = any("time" in shape_of(value) for value in graph.input)
     errors: dict[int, float] = {}
     for size, longer in ((1, 1), (batch, 0), (2 * batch + 1, 4)):
         sizes = [
@@ -313,7 +253,7 @@ def _compare(
             }
             for value, tensor in zip(graph.input, example.tensors, strict=True)
         ]
-        what = f"batch of {size}" + (f", {longer} steps longer" if longer and "time" in str(sizes) else "")
+        what = f"batch of {size}" + (f", {longer} steps longer" if longer and timed else "")
         errors[size] = runtime.worst_error(model, example.resized(sizes), what)
         if not errors[size] <= tolerance:
             raise RewriteError(
@@ -321,18 +261,6 @@ def _compare(
                 f"more than tolerance={tolerance:.0e}; nothing was written"
             )
     return errors
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write next to the file, then replace it, so that no half-written file is ever seen."""
-    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, file)
-    except OSError as error:
-        raise RewriteError(f"export_onnx: cannot write {file}: {error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _shown(shape: tuple[int | str, ...]) -> str:

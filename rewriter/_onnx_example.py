@@ -110,10 +110,18 @@ def read_example(model: nn.Module, example_inputs: Any) -> Example:
     return example.with_tensors([tensor.detach().cpu().clone() for tensor in example.tensors])
 
 
-def check_names(argument: str, names: Sequence[str], count: int) -> None:
-    """Raise RewriteError unless ``names`` are ``count`` different names."""
-    if isinstance(names, str) or len(names) != count or len(set(names)) != count:
+def check_names(argument: str, names: Sequence[str], count: int, taken: Sequence[str] = ()) -> None:
+    """Raise RewriteError unless ``names`` are ``count`` different names, none of them ``taken``."""
+    right = isinstance(names, Sequence) and not isinstance(names, str) and len(names) == count
+    if not right or any(not isinstance(name, str) or not name for name in names):
         raise RewriteError(f"{argument}: expected {count} different name(s), got {names!r}")
+    if len(set(names)) != count:
+        raise RewriteError(f"{argument}: expected {count} different name(s), got {list(names)}; pass others")
+    both = sorted(set(names) & set(taken))
+    if both:
+        raise RewriteError(
+            f"{argument}: expected names that no input has, got {', '.join(both)}; pass other {argument}"
+        )
 
 
 def infer_batch_axes(run: Callable[[Example], list[Tensor]], example: Example) -> Axes:
@@ -178,7 +186,7 @@ def _is_twice(single: list[Tensor], double: list[Tensor]) -> bool:
     if all(axis is None for axis in along):
         return False
     return all(
-        _close(a, half)
+        close(a, half)
         for a, b, axis in zip(single, double, along, strict=True)
         for half in ((b,) if axis is None else b.chunk(2, axis))
     )
@@ -190,7 +198,8 @@ def _doubled_axis(a: Tensor, b: Tensor) -> int | None:
     return next((axis for axis in range(a.dim()) if b.shape[axis] == 2 * a.shape[axis] > 0), None)
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether two runs of a model gave the same, up to what rounding does."""
     if a.shape != b.shape:
         return False
     if not a.is_floating_point():

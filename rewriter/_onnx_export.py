@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import warnings
@@ -17,6 +18,7 @@ from passes.errors import DeclinedError, RewriteError
 from passes.recurrence import Recurrence
 from passes.recurrent_rules import recurrent_rules
 from passes.rule import ApplyRules
+from rewriter._onnx_check import run_torch
 from rewriter._onnx_example import Axes, Example
 from rewriter._onnx_graph import BATCH, rename_values
 from rewriter._onnx_steps import defer_steps
@@ -24,24 +26,19 @@ from rewriter._onnx_write import write_steps
 
 # Sizes and indices have few numbers, weights many.
 _SMALL = 64
+# More ways to choose the axes of the time than are worth a run of the model each.
+_MANY = 100
+# They talk about the attempt to export, whose outcome is reported anyway.
+_TALKATIVE = ("torch._guards", "torch._dynamo", "torch.export", "torch.fx.experimental", "torch.onnx")
+
+Times = tuple[tuple[int, ...], ...]
 
 
-def to_onnx(model: nn.Module, example: Example, axes: Axes, *, opset: int, loops: bool) -> Any:
-    """Export a model in evaluation mode; recurrent layers become plain operators or Scans.
-
-    Args:
-        model: on the CPU; stays as it is.
-        example: inputs with at least 2 rows.
-        axes: which axis of each input is the batch.
-        opset: version of the ONNX operator set.
-        loops: one Scan per recurrent layer instead of every step.
-
-    Returns:
-        An ``onnx.ModelProto`` with the parameters' names in ``model``.
+def rewritten_clone(model: nn.Module) -> nn.Module:
+    """Return a copy of a model in evaluation mode, whose recurrent layers are rewritten.
 
     Raises:
         DeclinedError: if a recurrent layer cannot be rewritten exactly.
-        RewriteError: if torch cannot export the model.
 
     """
     clone, modules = named_clones(model)
@@ -49,12 +46,34 @@ def to_onnx(model: nn.Module, example: Example, axes: Axes, *, opset: int, loops
     rules = ApplyRules(recurrent_rules(), modules)
     rules(clone)
     if rules.declines:
-        raise DeclinedError(tuple(rules.declines))
-    clone.eval()
-    lengths = _lengths(clone, example) if loops else set()
+        raise DeclinedError(tuple(rules.declines), "Mend them, then export.")
+    return clone.eval()
+
+
+def to_onnx(
+    clone: nn.Module, model: nn.Module, example: Example, axes: Axes, times: Times | None, *, opset: int
+) -> Any:
+    """Export a model in evaluation mode; recurrent layers become plain operators or Scans.
+
+    Args:
+        clone: what :func:`rewritten_clone` returned; it is used up.
+        model: the model that it was made of.
+        example: inputs with at least 2 rows.
+        axes: which axis of each input is the batch.
+        times: which other axes of each input may have any size; None writes every step out, otherwise
+            each recurrent layer becomes one Scan.
+        opset: version of the ONNX operator set.
+
+    Returns:
+        An ``onnx.ModelProto`` with the parameters' names in ``model``.
+
+    Raises:
+        RewriteError: if torch cannot export the model.
+
+    """
     deferred = defer_steps(clone)
-    proto = _exported(clone, example, _free_axes(example, axes, lengths), opset)
-    write_steps(proto.graph, deferred, loops=loops)
+    proto = _exported(clone, example, _free_axes(example, axes, times), opset)
+    write_steps(proto.graph, deferred, loops=times is not None)
     rename_values(proto.graph, _parameter_names(clone, model))
     return proto
 
@@ -116,23 +135,12 @@ def _fold_constants(model: Any) -> None:
     )
 
 
-def _free_axes(example: Example, axes: Axes, lengths: set[int]) -> Any:
-    """Tell torch.export which axes may have any size.
-
-    Args:
-        example: the inputs.
-        axes: the batch's axis of each input.
-        lengths: sizes of other axes that may be the time.
-
-    """
+def _free_axes(example: Example, axes: Axes, times: Times | None) -> Any:
+    """Tell torch.export which axes may have any size."""
     free = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     batch = torch.export.Dim(BATCH)
-    for tensor, axis in zip(example.tensors, axes, strict=True):
-        dims: dict[int, Any] = {
-            other: torch.export.Dim.AUTO
-            for other, size in enumerate(tensor.shape)
-            if size in lengths and other != axis
-        }
+    for tensor, axis, others in zip(example.tensors, axes, times or [()] * len(axes), strict=True):
+        dims: dict[int, Any] = dict.fromkeys(others, torch.export.Dim.AUTO)
         if axis is not None:
             dims[axis] = batch
         if dims:
@@ -140,17 +148,49 @@ def _free_axes(example: Example, axes: Axes, lengths: set[int]) -> Any:
     return free
 
 
-def _lengths(model: nn.Module, example: Example) -> set[int]:
-    """Run the model to see how long the sequences of its recurrences are."""
-    lengths: set[int] = set()
-    handles = [
-        module.register_forward_pre_hook(lambda _, args: lengths.add(args[0].shape[0]))
-        for module in model.modules()
-        if isinstance(module, Recurrence)
+def time_axes(clone: nn.Module, model: nn.Module, example: Example, axes: Axes) -> Times:
+    """Find the axes of each input that are as long as a recurrence, and that the model takes longer.
+
+    Args:
+        clone: what :func:`rewritten_clone` returned.
+        model: what it was made of.
+        example: the inputs.
+        axes: the batch's axis of each input.
+
+    """
+    lengths = _lengths(evaluation_clone(clone), example)
+    tensors = example.tensors
+    found = [
+        (k, axis)
+        for k, tensor in enumerate(tensors)
+        for axis, size in enumerate(tensor.shape)
+        if size in lengths and axis != axes[k]
     ]
-    model(*example.args, **example.kwargs)
-    for handle in handles:
-        handle.remove()
+    # Inputs may have to be of one length: as many together as the model takes.
+    choices = (each for count in range(len(found), 0, -1) for each in itertools.combinations(found, count))
+    for chosen in itertools.islice(choices, _MANY):
+        times = tuple(tuple(axis for place, axis in chosen if place == k) for k in range(len(tensors)))
+        longer = example.resized(
+            [
+                {axis: tensor.shape[axis] + 1 for axis in each}
+                for tensor, each in zip(tensors, times, strict=True)
+            ]
+        )
+        try:
+            run_torch(model, longer)
+        except Exception:  # whatever the user's code raises
+            continue
+        return times
+    return ((),) * len(tensors)
+
+
+def _lengths(model: nn.Module, example: Example) -> set[int]:
+    """Run a model to see how long the sequences of its recurrences are."""
+    lengths: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, Recurrence):
+            module.register_forward_pre_hook(lambda _, args: lengths.add(args[0].shape[0]))
+    run_torch(model, example)
     return lengths
 
 
@@ -178,10 +218,11 @@ def _parameter_names(clone: nn.Module, model: nn.Module) -> dict[str, str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence what torch's exporter says about itself: nothing that a user could act on."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    # One line per torchvision operator, whenever torchvision is not installed.
-    logger.setLevel(logging.ERROR)
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(_TALKATIVE)]
+    loggers = [logging.getLogger(name) for name in {*_TALKATIVE, *names}]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             # torch.export and torch.onnx call functions that torch itself has deprecated.
@@ -191,7 +232,8 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _no_program(error: Exception) -> str:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from passes.errors import RewriteError
+
 BATCH = "batch"
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
@@ -87,6 +89,10 @@ def tidy(proto: Any) -> Any:
     """Drop what is unused or only says where a node came from, and infer the shape of every value.
 
     A runtime loads a long graph fast only if each value's shape is known, up to the name of its batch.
+
+    Raises:
+        RewriteError: if onnx cannot infer them.
+
     """
     import onnx
 
@@ -115,7 +121,10 @@ def tidy(proto: Any) -> Any:
     imports = [(each.domain, each.version) for each in proto.opset_import if each.domain in used]
     del proto.opset_import[:]
     proto.opset_import.extend(onnx.helper.make_opsetid(*each) for each in imports)
-    return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    try:
+        return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:  # its exceptions have no common base but this
+        raise RewriteError(f"export_onnx: onnx does not find the shapes in the graph: {error}") from error
 
 
 def _separate_outputs(graph: Any) -> None:

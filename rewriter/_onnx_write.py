@@ -13,7 +13,8 @@ from passes.atoms import Mul, ReLUAtom, SigmoidAtom, TanhAtom
 from passes.errors import PassError, RewriteError
 from rewriter._onnx_steps import DOMAIN, Deferred, DeferredCell
 
-_AXES_0 = "axes_0"
+# No parameter of a model is called this.
+_AXES_0 = "rewriter.axes_0"
 _ATOMS: Mapping[type[nn.Module], str] = {
     SigmoidAtom: "Sigmoid",
     TanhAtom: "Tanh",

@@ -1,8 +1,11 @@
 """Export to ONNX: onnxruntime against the original module in torch, the refusals, and what is left behind."""
 
 import json
+import os
+import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -18,6 +21,7 @@ from rewriter import export_onnx
 from rewriter._onnx import ONNX_OPERATORS
 from rewriter._onnx_check import check_model, check_operators, relative_error, run_torch
 from rewriter._onnx_example import infer_batch_axes, read_example
+from rewriter._onnx_graph import tidy
 
 FORBIDDEN = {"LSTM", "GRU", "RNN", "Scan", "Loop", "If"}
 
@@ -305,6 +309,10 @@ def test_the_report_prints_and_serialises(tmp_path):
     text = str(report)
     for part in ("m.onnx", "input (5, batch, 3)", "output_1 (1, batch, 4)", "5 Tanh", "batch of 5"):
         assert part in text
+    assert (
+        max(map(len, str(replace(report, path="", operators=dict.fromkeys(ONNX_OPERATORS, 1))).split("\n")))
+        < 130
+    )
 
 
 def test_an_operator_outside_the_list_is_refused_and_the_old_file_kept(tmp_path):
@@ -375,6 +383,8 @@ def test_relative_error_sees_shapes_types_and_what_is_not_finite():
     assert relative_error(a, torch.tensor([1.0, 0.0, 8.0])) == torch.inf
     assert relative_error(torch.tensor([torch.inf]), torch.tensor([-torch.inf])) == torch.inf
     assert relative_error(torch.tensor([torch.inf]), torch.tensor([torch.nan])) == torch.inf
+    assert relative_error(a[1:2], a[1:2]) == torch.inf
+    assert relative_error(a[:0], a[:0]) == 0
     assert relative_error(a, a.double()) == torch.inf
     assert relative_error(a, a[None]) == torch.inf
 
@@ -453,6 +463,159 @@ def test_what_cannot_be_rewritten_is_declined(tmp_path):
     model = nn.utils.parametrizations.weight_norm(nn.LSTM(3, 4), "weight_hh_l0")
     with pytest.raises(DeclinedError, match="parametrized"):
         export_onnx(model, X, tmp_path / "m.onnx")
+
+
+def test_loops_with_a_length_that_is_also_the_number_of_features(tmp_path):
+    model = nn.LSTM(6, 5, batch_first=True)
+    report = export_onnx(model, torch.randn(3, 6, 6), tmp_path / "m.onnx", loops=True)
+    assert report.inputs == {"input": ("batch", "time", 6)}
+    check_against_torch(tmp_path / "m.onnx", model, torch.randn(4, 9, 6))
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(4, 3, batch_first=True)
+
+    def forward(self, x, mask):
+        return self.gru(x * mask[:, :, None])[0] * mask[:, :, None]
+
+
+def test_loops_with_inputs_of_one_length(tmp_path):
+    model = Masked()
+    report = export_onnx(model, (torch.randn(3, 4, 4), torch.rand(3, 4)), tmp_path / "m.onnx", loops=True)
+    assert report.inputs == {"x": ("batch", "time", 4), "mask": ("batch", "time")}
+    check_against_torch(tmp_path / "m.onnx", model, torch.randn(2, 9, 4), torch.rand(2, 9))
+
+
+class Calls(nn.Module):
+    """A GRU, and a function of its input and output that makes the model's output."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.gru = nn.GRU(3, 4, batch_first=True)
+        self.end = end
+
+    def forward(self, x):
+        return self.end(x, self.gru(x)[0])
+
+
+def test_a_model_may_write_into_its_input(tmp_path):
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.GRU(3, 4, batch_first=True))
+    example = torch.randn(2, 5, 3)
+    before = example.clone()
+    export_onnx(model, example, tmp_path / "m.onnx")
+    assert torch.equal(example, before)
+    check_against_torch(tmp_path / "m.onnx", model, torch.randn(4, 5, 3))
+
+
+def test_an_output_may_be_none(tmp_path):
+    model = Calls(lambda _, out: (out, None))
+    assert list(export_onnx(model, X, tmp_path / "m.onnx").outputs) == ["output"]
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (lambda _, out: {"o": out, "n": 3}, r"expected tensors .*got int at output\['n'\]"),
+        (lambda _, out: nn.functional.dropout(out, 0.5, True), "different outputs for the same input"),
+        (lambda _, out: out * torch.nan, "no finite number for the example input"),
+        (lambda _, out: (out, out / 0 * 0), "no finite number for the example input"),
+        (lambda x, out: out / 0 if len(x) == 1 else out, "no finite number for the batch of 1|differ"),
+    ],
+)
+def test_outputs_that_cannot_be_compared(tmp_path, end, message):
+    with pytest.raises(RewriteError, match=message):
+        export_onnx(Calls(end), X + 1, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_length_that_the_model_does_not_take_is_named(tmp_path):
+    table = torch.randn(7, 4)
+    model = Calls(lambda x, out: out + table[torch.arange(x.shape[1])])
+    with pytest.raises(RewriteError, match="does not run a batch of 5, 4 steps longer: IndexError"):
+        export_onnx(model, X, tmp_path / "m.onnx", loops=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_scripted_layer_is_declined_with_advice_that_fits(tmp_path):
+    with pytest.raises(DeclinedError, match=r"scripted module(.|\n)*\nMend them, then export\.$") as caught:
+        export_onnx(torch.jit.script(nn.LSTM(3, 4)), X, tmp_path / "m.onnx")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.declines) == (str(caught.value), caught.value.declines)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output_names": ["input", "b"]}, "output_names: expected names that no input has, got input"),
+        ({"output_names": ["", "b"]}, "output_names: expected 2 different name"),
+        ({"output_names": ["a", 3]}, "output_names: expected 2 different name"),
+        ({"input_names": [3]}, "input_names: expected 1 different name"),
+        ({"input_names": 3}, "input_names: expected 1 different name"),
+        ({"input_names": ["output_0"]}, "output_names: expected names that no input has, got output_0"),
+        ({"batch_axes": 1}, "batch_axes: expected an axis for some of input, got 1"),
+        ({"batch_axes": {"input": "1"}}, "batch_axes: expected the number of an axis for input, got '1'"),
+        ({"opset": 18.0}, r"opset: expected 18 to 24, got 18\.0"),
+    ],
+)
+def test_arguments_of_wrong_types(tmp_path, options, message):
+    with pytest.raises(RewriteError, match=message):
+        export_onnx(nn.GRU(3, 4), X, tmp_path / "m.onnx", **options)
+
+
+def test_a_parameter_may_have_any_name(tmp_path):
+    model = nn.Sequential(nn.GRU(3, 4, batch_first=True))
+    holder = Calls(lambda _, out: out * holder.axes_0)
+    holder.axes_0 = nn.Parameter(torch.randn(4))
+    holder.gru = model[0]
+    export_onnx(holder, X + 1, tmp_path / "m.onnx")
+    check_against_torch(tmp_path / "m.onnx", holder, torch.randn(4, 5, 3))
+
+
+def test_a_graph_whose_shapes_do_not_fit_is_refused():
+    with pytest.raises(RewriteError, match="does not find the shapes"):
+        tidy(_proto(helper.make_node("Add", ["x"], ["y"], name="one operand")))
+
+
+@pytest.mark.parametrize("path", [3, None, b"m.onnx", "a\0b"])
+def test_paths_that_are_none(path):
+    with pytest.raises(RewriteError, match=r"expected (the )?path"):
+        export_onnx(nn.GRU(3, 4), X, path)
+
+
+def test_a_link_is_followed_and_a_pipe_refused(tmp_path):
+    file, link, pipe = tmp_path / "m.onnx", tmp_path / "link.onnx", tmp_path / "pipe.onnx"
+    link.symlink_to(file)
+    export_onnx(nn.RNN(3, 4), X, link)
+    assert link.is_symlink()
+    assert not file.is_symlink()
+    assert onnx.load(file).graph.node
+    os.mkfifo(pipe)
+    with pytest.raises(RewriteError, match="expected the path of a regular file"):
+        export_onnx(nn.RNN(3, 4), X, pipe)
+    assert pipe.is_fifo()
+
+
+def test_long_file_names(tmp_path):
+    name = "m" * 250 + ".onnx"
+    export_onnx(nn.RNN(3, 4), X, tmp_path / name)
+    with pytest.raises(RewriteError, match="too long"):
+        export_onnx(nn.RNN(3, 4), X, tmp_path / ("long" + name))
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+def test_torch_says_nothing_while_it_exports(tmp_path):
+    code = (
+        "import torch, rewriter\n"
+        "class Size(torch.nn.GRU):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x, x.new_zeros(1, len(x), 4))[0], None\n"
+        "rewriter.export_onnx(Size(3, 4, batch_first=True), torch.ones(2, 5, 3), 'm.onnx')"
+    )
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
 
 
 def test_bad_paths(tmp_path):
