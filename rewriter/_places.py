@@ -12,7 +12,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Set
 from enum import Enum
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -175,8 +175,13 @@ def _of_callable(value: Any) -> list[tuple[str, Any]] | None:
         return [(".__func__", value.__func__), (".__self__", value.__self__)]
     if isinstance(value, FunctionType):
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
-        return [(f".{name}", cell.cell_contents) for name, cell in cells if cell != type(cell)()]
+        found = [(f".{name}", cell.cell_contents) for name, cell in cells if _is_full(cell)]
+        return [*found, (".__defaults__", value.__defaults__), (".__kwdefaults__", value.__kwdefaults__)]
     return None
+
+
+def _is_full(cell: CellType) -> bool:
+    return cell != CellType()
 
 
 def _of_object(value: Any) -> list[tuple[str, Any]] | None:

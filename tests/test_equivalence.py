@@ -370,6 +370,19 @@ def test_where_all_is_nan_nothing_is_equal():
     assert report.failures[0].problem == "nothing finite to compare: NaN in both"
 
 
+def test_nan_in_one_part_of_a_complex_number_does_not_hide_the_other():
+    def model(imaginary: float) -> nn.Module:
+        def forward(x: Tensor) -> Any:
+            real = torch.stack((x[0], torch.full_like(x[0], math.nan)))
+            return torch.complex(real.detach(), torch.full_like(real, imaginary).detach())
+
+        return Function(forward)
+
+    assert check_equivalence(model(1.0), model(1.0), torch.ones(1), seeds=1).equal
+    report = check_equivalence(model(1.0), model(2.0), torch.ones(1), seeds=1)
+    assert {each.index for each in report.failures} == {(1,)}
+
+
 def test_outputs_that_are_tiny_are_noted():
     model = Function(lambda x: (1e-9 * x, 1 * x))
     (note,) = check_equivalence(model, model, torch.ones(2), seeds=1).notes
@@ -450,6 +463,8 @@ class Attribute(list[Any]):
         (lambda x, y: Attribute([x], y), "output.y"),
         (lambda x, y: (x, partial(torch.add, y)), "output[1].args[0]"),
         (lambda x, y: (x, lambda: y), "output[1].y"),
+        (lambda x, y: (x, lambda z=y: z), "output[1].__defaults__[0]"),
+        (lambda x, y: (x, lambda *, z=y: z), "output[1].__kwdefaults__['z']"),
         (lambda x, y: (x, Slots(x, y).method), "output[1].__self__.y"),
         (lambda x, y: (x, slice(y, 2)), "output[1].start"),
         (lambda x, y: (x, {y.sum().item(), "name"}), "output[1]{0}"),
@@ -535,8 +550,9 @@ def test_a_model_of_which_no_output_was_compared_is_not_called_equal():
         def forward(self, x: Tensor) -> Any:
             return {"shape": super().forward(x).shape}
 
-    report = check_equivalence(Silent(2, 2), Silent(2, 2), torch.ones(1, 2), seeds=1)
-    assert {each.problem for each in report.failures} == {"no tensor of the outputs could be compared"}
+    for model, inputs in ((Silent(2, 2), torch.ones(1, 2)), (nn.Linear(2, 2), torch.ones(0, 2))):
+        report = check_equivalence(model, copy.deepcopy(model), inputs, seeds=1)
+        assert {each.problem for each in report.failures} == {"no tensor of the outputs could be compared"}
 
 
 def test_an_output_that_refers_to_itself_ends():
