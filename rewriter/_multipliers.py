@@ -37,8 +37,7 @@ def sigmoid_multiplier(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Oper
         (tensor([0.2500]),)
 
     """
-    half = (x[0] - x0[0]) / 2
-    return (_tanh_over(half) * (y * (1 - y0) + y0 * (1 - y)) / 2,)
+    return (tanh_over_((x[0] - x0[0]) / 2) * (y * (1 - y0) + y0 * (1 - y)) / 2,)
 
 
 def tanh_multiplier(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
@@ -52,7 +51,7 @@ def tanh_multiplier(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operand
         (tensor([1.]),)
 
     """
-    return (_tanh_over(x[0] - x0[0]) * (1 - y * y0),)
+    return (tanh_over_(x[0] - x0[0]) * (1 - y * y0),)
 
 
 def relu_multiplier(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
@@ -90,7 +89,16 @@ RULES: Mapping[type[nn.Module], Rule] = {
 }
 
 
-def _tanh_over(delta: Tensor) -> Tensor:
-    """Return ``tanh(delta) / delta``, which is 1 at 0 and accurate to rounding everywhere."""
-    same = delta == 0
-    return torch.where(same, 1, torch.tanh(delta) / torch.where(same, 1, delta))
+def tanh_over_(delta: Tensor) -> Tensor:
+    """Return ``tanh(delta) / delta``, 1 at 0 and accurate to rounding everywhere; overwrites ``delta``.
+
+    The function is even, and flat at 0: so the smallest normal number can be added to ``|delta|``, after
+    which nothing is left to divide by zero.
+
+    Example:
+        >>> tanh_over_(torch.tensor([0.0, -1.0]))
+        tensor([1.0000, 0.7616])
+
+    """
+    delta.abs_().add_(torch.finfo(delta.dtype).tiny)
+    return torch.tanh(delta).div_(delta)

@@ -1,0 +1,207 @@
+"""Attributions of a linked model's outputs to its inputs, tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from passes.errors import RewriteError
+from rewriter._linked import Pairing, Tape, running
+from rewriter._linked_recurrence import Forward
+from rewriter._tiles import Tiles, default_budget, spans
+
+Inputs = list[Tensor]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is explained, and with respect to what.
+
+    Args:
+        model: a linked copy.
+        select: picks the tensor to explain from what the model returns.
+        interim: name of the operation whose inputs receive the attributions, or None for the model's.
+
+    """
+
+    model: nn.Module
+    select: Callable[[object], Tensor]
+    interim: str | None = None
+
+    def run(self, inputs: Inputs) -> Tensor:
+        """Return the outputs to explain, with the batch first.
+
+        Raises:
+            RewriteError: if there is not one row per row of the input.
+
+        """
+        output = self.select(self.model(*inputs))
+        if not isinstance(output, Tensor) or output.dim() == 0 or output.shape[0] != inputs[0].shape[0]:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise RewriteError(
+                f"expected an output with the batch of {inputs[0].shape[0]} in dimension 0, got {got}; pass "
+                "output=… to say which part of what the model returns is to be explained"
+            )
+        return output
+
+
+@dataclass(frozen=True)
+class Part:
+    """Attributions of some samples to some references.
+
+    Args:
+        begin: first sample.
+        end: behind the last sample.
+        outputs: the model's, (end - begin, \\*).
+        sums: for each input the sum over those references, (K, end - begin, \\*shape), float64.
+        pairs: the number of pairs.
+
+    """
+
+    begin: int
+    end: int
+    outputs: Tensor
+    sums: Inputs
+    pairs: int
+
+
+def attribute(
+    target: Target,
+    samples: Inputs,
+    references: Inputs,
+    chosen: Tensor,
+    *,
+    own: bool = False,
+    max_memory: int | None = None,
+) -> Iterator[Part]:
+    """Yield the attributions tile by tile; sums over all parts of a sample are sums over all references.
+
+    Args:
+        target: what to explain.
+        samples: one tensor per input of the model, M rows each.
+        references: likewise, N rows each; for ``own`` (M, N, \\*).
+        chosen: (M, K), indices of the outputs, flattened, to explain.
+        own: each sample has references of its own.
+        max_memory: bytes for what is needed beside the samples and the result.
+
+    """
+    count = references[0].shape[1] if own else references[0].shape[0]
+    counts = (samples[0].shape[0], count, chosen.shape[1])
+    if 0 in counts:
+        return
+    device = samples[0].device
+    budget = default_budget(device) if max_memory is None else max_memory
+    row_bytes, step_bytes = _measure(target, [each[:1] for each in samples])
+    tiles = Tiles.choose(counts, row_bytes, step_bytes, budget, device.type, own=own)
+    for r0, r1 in spans(count, tiles.references):
+        shared = None if own else [each[r0:r1] for each in references]
+        tape = None if shared is None else _record(target, shared)
+        for s0, s1 in spans(counts[0], tiles.samples):
+            rows = [each[s0:s1] for each in samples]
+            if shared is None or tape is None:
+                # References in the order (N, M), so that one of each sample's makes one batch.
+                of_samples = [each[s0:s1, r0:r1].transpose(0, 1) for each in references]
+                tape = None
+                recorded = _record(target, [each.flatten(0, 1) for each in of_samples])
+                background = of_samples
+            else:
+                recorded = Tape(entries=tape.entries, inputs=tape.inputs)
+                background = [each.unsqueeze(1) for each in shared]
+            pairing = Pairing(s1 - s0, r1 - r0, own)
+            yield from _pair(target, rows, background, recorded, pairing, chosen[s0:s1], tiles, s0)
+
+
+def _measure(target: Target, row: Inputs) -> tuple[int, int]:
+    """Return the bytes that a run of one row leaves, and that one step of its widest recurrence does."""
+    tape = _record(target, row)
+    total = step = 0
+    for _, entry in tape.entries:
+        if isinstance(entry, Forward):
+            kept = [each for each in entry.kept if each is not None]
+            total += sum(each.nbytes for each in kept)
+            step = max(step, kept[0].nbytes // kept[0].shape[0])
+        else:
+            total += sum(each.nbytes for each in (*entry[0], entry[1]))
+    return total + sum(each.nbytes for each in row), step
+
+
+def _record(target: Target, references: Inputs) -> Tape:
+    tape = Tape()
+    with torch.no_grad(), running(tape):
+        target.run(references)
+    return tape
+
+
+def _pair(
+    target: Target,
+    samples: Inputs,
+    references: Inputs,
+    tape: Tape,
+    pairing: Pairing,
+    chosen: Tensor,
+    tiles: Tiles,
+    first: int,
+) -> Iterator[Part]:
+    rows = pairing.samples
+    if not pairing.own and pairing.samples == pairing.references:
+        # The batch is told by its size: let the two differ.
+        samples = [torch.cat([each, each[-1:]]) for each in samples]
+        chosen = torch.cat([chosen, chosen[-1:]])
+        pairing.samples += 1
+    tape.pairing = pairing
+    leaves = [_leaf(each) for each in samples]
+    with torch.inference_mode(False), torch.enable_grad(), running(tape):
+        output = target.run([leaf.clone() if leaf.requires_grad else leaf for leaf in leaves])
+    if tape.position != len(tape.entries):
+        raise RewriteError(
+            f"{tape.entries[tape.position][0]}: ran for the references and not for the samples; both must "
+            "run the same operations"
+        )
+    if target.interim is not None:
+        leaves = tape.leaves
+        references = [_as_pairs(pairing, a, b) for a, b in zip(leaves, tape.inputs, strict=True)]
+    flat = output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
+    sums = [
+        torch.zeros(chosen.shape[1], *leaf.shape, dtype=torch.float64, device=leaf.device) for leaf in leaves
+    ]
+    for begin, end in spans(pairing.references, tiles.paired):
+        pairing.begin, pairing.end = begin, end
+        deltas = [leaf.detach() - each[begin:end] for leaf, each in zip(leaves, references, strict=True)]
+        for k0, k1 in spans(chosen.shape[1], tiles.outputs):
+            pairing.outputs = k1 - k0
+            multipliers = _backward(flat, leaves, chosen[:, k0:k1], pairing)
+            for total, each, delta in zip(sums, multipliers, deltas, strict=True):
+                if each is not None:
+                    total[k0:k1] += (each.unflatten(0, (k1 - k0, end - begin)) * delta).sum(1)
+    trimmed = [each[:, :rows] for each in sums]
+    yield Part(first, first + rows, output.detach()[:rows], trimmed, rows * pairing.references)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    with torch.inference_mode(False):
+        leaf = tensor.detach().clone()
+        return leaf.requires_grad_() if leaf.is_floating_point() else leaf
+
+
+def _as_pairs(pairing: Pairing, leaf: Tensor, reference: Tensor) -> Tensor:
+    pairing.begin, pairing.end = 0, pairing.references
+    return pairing.pairs(leaf.detach(), reference)[1]
+
+
+def _backward(flat: Tensor, leaves: Inputs, chosen: Tensor, pairing: Pairing) -> list[Tensor | None]:
+    """Return the multipliers of each leaf, (K × n, M, \\*shape)."""
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    if not wanted or not flat.requires_grad:
+        return [None] * len(leaves)
+    picked = flat.new_zeros(chosen.shape[1], *flat.shape)
+    picked.scatter_(2, chosen.T.unsqueeze(-1).to(flat.device), 1.0)
+    batch = picked.repeat_interleave(pairing.count, 0)
+
+    def pull(weights: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(flat, wanted, weights, retain_graph=True, materialize_grads=True)
+
+    found = iter(torch.func.vmap(pull)(batch))
+    return [next(found) if leaf.requires_grad else None for leaf in leaves]

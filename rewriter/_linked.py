@@ -1,0 +1,140 @@
+"""Run a model on references and on samples, and link each operation of the samples to the references'.
+
+The model is a private copy whose operations with a rule ask :func:`current` what to do. References run
+first and are recorded; then the samples run and each operation is linked to the recorded one. Both run
+once per row: M + N rows. Multipliers live on pairs; they come from a backward pass through the samples'
+autograd graph under ``torch.func.vmap``, in which the batch of vmap is outputs × references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from passes.errors import RewriteError
+
+
+@dataclass
+class Pairing:
+    """Which rows are paired in the backward pass that is about to run.
+
+    Args:
+        samples: rows of the run on samples, M.
+        references: rows of the run on references, N; for ``own``, per sample.
+        own: each sample has references of its own, (N, M) in that order.
+        outputs: outputs explained at a time, K.
+        begin: first reference of the pass.
+        end: behind its last reference.
+
+    """
+
+    samples: int
+    references: int
+    own: bool = False
+    outputs: int = 1
+    begin: int = 0
+    end: int = 0
+
+    @property
+    def count(self) -> int:
+        """The number of references of the pass."""
+        return self.end - self.begin
+
+    def pairs(self, x: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring a sample's and a reference's tensor into one shape (n, \\*shape of x), unless it broadcasts.
+
+        Where the batch is, is seen from the sizes, which differ: M for samples, N for references.
+
+        Example:
+            >>> x, x0 = Pairing(2, 3, begin=0, end=3).pairs(torch.zeros(5, 2, 4), torch.zeros(5, 3, 4))
+            >>> x.shape, x0.shape
+            (torch.Size([1, 5, 2, 4]), torch.Size([3, 5, 1, 4]))
+
+        """
+        if x.dim() != x0.dim():
+            raise RewriteError(
+                f"samples gave a tensor of shape {tuple(x.shape)} where references gave {tuple(x0.shape)}"
+            )
+        if x.shape == x0.shape:
+            # A constant, the same for all rows; or one reference for each sample.
+            return x.unsqueeze(0), x0.unsqueeze(0)
+        differing = [d for d in range(x.dim()) if x.shape[d] != x0.shape[d]]
+        rows = self.references * (self.samples if self.own else 1)
+        batch = differing[0]
+        each, rest = divmod(x.shape[batch], self.samples)
+        if len(differing) > 1 or rest or x0.shape[batch] != rows * each:
+            raise RewriteError(
+                f"the batch cannot be told in tensors of shape {tuple(x.shape)} for {self.samples} samples and "
+                f"{tuple(x0.shape)} for {rows} references"
+            )
+        x0 = x0.unflatten(batch, (self.references, -1)).movedim(batch, 0)[self.begin : self.end]
+        if not self.own:
+            if each == 1:
+                return x.unsqueeze(0), x0
+            x0 = x0.unsqueeze(batch + 1)
+            shape = [*x0.shape]
+            shape[batch + 1] = self.samples
+            x0 = x0.expand(shape).flatten(batch + 1, batch + 2)
+        return x.unsqueeze(0), x0
+
+
+@dataclass
+class Tape:
+    """What the operations of one run on references left, in the order in which they ran.
+
+    Args:
+        pairing: None while the references run.
+        entries: name of each operation and what it left.
+        position: of the next one for the samples.
+        inputs: what an operation inside the model got from the references, where that is asked for.
+        leaves: its inputs from the samples, made leaves of their autograd graph.
+
+    """
+
+    pairing: Pairing | None = None
+    entries: list[tuple[str, Any]] = field(default_factory=list)
+    position: int = 0
+    inputs: list[Tensor] = field(default_factory=list)
+    leaves: list[Tensor] = field(default_factory=list)
+
+    def add(self, name: str, entry: Any) -> None:
+        """Note one operation of the references' run."""
+        self.entries.append((name, entry))
+
+    def next(self, name: str) -> Any:
+        """Return the references' counterpart of the operation that runs now.
+
+        Raises:
+            RewriteError: if the samples took another path through the model's code.
+
+        """
+        if self.position == len(self.entries) or self.entries[self.position][0] != name:
+            raise RewriteError(
+                f"{name}: the model's code took another path for the samples than for the references; "
+                "both must run the same operations"
+            )
+        self.position += 1
+        return self.entries[self.position - 1][1]
+
+
+_current: ContextVar[Tape | None] = ContextVar("rewriter_tape", default=None)
+
+
+def current() -> Tape | None:
+    """Return the tape of the run under way in this thread."""
+    return _current.get()
+
+
+@contextmanager
+def running(tape: Tape) -> Iterator[None]:
+    """Make ``tape`` the one of this thread."""
+    token = _current.set(tape)
+    try:
+        yield
+    finally:
+        _current.reset(token)

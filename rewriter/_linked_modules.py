@@ -1,0 +1,177 @@
+"""Make a private copy of a model whose operations with a rule are linked, samples to references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.clone import clone_structure
+from passes.recurrence import Recurrence
+from rewriter._linked import Pairing, current
+from rewriter._linked_recurrence import GatesToBe, can_fuse, linked_recurrence
+from rewriter._module_rules import Pull, pull_for
+from rewriter._multipliers import Operands
+from rewriter._sweeps import CellSweep, sweep_for
+
+Forward = Callable[..., Any]
+
+
+def linked_copy(model: nn.Module) -> nn.Module:
+    """Copy a model, in evaluation mode; outside of a run the copy computes what the model computes.
+
+    The copy has modules of its own and shares the parameters' storage. It is never changed again, so
+    that any number of threads may run it.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+        >>> copy = linked_copy(model)
+        >>> x = torch.ones(1, 2)
+        >>> bool((copy(x) == model(x)).all()), copy[0].weight.requires_grad, model[0].weight.requires_grad
+        (True, False, True)
+
+    """
+    copy = clone_structure(model).eval()
+    for module in copy.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                # Without gradients of parameters, autograd keeps nothing for them.
+                module._parameters[name] = nn.Parameter(parameter.detach(), requires_grad=False)
+    _link_recurrences(copy)
+    for name, module in copy.named_modules():
+        pull = pull_for(module)
+        if pull is not None:
+            if getattr(module, "inplace", False):
+                module.inplace = False
+            object.__setattr__(module, "forward", partial(_rule_forward, module.forward, name, pull))
+    return copy
+
+
+def _link_recurrences(copy: nn.Module) -> None:
+    for name, module in copy.named_modules():
+        if not isinstance(module, Recurrence) or not can_fuse(module.hidden):
+            continue
+        sweep = sweep_for(module.cell)
+        if sweep is None:
+            continue
+        forward = partial(_recurrence_forward, module.forward, name, sweep, module)
+        object.__setattr__(module, "forward", forward)
+        parent, _, own = name.rpartition(".")
+        # passes.layers puts the Linear that feeds a recurrence beside it, and feeds nothing else with it.
+        beside = getattr(copy.get_submodule(parent), own.replace("_steps", "_input"), None)
+        if own.endswith("_steps") and isinstance(beside, nn.Module) and can_fuse(beside):
+            object.__setattr__(beside, "forward", partial(_input_forward, beside.forward, beside))
+
+
+def _input_forward(plain: Forward, module: nn.Module, x: Tensor) -> Tensor | GatesToBe:
+    return plain(x) if current() is None else GatesToBe(x, module)
+
+
+def _recurrence_forward(
+    plain: Forward,
+    name: str,
+    sweep: CellSweep,
+    steps: Recurrence,
+    gates: Tensor | GatesToBe,
+    mask: Tensor | None,
+    *state: Tensor,
+) -> Any:
+    tape = current()
+    if tape is None:
+        return plain(gates, mask, *state)
+    return linked_recurrence(sweep, steps, name, tape, gates, mask, state)
+
+
+def _rule_forward(plain: Forward, name: str, pull: Pull, *operands: Tensor) -> Any:
+    tape = current()
+    if tape is None:
+        return plain(*operands)
+    with torch.no_grad():
+        result = plain(*operands)
+    # What follows may write into the operands or the result in place.
+    noted = tuple(operand.detach().clone() for operand in operands)
+    output = result.clone()
+    if tape.pairing is None:
+        tape.add(name, (noted, output))
+        return result
+    noted0, output0 = tape.next(name)
+    link = RuleLink(pull, noted, noted0, output, output0, tape.pairing)
+    return LinkedRule.apply(link, result, *operands)  # type: ignore[no-untyped-call]
+
+
+@dataclass
+class RuleLink:
+    """One call of an operation by the samples, with its counterpart by the references."""
+
+    pull: Pull
+    x: Operands
+    x0: Operands
+    y: Tensor
+    y0: Tensor
+    pairing: Pairing
+
+    def backward(self, d: Tensor) -> Operands:
+        """Take multipliers (K, n, \\*output shape) to those of the operands, (K, n, \\*operand shape)."""
+        y, y0 = self.pairing.pairs(self.y, self.y0)
+        shape = (self.pairing.count, *self.y.shape)
+        pairs = [
+            self.pairing.pairs(*_aligned(a, b, self.y.dim())) for a, b in zip(self.x, self.x0, strict=True)
+        ]
+        whole = [(a.expand(shape), b.expand(shape)) for a, b in pairs] if len(pairs) > 1 else pairs
+        pulled = self.pull(tuple(a for a, _ in whole), tuple(b for _, b in whole), y, y0, d)
+        return tuple(
+            each.sum_to_size(*d.shape[:2], *_lead(operand.shape, self.y.dim())).reshape(
+                *d.shape[:2], *operand.shape
+            )
+            if each.shape[2:] != operand.shape
+            else each
+            for each, operand in zip(pulled, self.x, strict=True)
+        )
+
+
+def _aligned(a: Tensor, b: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+    """Put missing dimensions in front, as broadcasting does."""
+    return a.reshape(_lead(a.shape, dims)), b.reshape(_lead(b.shape, dims))
+
+
+def _lead(shape: torch.Size, dims: int) -> tuple[int, ...]:
+    return (1,) * (dims - len(shape)) + tuple(shape)
+
+
+class LinkedRule(torch.autograd.Function):
+    """Stands for an operation with a rule in the samples' autograd graph."""
+
+    @staticmethod
+    def forward(ctx: Any, link: RuleLink, output: Tensor, *operands: Tensor) -> Tensor:
+        """Hand on what the operation gave."""
+        ctx.link = link
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Apply the rule to all pairs."""
+        return (None, None, *_Pull.apply(ctx.link, *grads))  # type: ignore[no-untyped-call]
+
+
+class _Pull(torch.autograd.Function):
+    """A rule, as an operation that vmap hands the whole batch."""
+
+    @staticmethod
+    def forward(link: RuleLink, grad: Tensor) -> Any:
+        raise AssertionError("runs under vmap only")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, link: RuleLink, grad: Tensor) -> Any:
+        """Apply the rule to all of vmap's batch."""
+        grad = grad.movedim(in_dims[1], 0).unflatten(0, (link.pairing.outputs, link.pairing.count))
+        with torch.no_grad():
+            pulled = tuple(each.flatten(0, 1) for each in link.backward(grad))
+        return pulled, (0,) * len(pulled)

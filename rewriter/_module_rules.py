@@ -1,0 +1,136 @@
+"""Attribution rules for torch's own modules, beside those of the atoms: the ones that stock shap has.
+
+They act on pairs, (n, \\*shape), and on the multipliers of K outputs, (K, n, \\*shape).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rewriter._multipliers import RULES, Operands, Rule, relu_multiplier, sigmoid_multiplier, tanh_multiplier
+
+#: Takes multipliers of a module's output to those of its operands.
+Pull = Callable[[Operands, Operands, Tensor, Tensor, Tensor], Operands]
+
+# Torch's modules whose every output element depends, for the rule, on one input element. Softmax is
+# among them because stock shap treats it so: additive, but blind to what one class takes from another.
+_ELEMENTWISE = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Mish,
+    nn.ReLU6,
+    nn.SELU,
+    nn.SiLU,
+    nn.Softmax,
+    nn.Softplus,
+    nn.Softsign,
+    nn.Tanhshrink,
+)
+_TABLE: dict[type[nn.Module], Rule] = {
+    nn.ReLU: relu_multiplier,
+    nn.Sigmoid: sigmoid_multiplier,
+    nn.Tanh: tanh_multiplier,
+    **RULES,
+}
+_POOLS: dict[type[nn.Module], Any] = {
+    nn.MaxPool1d: F.max_pool1d,
+    nn.MaxPool2d: F.max_pool2d,
+    nn.MaxPool3d: F.max_pool3d,
+}
+
+
+def pull_for(module: nn.Module) -> Pull | None:
+    """Return the rule for a module of exactly a known type, else None.
+
+    Example:
+        >>> pull_for(nn.Linear(1, 1)) is None, pull_for(nn.ReLU()) is None
+        (True, False)
+
+    """
+    kind = type(module)
+    if kind in _TABLE:
+        return partial(_by_rule, _TABLE[kind])
+    if kind in _ELEMENTWISE:
+        return partial(_by_rule, partial(chord_multiplier, module.forward))
+    if kind in _POOLS:
+        return partial(_by_position, module, _POOLS[kind])
+    return None
+
+
+def chord_multiplier(
+    function: Callable[[Tensor], Tensor], x: Operands, x0: Operands, y: Tensor, y0: Tensor
+) -> Operands:
+    """Rescale any elementwise function: the slope of its chord, its mean derivative where that is lost.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> chord_multiplier(torch.square, (3 * one,), (one,), 9 * one, one)
+        (tensor([[4.]]),)
+
+    """
+    delta = x[0] - x0[0]
+    # Stock shap's threshold: below it the difference of the values is rounding.
+    close = delta.abs() < 1e-6
+    slope = (y - y0) / torch.where(close, 1, delta)
+    if bool(close.any()):
+        slope = torch.where(close, (_derivative(function, x[0]) + _derivative(function, x0[0])) / 2, slope)
+    return (slope,)
+
+
+def _derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        # Pairs come with a dimension in front, which a module that counts dimensions does not expect.
+        leaf = x.detach().flatten(0, 1).requires_grad_()
+        (derivative,) = torch.autograd.grad(function(leaf).sum(), leaf)
+    return derivative.view(x.shape)
+
+
+def _by_rule(rule: Rule, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor) -> Operands:
+    return tuple(d * multiplier for multiplier in rule(x, x0, y, y0))
+
+
+def _by_position(
+    module: nn.Module, pool: Any, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor
+) -> Operands:
+    """Max pooling: the rise over the larger of both outputs goes where the sample has its maximum, the
+    rest to where the reference has its own.
+    """
+    higher = torch.maximum(y, y0)
+    delta = x[0] - x0[0]
+    given = _to_maxima(module, pool, x[0], d * (higher - y0)) + _to_maxima(
+        module, pool, x0[0], d * (y - higher)
+    )
+    close = delta.abs() < 1e-7
+    return (torch.where(close, 0, given / torch.where(close, 1, delta)),)
+
+
+def _to_maxima(module: Any, pool: Any, x: Tensor, given: Tensor) -> Tensor:
+    """Add what each window is given to the place of its maximum; windows may overlap."""
+    space = {F.max_pool1d: 1, F.max_pool2d: 2, F.max_pool3d: 3}[pool]
+    lead = x.shape[:-space]
+    _, index = pool(
+        x.reshape(-1, *x.shape[-space - 1 :]),
+        module.kernel_size,
+        module.stride,
+        module.padding,
+        module.dilation,
+        module.ceil_mode,
+        return_indices=True,
+    )
+    outputs = given.shape[0]
+    flat = given.new_zeros(outputs, *lead, x.shape[-space:].numel())
+    index = index.reshape(*lead, -1).expand(outputs, *lead, -1)
+    flat.scatter_add_(-1, index, given.flatten(-space))
+    return flat.view(outputs, *x.shape)
