@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class Target:
     """
 
     model: nn.Module
-    select: Callable[[object], Tensor]
+    select: Callable[[Any], Any]
     interim: str | None = None
 
     def run(self, inputs: Inputs) -> Tensor:
@@ -55,8 +56,8 @@ class Part:
     Args:
         begin: first sample.
         end: behind the last sample.
-        outputs: the model's, (end - begin, \\*).
-        sums: for each input the sum over those references, (K, end - begin, \\*shape), float64.
+        outputs: the model's, (end - begin, *).
+        sums: for each input the sum over those references, (K, end - begin, *shape), float64.
         pairs: the number of pairs.
 
     """
@@ -64,6 +65,7 @@ class Part:
     begin: int
     end: int
     outputs: Tensor
+    base: Tensor
     sums: Inputs
     pairs: int
 
@@ -76,16 +78,18 @@ def attribute(
     *,
     own: bool = False,
     max_memory: int | None = None,
+    sizes: dict[Any, tuple[int, int]] | None = None,
 ) -> Iterator[Part]:
     """Yield the attributions tile by tile; sums over all parts of a sample are sums over all references.
 
     Args:
         target: what to explain.
         samples: one tensor per input of the model, M rows each.
-        references: likewise, N rows each; for ``own`` (M, N, \\*).
+        references: likewise, N rows each; for ``own`` (M, N, *).
         chosen: (M, K), indices of the outputs, flattened, to explain.
         own: each sample has references of its own.
         max_memory: bytes for what is needed beside the samples and the result.
+        sizes: remembers what one row takes, by its shape.
 
     """
     count = references[0].shape[1] if own else references[0].shape[0]
@@ -94,29 +98,35 @@ def attribute(
         return
     device = samples[0].device
     budget = default_budget(device) if max_memory is None else max_memory
-    row_bytes, step_bytes = _measure(target, [each[:1] for each in samples])
+    sizes = {} if sizes is None else sizes
+    row = [each[:1] for each in samples]
+    key = tuple((each.shape, each.dtype) for each in row)
+    if key not in sizes:
+        sizes[key] = _measure(target, row)
+    row_bytes, step_bytes = sizes[key]
     tiles = Tiles.choose(counts, row_bytes, step_bytes, budget, device.type, own=own)
     for r0, r1 in spans(count, tiles.references):
         shared = None if own else [each[r0:r1] for each in references]
-        tape = None if shared is None else _record(target, shared)
+        tape, base = (None, samples[0]) if shared is None else _record(target, shared)
         for s0, s1 in spans(counts[0], tiles.samples):
             rows = [each[s0:s1] for each in samples]
             if shared is None or tape is None:
                 # References in the order (N, M), so that one of each sample's makes one batch.
                 of_samples = [each[s0:s1, r0:r1].transpose(0, 1) for each in references]
-                tape = None
-                recorded = _record(target, [each.flatten(0, 1) for each in of_samples])
+                recorded, base = _record(target, [each.flatten(0, 1) for each in of_samples])
                 background = of_samples
             else:
                 recorded = Tape(entries=tape.entries, inputs=tape.inputs)
                 background = [each.unsqueeze(1) for each in shared]
             pairing = Pairing(s1 - s0, r1 - r0, own)
-            yield from _pair(target, rows, background, recorded, pairing, chosen[s0:s1], tiles, s0)
+            sums, outputs = _pair(target, rows, background, recorded, pairing, chosen[s0:s1], tiles)
+            total = torch.unflatten(base, 0, (r1 - r0, -1)).sum(0)
+            yield Part(s0, s1, outputs, total, sums, (s1 - s0) * (r1 - r0))
 
 
 def _measure(target: Target, row: Inputs) -> tuple[int, int]:
     """Return the bytes that a run of one row leaves, and that one step of its widest recurrence does."""
-    tape = _record(target, row)
+    tape, _ = _record(target, row)
     total = step = 0
     for _, entry in tape.entries:
         if isinstance(entry, Forward):
@@ -128,11 +138,15 @@ def _measure(target: Target, row: Inputs) -> tuple[int, int]:
     return total + sum(each.nbytes for each in row), step
 
 
-def _record(target: Target, references: Inputs) -> Tape:
+def _record(target: Target, references: Inputs) -> tuple[Tape, Tensor]:
+    """Run the references; return what they left and their flattened outputs."""
     tape = Tape()
     with torch.no_grad(), running(tape):
-        target.run(references)
-    return tape
+        return tape, _flat(target.run(references))
+
+
+def _flat(output: Tensor) -> Tensor:
+    return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
 
 def _pair(
@@ -143,8 +157,8 @@ def _pair(
     pairing: Pairing,
     chosen: Tensor,
     tiles: Tiles,
-    first: int,
-) -> Iterator[Part]:
+) -> tuple[Inputs, Tensor]:
+    """Return the sums of attributions over the references, and the outputs of the samples."""
     rows = pairing.samples
     if not pairing.own and pairing.samples == pairing.references:
         # The batch is told by its size: let the two differ.
@@ -163,7 +177,7 @@ def _pair(
     if target.interim is not None:
         leaves = tape.leaves
         references = [_as_pairs(pairing, a, b) for a, b in zip(leaves, tape.inputs, strict=True)]
-    flat = output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
+    flat = _flat(output)
     sums = [
         torch.zeros(chosen.shape[1], *leaf.shape, dtype=torch.float64, device=leaf.device) for leaf in leaves
     ]
@@ -175,9 +189,8 @@ def _pair(
             multipliers = _backward(flat, leaves, chosen[:, k0:k1], pairing)
             for total, each, delta in zip(sums, multipliers, deltas, strict=True):
                 if each is not None:
-                    total[k0:k1] += (each.unflatten(0, (k1 - k0, end - begin)) * delta).sum(1)
-    trimmed = [each[:, :rows] for each in sums]
-    yield Part(first, first + rows, output.detach()[:rows], trimmed, rows * pairing.references)
+                    total[k0:k1] += (torch.unflatten(each, 0, (k1 - k0, end - begin)) * delta).sum(1)
+    return [each[:, :rows] for each in sums], flat.detach()[:rows]
 
 
 def _leaf(tensor: Tensor) -> Tensor:
@@ -192,7 +205,7 @@ def _as_pairs(pairing: Pairing, leaf: Tensor, reference: Tensor) -> Tensor:
 
 
 def _backward(flat: Tensor, leaves: Inputs, chosen: Tensor, pairing: Pairing) -> list[Tensor | None]:
-    """Return the multipliers of each leaf, (K × n, M, \\*shape)."""
+    """Return the multipliers of each leaf, (K × n, M, *shape)."""
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     if not wanted or not flat.requires_grad:
         return [None] * len(leaves)

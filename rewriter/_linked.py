@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from passes.errors import RewriteError
@@ -46,7 +47,7 @@ class Pairing:
         return self.end - self.begin
 
     def pairs(self, x: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """Bring a sample's and a reference's tensor into one shape (n, \\*shape of x), unless it broadcasts.
+        """Bring a sample's and a reference's tensor into one shape (n, *shape of x), unless it broadcasts.
 
         Where the batch is, is seen from the sizes, which differ: M for samples, N for references.
 
@@ -69,10 +70,10 @@ class Pairing:
         each, rest = divmod(x.shape[batch], self.samples)
         if len(differing) > 1 or rest or x0.shape[batch] != rows * each:
             raise RewriteError(
-                f"the batch cannot be told in tensors of shape {tuple(x.shape)} for {self.samples} samples and "
-                f"{tuple(x0.shape)} for {rows} references"
+                f"the batch cannot be told in tensors of shape {tuple(x.shape)} for {self.samples} samples "
+                f"and {tuple(x0.shape)} for {rows} references"
             )
-        x0 = x0.unflatten(batch, (self.references, -1)).movedim(batch, 0)[self.begin : self.end]
+        x0 = torch.unflatten(x0, batch, (self.references, -1)).movedim(batch, 0)[self.begin : self.end]
         if not self.own:
             if each == 1:
                 return x.unsqueeze(0), x0

@@ -115,7 +115,7 @@ class RuleLink:
     pairing: Pairing
 
     def backward(self, d: Tensor) -> Operands:
-        """Take multipliers (K, n, \\*output shape) to those of the operands, (K, n, \\*operand shape)."""
+        """Take multipliers (K, n, *output shape) to those of the operands, (K, n, *operand shape)."""
         y, y0 = self.pairing.pairs(self.y, self.y0)
         shape = (self.pairing.count, *self.y.shape)
         pairs = [
@@ -171,7 +171,7 @@ class _Pull(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, link: RuleLink, grad: Tensor) -> Any:
         """Apply the rule to all of vmap's batch."""
-        grad = grad.movedim(in_dims[1], 0).unflatten(0, (link.pairing.outputs, link.pairing.count))
+        grad = torch.unflatten(grad.movedim(in_dims[1], 0), 0, (link.pairing.outputs, link.pairing.count))
         with torch.no_grad():
             pulled = tuple(each.flatten(0, 1) for each in link.backward(grad))
         return pulled, (0,) * len(pulled)

@@ -53,11 +53,11 @@ def fused(module: nn.Module) -> tuple[Tensor, Optional]:
         (torch.Size([3, 2]), None)
 
     """
-    linears = [each for each in module.children() if isinstance(each, nn.Linear)] or [module]
+    linears = [each for each in module.modules() if isinstance(each, nn.Linear)]
     weights = [each.weight.detach() for each in linears]
     biases = [each.bias.detach() for each in linears if each.bias is not None]
-    if len(linears) == 1:
-        return weights[0], (biases or [None])[0]  # type: ignore[list-item]
+    if len(weights) == 1:
+        return weights[0], biases[0] if biases else None
     return torch.cat(weights), torch.cat(biases) if biases else None
 
 
@@ -196,17 +196,15 @@ class RecurrentLink:
 
     def _paired(self) -> tuple[Kept, Kept]:
         """Return what both runs kept, per time step in shapes that broadcast to (n, M, q, F)."""
-        both = [
-            (a, a) if a is None or b is None else self._rows(a, b)
-            for a, b in zip(self.x.kept, self.x0.kept, strict=True)
-        ]
-        return Kept(*(a for a, _ in both)), Kept(*(b for _, b in both))
+        fields = zip(Kept._fields, self.x.kept, self.x0.kept, strict=True)
+        both = {name: self._rows(a, b) for name, a, b in fields if a is not None and b is not None}
+        return Kept(**{k: a for k, (a, _) in both.items()}), Kept(**{k: b for k, (_, b) in both.items()})
 
     def _rows(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         pairing = self.pairing
-        a = a.unflatten(1, (1, pairing.samples, -1))
+        a = torch.unflatten(a, 1, (1, pairing.samples, -1))
         shape = (pairing.references, pairing.samples if pairing.own else 1, -1)
-        return a, b.unflatten(1, shape)[:, pairing.begin : pairing.end]
+        return a, torch.unflatten(b, 1, shape)[:, pairing.begin : pairing.end]
 
     def _mask(self) -> Optional:
         """Return the mean of both masks, (T, n, B, 1); 1 where a step counts for sample and reference."""
@@ -220,7 +218,10 @@ class RecurrentLink:
 
 
 def _at(kept: Kept, t: int) -> Kept:
-    return Kept(*(None if each is None else each[t] for each in kept))
+    before, after, partner, passed = kept
+    return Kept(
+        before[t], after[t], None if partner is None else partner[t], None if passed is None else passed[t]
+    )
 
 
 class LinkedRecurrence(torch.autograd.Function):
@@ -258,7 +259,7 @@ class _Sweep(torch.autograd.Function):
         pairing = link.pairing
         split = (pairing.outputs, pairing.count)
         spread = [
-            None if grad is None else _front(grad, dim, info.batch_size).unflatten(0, split)
+            None if grad is None else torch.unflatten(_front(grad, dim, info.batch_size), 0, split)
             for grad, dim in zip(grads, in_dims[1:], strict=True)
         ]
         with torch.no_grad():

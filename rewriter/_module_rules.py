@@ -1,6 +1,6 @@
 """Attribution rules for torch's own modules, beside those of the atoms: the ones that stock shap has.
 
-They act on pairs, (n, \\*shape), and on the multipliers of K outputs, (K, n, \\*shape).
+They act on pairs, (n, *shape), and on the multipliers of K outputs, (K, n, *shape).
 """
 
 from __future__ import annotations
@@ -104,9 +104,7 @@ def _by_rule(rule: Rule, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Te
 def _by_position(
     module: nn.Module, pool: Any, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor
 ) -> Operands:
-    """Max pooling: the rise over the larger of both outputs goes where the sample has its maximum, the
-    rest to where the reference has its own.
-    """
+    """Give what a window rises to where the sample has its maximum, what it falls to the reference's."""
     higher = torch.maximum(y, y0)
     delta = x[0] - x0[0]
     given = _to_maxima(module, pool, x[0], d * (higher - y0)) + _to_maxima(

@@ -1,0 +1,73 @@
+"""Choose what is explained: a part of the outputs, and with respect to the input of which module."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from passes.errors import RewriteError
+from rewriter._attribution import Target
+from rewriter._decompose import decompose
+from rewriter._linked import current
+from rewriter._linked_modules import linked_copy
+
+
+def linked_target(
+    model: nn.Module | tuple[nn.Module, nn.Module], output: Callable[[Any], Tensor] | str | int | None
+) -> Target:
+    """Decompose a model, make a linked copy, and remember what of it is to be explained.
+
+    Args:
+        model: a model, or a model and the module whose inputs receive the attributions.
+        output: key, index or function that picks the output.
+
+    Raises:
+        RewriteError: if the model cannot be rewritten, or the module is not a part of it.
+
+    Example:
+        >>> import torch
+        >>> linked_target(nn.GRU(3, 2), 0).run([torch.zeros(4, 5, 3)]).shape
+        torch.Size([4, 5, 2])
+
+    """
+    root, layer = model if isinstance(model, tuple) else (model, None)
+    copy = linked_copy(decompose(root))
+    select = _itself if output is None else output if callable(output) else operator.itemgetter(output)
+    if layer is None:
+        return Target(copy, select)
+    names = [name for name, module in root.named_modules() if module is layer]
+    if not names:
+        raise RewriteError(f"the {type(layer).__name__} is not a part of the model")
+    # A rewritten layer takes its input in at its begin.
+    found = [
+        module
+        for name in names
+        for path in (f"{name}.begin".lstrip("."), name)
+        if (module := dict(copy.named_modules()).get(path)) is not None
+    ]
+    if not found:
+        raise RewriteError(f"{names[0]}: became part of the graph; explain the input of a module below it")
+    object.__setattr__(found[0], "forward", partial(_interim_forward, found[0].forward, names[0]))
+    return Target(copy, select, names[0])
+
+
+def _itself(output: Any) -> Any:
+    return output
+
+
+def _interim_forward(plain: Callable[..., Any], name: str, *args: Any) -> Any:
+    """Cut the graph in front of a module; what varies is its first argument."""
+    tape = current()
+    if tape is None:
+        return plain(*args)
+    if tape.pairing is None:
+        if tape.inputs:
+            raise RewriteError(f"{name}: runs more than once; its inputs cannot be explained")
+        tape.inputs = [args[0].detach()]
+        return plain(*args)
+    tape.leaves = [args[0].detach().clone().requires_grad_()]
+    return plain(tape.leaves[0].clone(), *args[1:])
