@@ -41,9 +41,10 @@ def check_sums(
     if not gap.max() <= tolerance * scale:
         row, column = np.unravel_index(int(np.nan_to_num(gap, nan=np.inf).argmax()), gap.shape)
         expected = f[row, column] - f0[row, column]
+        reason = first_break(target, samples, references)
         raise AdditivityError(
             f"the attributions of output {index[row, column]} of sample {row} sum to "
-            f"{total[row, column]:.6g} instead of {expected:.6g}, off by {gap[row, column] / scale:.1e} of the "
-            f"largest output (tolerance {tolerance:.0e}). {first_break(target, samples, references)} Pass "
+            f"{total[row, column]:.6g} instead of {expected:.6g}, off by {gap[row, column] / scale:.1e} of "
+            f"the largest output (tolerance {tolerance:.0e}). {reason} Pass "
             "check_additivity=False to take the values as they are."
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from rewriter._linked import Pairing, Tape, running
 from rewriter._linked_recurrence import Forward
+from rewriter._packing import PackByIndex
 from rewriter._tiles import Tiles, default_budget, spans
 
 Inputs = list[Tensor]
@@ -167,7 +168,7 @@ def _pair(
         pairing.samples += 1
     tape.pairing = pairing
     leaves = [_leaf(each) for each in samples]
-    with torch.inference_mode(False), torch.enable_grad(), running(tape):
+    with torch.inference_mode(False), torch.enable_grad(), running(tape), PackByIndex():
         output = target.run([leaf.clone() if leaf.requires_grad else leaf for leaf in leaves])
     if tape.position != len(tape.entries):
         raise RewriteError(

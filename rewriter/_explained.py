@@ -62,7 +62,7 @@ def collect(
     """
     rows, count = samples[0].shape[0], references[0].shape[int(own)]
     values: list[Array] = []
-    outputs = base = np.zeros((rows, 0))
+    outputs = base = np.zeros((rows, chosen.shape[1]))
     for part in _with_progress(parts, progress):
         if not values:
             values = [np.zeros((rows, *each.shape[2:], chosen.shape[1])) for each in part.sums]
@@ -118,11 +118,14 @@ class Names:
         import shap
 
         rows, count = len(done.data[0]), output_shape.numel()
-        values = np.concatenate([each.reshape(rows, -1, count) for each in done.values], 1)
-        data = np.concatenate([each.reshape(rows, -1) for each in done.data], 1)
+        sizes = [int(np.prod(each.shape[1:])) for each in done.data]
+        values = np.concatenate(
+            [each.reshape(rows, n, count) for each, n in zip(done.values, sizes, strict=True)], 1
+        )
+        data = np.concatenate([each.reshape(rows, n) for each, n in zip(done.data, sizes, strict=True)], 1)
         base = done.base
         if count == 1:
-            values, base = values[..., 0], base[:, 0] if base.size else base.reshape(rows)
+            values, base = values[..., 0], base.reshape(rows)
         names = self.of_features([each.shape[1:] for each in done.data])
         outputs = None if count == 1 else self.of_outputs(output_shape)
         return shap.Explanation(

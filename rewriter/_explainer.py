@@ -73,7 +73,8 @@ class DeepExplainer:
         max_memory: int | None = None,
         progress: bool = True,
     ) -> None:
-        self._target = linked_target(model, output)
+        with torch.inference_mode(False):
+            self._target = linked_target(model, output)
         like = next(self._target.model.parameters(), None)
         self._multi_input = isinstance(data, list | tuple)
         self._data = as_inputs(data, like, "background")

@@ -127,8 +127,7 @@ def _to_maxima(module: Any, pool: Any, x: Tensor, given: Tensor) -> Tensor:
         module.ceil_mode,
         return_indices=True,
     )
-    outputs = given.shape[0]
-    flat = given.new_zeros(outputs, *lead, x.shape[-space:].numel())
-    index = index.reshape(*lead, -1).expand(outputs, *lead, -1)
-    flat.scatter_add_(-1, index, given.flatten(-space))
-    return flat.view(outputs, *x.shape)
+    flat = given.flatten(-space)
+    index = index.reshape(*lead, -1).expand(flat.shape)
+    result = flat.new_zeros(*flat.shape[:-1], x.shape[-space:].numel())
+    return torch.unflatten(result.scatter_add_(-1, index, flat), -1, x.shape[-space:])

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import shap
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from rewriter import RewriteError, decompose
 from rewriter._explainer import DeepExplainer
+from rewriter._linked import current
+from rewriter._sweeps import GRUSweep
 from tests import gallery
 from tests.test_decompose import snapshot
 from tests.test_shap import OPTIONS, CellState, Packs, TimeFirst
@@ -44,9 +46,9 @@ def assert_same(got: Any, expected: Any, tolerance: float) -> None:
     assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
 
 
-def check(model: nn.Module, x: Any, background: Any) -> None:
+def check(model: nn.Module, x: Any, background: Any, *, single: float = TOLERANCE[torch.float32]) -> None:
     """Compare with stock shap in float32 and, with the tighter tolerance, in float64."""
-    for dtype, tolerance in TOLERANCE.items():
+    for dtype, tolerance in {**TOLERANCE, torch.float32: single}.items():
         model = model.to(dtype).eval()
         a, b = ([p.to(dtype) for p in v] if isinstance(v, list) else v.to(dtype) for v in (x, background))
         explainer = DeepExplainer(model, b)
@@ -64,6 +66,7 @@ def test_equals_stock_shap(option: str) -> None:
         check(model, torch.randn(samples, steps, 3), torch.randn(references, steps, 3))
 
 
+@settings(max_examples=15)
 @given(
     kind=st.sampled_from(["LSTM", "GRU", "RNN"]),
     layers=st.integers(1, 3),
@@ -123,18 +126,17 @@ def test_every_level_of_decomposition(gates: Any) -> None:
 
 
 ACTIVATIONS = [
-    nn.ReLU(inplace=True), nn.LeakyReLU(0.2), nn.ELU(), nn.SELU(), nn.GELU(), nn.Softplus(), nn.Sigmoid(),
+    nn.ReLU(), nn.LeakyReLU(0.2), nn.ELU(), nn.SELU(), nn.GELU(), nn.Softplus(), nn.Sigmoid(),
     nn.Tanh(), nn.Softmax(-1),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda module: type(module).__name__)
 def test_torch_activations(activation: nn.Module) -> None:
-    check(
-        nn.Sequential(nn.Linear(4, 5), activation, nn.Linear(5, 3)),
-        torch.randn(3, 4),
-        torch.randn(6, 4),
-    )
+    # Both divide differences of rounded values, where no better formula is at hand.
+    single = 1e-6 if type(activation) in (nn.ReLU, nn.LeakyReLU) else 1e-5
+    model = nn.Sequential(nn.Linear(4, 5), activation, nn.Linear(5, 3))
+    check(model, torch.randn(3, 4), torch.randn(6, 4), single=single)
 
 
 def test_convolution_and_pooling() -> None:
@@ -260,14 +262,14 @@ def test_references_of_its_own_for_each_sample() -> None:
         explainer.shap_values(x, references=references[:2])
 
 
-@pytest.mark.parametrize("max_memory", [1, 100_000, 1_000_000])
+@pytest.mark.parametrize("max_memory", [1, 100_000])
 def test_tiles_change_nothing(max_memory: int) -> None:
     model = nn.Sequential(gallery.Classifier("LSTM", bidirectional=True), nn.Linear(2, 20)).double()
-    x, background = (torch.randn(n, 6, 3, dtype=torch.float64) for n in (19, 18))
+    x, background = (torch.randn(n, 2, 3, dtype=torch.float64) for n in (5, 4))
     expected = DeepExplainer(model, background).shap_values(x)
     tight = DeepExplainer(model, background, max_memory=max_memory)
     assert_same(tight.shap_values(x), expected, 1e-12)
-    references = torch.randn(19, 3, 6, 3, dtype=torch.float64)
+    references = torch.randn(5, 3, 2, 3, dtype=torch.float64)
     own = DeepExplainer(model, background).shap_values(x, references=references)
     assert_same(tight.shap_values(x, references=references), own, 1e-12)
 
@@ -296,40 +298,28 @@ def test_threads_share_an_explainer() -> None:
 def test_model_is_never_touched(training: bool) -> None:
     model = nn.Sequential(gallery.Classifier(dropout=0.5, num_layers=2), nn.ReLU(), nn.Linear(2, 1))
     model.train(training)
-    before = snapshot(model)
     with torch.inference_mode():
-        x = torch.randn(2, 5, 3)
-        DeepExplainer(model, torch.randn(3, 5, 3)).shap_values(x)
+        x, background = torch.randn(2, 5, 3), torch.randn(3, 5, 3)
+        before = snapshot(model)
+        DeepExplainer(model, background).shap_values(x)
     assert snapshot(model) == before
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
-class Interrupts(nn.Module):
-    """Fails in the backward pass, while on."""
-
-    on = False
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if Interrupts.on and x.requires_grad:
-            x.register_hook(self.stop)
-        return x
-
-    @staticmethod
-    def stop(_: torch.Tensor) -> torch.Tensor:
-        raise KeyboardInterrupt
-
-
-def test_interrupt_leaves_nothing_behind() -> None:
-    model = nn.Sequential(nn.Linear(3, 3), Interrupts(), gallery.Classifier("GRU"))
+def test_interrupt_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), gallery.Classifier("GRU"))
     explainer = DeepExplainer(model, torch.randn(3, 5, 3))
     x = torch.randn(2, 5, 3)
     expected, before = explainer.shap_values(x), snapshot(model)
-    Interrupts.on = True
-    try:
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GRUSweep, "step", stop)
         with pytest.raises(KeyboardInterrupt):
             explainer.shap_values(x)
-    finally:
-        Interrupts.on = False
+    assert current() is None
     assert snapshot(model) == before
     np.testing.assert_array_equal(explainer.shap_values(x), expected)
 
