@@ -6,6 +6,7 @@ multipliers with the hidden weights and a few elementwise operations on rows tha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 from passes.gates import SplitGates
 from passes.recurrence import Recurrence
 from rewriter._linked import Pairing, Tape
-from rewriter._sweeps import CellSweep, Kept
+from rewriter._sweeps import CellSweep, Hidden, Kept
+from rewriter._tiles import spans
 
 Optional = Tensor | None
+# Bytes of a core's cache that slopes of several steps may take.
+_CACHE = 1_500_000
 
 
 class GatesToBe(NamedTuple):
@@ -25,23 +29,6 @@ class GatesToBe(NamedTuple):
 
     x: Tensor
     weights: nn.Module
-
-
-class Weights(NamedTuple):
-    """The weights of a recurrence with each gate's rows scaled for the sweep.
-
-    Args:
-        hidden: (gates x H, H_out), its rows in torch's order.
-        hidden_bias: or None.
-        projection: the Linear behind the cell, or None.
-        scale: (gates x H,), one number per row.
-
-    """
-
-    hidden: Tensor
-    hidden_bias: Optional
-    projection: nn.Linear | None
-    scale: Tensor
 
 
 def fused(module: nn.Module) -> tuple[Tensor, Optional]:
@@ -84,19 +71,30 @@ def run(
     sweep: CellSweep, steps: Recurrence, gates: Tensor | GatesToBe, mask: Optional, state: tuple[Tensor, ...]
 ) -> tuple[Forward, tuple[Tensor, ...]]:
     """Run a recurrence and keep what the sweep needs; returns that, and the recurrence's own result."""
-    weights = _weights(sweep, steps)
+    # What intercepts torch's functions elsewhere in the model has no business in this loop.
+    with torch._C.DisableTorchFunction():
+        return _run(sweep, steps, gates, mask, state)
+
+
+def _run(
+    sweep: CellSweep, steps: Recurrence, gates: Tensor | GatesToBe, mask: Optional, state: tuple[Tensor, ...]
+) -> tuple[Forward, tuple[Tensor, ...]]:
+    weight, bias = fused(steps.hidden)
+    scale = weight.new_tensor(sweep.scales).repeat_interleave(weight.shape[0] // len(sweep.scales))
+    hidden = Hidden((weight * scale.unsqueeze(-1)).T, None if bias is None else bias * scale)
     if isinstance(gates, GatesToBe):
-        weight, bias = fused(gates.weights)
-        gates = nn.functional.linear(gates.x, weight, bias)
-    gates = gates * weights.scale
+        gates = nn.functional.linear(gates.x, *fused(gates.weights))
+    gates = gates * scale
+    if not sweep.apart and hidden.bias is not None:
+        gates += hidden.bias
+    projection = steps.projection
     length = gates.shape[0]
+    at = gates.unbind(0)
     outputs: list[Tensor] = [state[0]] * length
     noted: list[tuple[Tensor, ...]] = [()] * length
     for t in range(length - 1, -1, -1) if steps.reverse else range(length):
-        h_gates = nn.functional.linear(state[0], weights.hidden, weights.hidden_bias)
-        new, noted[t] = sweep.advance(gates[t], h_gates, state)
-        if weights.projection is not None:
-            projection = weights.projection
+        new, noted[t] = sweep.advance(at[t], hidden, state)
+        if projection is not None:
             new = (nn.functional.linear(new[0], projection.weight, projection.bias), *new[1:])
         if mask is not None:
             new = tuple(torch.where(mask[t], a, b) for a, b in zip(new, state, strict=True))
@@ -104,15 +102,6 @@ def run(
         outputs[t] = state[0]
     kept = sweep.keep([torch.stack(each) for each in zip(*noted, strict=True)])
     return Forward(kept, mask), (torch.stack(outputs), *state)
-
-
-def _weights(sweep: CellSweep, steps: Recurrence) -> Weights:
-    weight, bias = fused(steps.hidden)
-    size = weight.shape[0] // len(sweep.scales)
-    scale = weight.new_tensor(sweep.scales).repeat_interleave(size)
-    return Weights(
-        weight * scale.unsqueeze(-1), None if bias is None else bias * scale, steps.projection, scale
-    )
 
 
 @dataclass
@@ -138,61 +127,73 @@ class RecurrentLink:
             (T, K, n, B, I) and each (K, n, B, H).
 
         """
-        sweep, pairing, batch = self.sweep, self.pairing, self.batch
-        hidden, _ = fused(self.steps.hidden)
-        size = hidden.shape[0] // len(sweep.scales)
-        w_hidden = hidden.view(-1, size, hidden.shape[1])
-        if sweep.hidden_order:
-            w_hidden = w_hidden[list(sweep.hidden_order)]
-        w_hidden = w_hidden.reshape(-1, hidden.shape[1])
-        projection = None if self.steps.projection is None else self.steps.projection.weight
-        kept, kept0 = self._paired()
-        length = kept.before.shape[0]
-        lead = (pairing.outputs, pairing.count, batch)
-        sizes = [hidden.shape[1], *[size] * (len(d_state) - 1)]
-        d = [
-            hidden.new_zeros(*lead, width) if each is None else each.expand(*lead, width).clone()
-            for each, width in zip(d_state, sizes, strict=True)
-        ]
+        sweep, batch = self.sweep, self.batch
+        lead = (self.pairing.outputs, self.pairing.count, batch)
         rows = lead[0] * lead[1] * lead[2]
-        out = hidden.new_empty(rows, sweep.gates * size)
-        shaped = out.view(*lead, sweep.gates, size)
-        to_hidden = out.view(rows, sweep.gates, size)[:, sweep.hidden_gates].flatten(1)
-        to_input = out.view(rows, sweep.gates, size)[:, sweep.input_gates].flatten(1)
-        into = len(sweep.scales) * size if self.input_weight is None else self.input_weight.shape[1]
-        d_x = hidden.new_empty(length, rows, into)
+        w_hidden, size = self._hidden_weight()
+        projection = None if self.steps.projection is None else self.steps.projection.weight
+        widths = [w_hidden.shape[1], *[size] * (len(d_state) - 1)]
+        d = [
+            w_hidden.new_zeros(*lead, width) if each is None else each.expand(*lead, width).clone()
+            for each, width in zip(d_state, widths, strict=True)
+        ]
+        d_h = d[0].view(rows, -1)
+        d_cell = d if projection is None else [w_hidden.new_empty(*lead, size), *d[1:]]
+        gates = w_hidden.new_empty(rows, sweep.gates, size)
+        to_hidden, to_input = (gates[:, part].flatten(1) for part in (sweep.hidden_gates, sweep.input_gates))
+        shaped = gates.view(*lead, sweep.gates, size)
+        length = self.x.kept.before.shape[0]
+        into = to_input.shape[1] if self.input_weight is None else self.input_weight.shape[1]
+        d_x = w_hidden.new_empty(length, rows, into)
+        d_x_at, d_out_at = d_x.unbind(0), None if d_out is None else d_out.unbind(2)
         mask = self._mask()
-        d_cell = hidden.new_empty(*lead, size) if projection is not None else None
-        for t in range(length) if self.steps.reverse else range(length - 1, -1, -1):
-            if d_out is not None:
-                d[0].add_(d_out[:, :, t])
-            held = None
+        for t, at in self._steps(size):
+            if d_out_at is not None:
+                d[0].add_(d_out_at[t])
             if mask is not None:
                 held = [each * (1 - mask[t]) for each in d]
-                d = [each.mul_(mask[t]) for each in d]
-            step_kept, step_kept0 = _at(kept, t), _at(kept0, t)
-            slopes = sweep.slopes(step_kept, step_kept0)
-            slopes = slopes.view(lead[1], batch, -1, size)
-            passed = None
-            if step_kept.passed is not None and step_kept0.passed is not None:
-                passed = (step_kept.passed + step_kept0.passed).view(lead[1], batch, -1, size)
-            if projection is not None and d_cell is not None:
-                torch.mm(d[0].view(rows, -1), projection, out=d_cell.view(rows, -1))
-                sweep.step(slopes, passed, [d_cell, *d[1:]], shaped)
-            else:
-                sweep.step(slopes, passed, d, shaped)
-            d_h = d[0].view(rows, -1)
+                for each in d:
+                    each.mul_(mask[t])
+            if projection is not None:
+                torch.mm(d_h, projection, out=d_cell[0].view(rows, -1))
+            sweep.step(at, d_cell, shaped)
             if sweep.direct:
                 d_h.addmm_(to_hidden, w_hidden)
             else:
                 torch.mm(to_hidden, w_hidden, out=d_h)
             if self.input_weight is None:
-                d_x[t].copy_(to_input)
+                d_x_at[t].copy_(to_input)
             else:
-                torch.mm(to_input, self.input_weight, out=d_x[t])
-            if held is not None:
-                d = [each.add_(kept_back) for each, kept_back in zip(d, held, strict=True)]
+                torch.mm(to_input, self.input_weight, out=d_x_at[t])
+            if mask is not None:
+                for each, back in zip(d, held, strict=True):
+                    each.add_(back)
         return d_x.view(length, *lead, into), d
+
+    def _hidden_weight(self) -> tuple[Tensor, int]:
+        """Return the hidden weight with its gates in the sweep's order, and the size of the cell."""
+        weight, _ = fused(self.steps.hidden)
+        size = weight.shape[0] // len(self.sweep.scales)
+        if self.sweep.hidden_order:
+            weight = weight.view(-1, size, weight.shape[1])[list(self.sweep.hidden_order)].flatten(0, 1)
+        return weight, size
+
+    def _steps(self, size: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        """Yield the steps from last to first, with the slopes of as many at a time as fit in the cache."""
+        kept, kept0 = self._paired()
+        length, rows = kept.before.shape[0], (self.pairing.count, self.batch)
+        step_bytes = kept.before[0].nbytes * rows[0]
+        ahead = max(1, (_CACHE if kept.before.device.type == "cpu" else 64 * _CACHE) // (3 * step_bytes))
+        blocks = list(spans(length, ahead))
+        for begin, end in blocks if self.steps.reverse else reversed(blocks):
+            x, x0 = _between(kept, begin, end), _between(kept0, begin, end)
+            slopes = self.sweep.slopes(x, x0).view(end - begin, *rows, -1, size)
+            passed = None
+            if x.passed is not None and x0.passed is not None:
+                passed = (x.passed + x0.passed).view(end - begin, *rows, -1, size)
+            prepared = self.sweep.prepare(slopes, passed)
+            for t in range(begin, end) if self.steps.reverse else range(end - 1, begin - 1, -1):
+                yield t, prepared[t - begin]
 
     def _paired(self) -> tuple[Kept, Kept]:
         """Return what both runs kept, per time step in shapes that broadcast to (n, M, q, F)."""
@@ -217,11 +218,8 @@ class RecurrentLink:
         return ((a + b) / 2).flatten(2, 3)
 
 
-def _at(kept: Kept, t: int) -> Kept:
-    before, after, partner, passed = kept
-    return Kept(
-        before[t], after[t], None if partner is None else partner[t], None if passed is None else passed[t]
-    )
+def _between(kept: Kept, begin: int, end: int) -> Kept:
+    return Kept(*(None if each is None else each[begin:end] for each in kept))  # type: ignore[arg-type]
 
 
 class LinkedRecurrence(torch.autograd.Function):

@@ -36,14 +36,31 @@ class Kept(NamedTuple):
     passed: Tensor | None = None
 
 
-class CellSweep(abc.ABC):
-    """One kind of cell: its forward pass, and the multipliers of one step.
+class Hidden(NamedTuple):
+    """The hidden Linear with each gate's rows scaled.
 
     Args:
-        scales: what each gate's pre-activation is multiplied by, in torch's order of the gates.
+        weight: (H, gates x H), transposed.
+        bias: or None.
 
     """
 
+    weight: Tensor
+    bias: Tensor | None
+
+    def of(self, h: Tensor) -> Tensor:
+        """Return the hidden state's part of the gates."""
+        return h @ self.weight if self.bias is None else torch.addmm(self.bias, h, self.weight)
+
+    def onto(self, x_gates: Tensor, h: Tensor) -> Tensor:
+        """Return the gates; the bias is in ``x_gates`` already."""
+        return torch.addmm(x_gates, h, self.weight)
+
+
+class CellSweep(abc.ABC):
+    """One kind of cell: its forward pass, and the multipliers of one step."""
+
+    #: What each gate's pre-activation is multiplied by, in torch's order of the gates.
     scales: tuple[float, ...]
     #: The gates' multipliers that belong to the hidden weights, and those that belong to the input's.
     hidden_gates = slice(None)
@@ -52,12 +69,14 @@ class CellSweep(abc.ABC):
     hidden_order: tuple[int, ...] = ()
     #: Number of gates' multipliers.
     gates: int
+    #: Whether the hidden state's part of the gates is needed apart from the input's.
+    apart = False
     #: Whether the state reaches the next step past the hidden weights.
     direct = False
 
     @abc.abstractmethod
     def advance(
-        self, x_gates: Tensor, h_gates: Tensor, state: tuple[Tensor, ...]
+        self, x_gates: Tensor, hidden: Hidden, state: tuple[Tensor, ...]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return the new state, and what :meth:`keep` needs of this step; gates come scaled."""
 
@@ -74,12 +93,21 @@ class CellSweep(abc.ABC):
         return slope
 
     @abc.abstractmethod
-    def step(self, slopes: Tensor, passed: Tensor | None, d: list[Tensor], out: Tensor) -> None:
+    def prepare(self, slopes: Tensor, passed: Tensor | None) -> list[tuple[Tensor, ...]]:
+        """Sort what :meth:`step` needs by time step.
+
+        Args:
+            slopes: (T, n, M, A, H), one for each of the cell's A activations.
+            passed: sums over sample and reference, (T, n, M, 1 or 2, H).
+
+        """
+
+    @abc.abstractmethod
+    def step(self, at: tuple[Tensor, ...], d: list[Tensor], out: Tensor) -> None:
         """Turn the multipliers ``d`` of the new state, in place, into those of the old one.
 
         Args:
-            slopes: (n, M, A, H), one for each of the cell's A activations.
-            passed: sums over sample and reference, (n, M, 1 or 2, H).
+            at: what :meth:`prepare` made for the step.
             d: (K, n, M, H) per state; the part through the hidden weights is the caller's.
             out: (K, n, M, gates, H), receives the multipliers of the gates.
 
@@ -93,15 +121,15 @@ class LSTMSweep(CellSweep):
     gates = 4
 
     def advance(
-        self, x_gates: Tensor, h_gates: Tensor, state: tuple[Tensor, ...]
+        self, x_gates: Tensor, hidden: Hidden, state: tuple[Tensor, ...]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """See the base class."""
-        before = x_gates + h_gates
+        before = hidden.onto(x_gates, state[0])
         u = before.tanh()
-        u_i, u_f, g, u_o = u.chunk(4, -1)
-        c = torch.addcmul((u_f + 1) * state[1], u_i + 1, g).mul_(0.5)
+        i, f, _, o = (u + 1).mul_(0.5).chunk(4, -1)
+        c = torch.addcmul(f * state[1], i, u.chunk(4, -1)[2])
         squashed = c.tanh()
-        return ((u_o + 1).mul_(0.5).mul_(squashed), c), (before, u, c, squashed, state[1])
+        return (o * squashed, c), (before, u, c, squashed, state[1])
 
     def keep(self, steps: Sequence[Tensor]) -> Kept:
         """See the base class."""
@@ -110,14 +138,20 @@ class LSTMSweep(CellSweep):
         partner = torch.cat([g / 8, c_old / 8, (u_i + 1) / 4, squashed / 8, (u_o + 1) / 4], -1)
         return Kept(torch.cat([before, c], -1), torch.cat([u, squashed], -1), partner, (u_f + 1) / 4)
 
-    def step(self, slopes: Tensor, passed: Tensor | None, d: list[Tensor], out: Tensor) -> None:
+    def prepare(self, slopes: Tensor, passed: Tensor | None) -> list[tuple[Tensor, ...]]:
         """See the base class."""
         assert passed is not None
+        each = slopes[..., 3, :], slopes[..., 4, :], slopes[..., :3, :], passed[..., 0, :]
+        return list(zip(*(part.unbind(0) for part in each), strict=True))
+
+    def step(self, at: tuple[Tensor, ...], d: list[Tensor], out: Tensor) -> None:
+        """See the base class."""
+        output, cell, gates, forget = at
         d_h, d_c = d
-        torch.mul(d_h, slopes[..., 3, :], out=out[..., 3, :])
-        d_c.addcmul_(d_h, slopes[..., 4, :])
-        torch.mul(d_c.unsqueeze(-2), slopes[..., :3, :], out=out[..., :3, :])
-        d_c.mul_(passed[..., 0, :])
+        torch.mul(d_h, output, out=out[..., 3, :])
+        d_c.addcmul_(d_h, cell)
+        torch.mul(d_c.unsqueeze(-2), gates, out=out[..., :3, :])
+        d_c.mul_(forget)
 
 
 class GRUSweep(CellSweep):
@@ -129,15 +163,18 @@ class GRUSweep(CellSweep):
     input_gates = slice(1, 4)
     hidden_order = (2, 0, 1)
     direct = True
+    apart = True
 
     def advance(
-        self, x_gates: Tensor, h_gates: Tensor, state: tuple[Tensor, ...]
+        self, x_gates: Tensor, hidden: Hidden, state: tuple[Tensor, ...]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """See the base class."""
         (h,) = state
-        size = h.shape[-1]
-        x_n, h_n = x_gates[..., 2 * size :], h_gates[..., 2 * size :]
-        before = x_gates[..., : 2 * size] + h_gates[..., : 2 * size]
+        cuts = 2 * h.shape[-1], h.shape[-1]
+        h_gates = hidden.of(h)
+        x_rz, x_n = x_gates.split_with_sizes(cuts, -1)
+        h_rz, h_n = h_gates.split_with_sizes(cuts, -1)
+        before = x_rz + h_rz
         gate = before.tanh().add_(1).mul_(0.5)
         r, z = gate.chunk(2, -1)
         before_n = torch.addcmul(x_n, r, h_n)
@@ -156,16 +193,22 @@ class GRUSweep(CellSweep):
             gate / 2,
         )
 
-    def step(self, slopes: Tensor, passed: Tensor | None, d: list[Tensor], out: Tensor) -> None:
+    def prepare(self, slopes: Tensor, passed: Tensor | None) -> list[tuple[Tensor, ...]]:
         """See the base class."""
         assert passed is not None
+        each = *slopes.unbind(-2), *passed.unbind(-2)
+        return list(zip(*(part.unbind(0) for part in each), strict=True))
+
+    def step(self, at: tuple[Tensor, ...], d: list[Tensor], out: Tensor) -> None:
+        """See the base class."""
+        reset, update, new, r, z = at
         (d_h,) = d
-        d_n = out[..., 3, :]
-        torch.mul(d_h, slopes[..., 2, :], out=d_n)
-        torch.mul(d_n, passed[..., 0, :], out=out[..., 0, :])
-        torch.mul(d_n, slopes[..., 0, :], out=out[..., 1, :])
-        torch.mul(d_h, slopes[..., 1, :], out=out[..., 2, :])
-        d_h.mul_(passed[..., 1, :])
+        d_hidden_n, d_r, d_z, d_n = out.unbind(-2)
+        torch.mul(d_h, new, out=d_n)
+        torch.mul(d_n, r, out=d_hidden_n)
+        torch.mul(d_n, reset, out=d_r)
+        torch.mul(d_h, update, out=d_z)
+        d_h.mul_(z)
 
 
 class RNNSweep(CellSweep):
@@ -184,10 +227,10 @@ class RNNSweep(CellSweep):
         self.rule: Rule = tanh_multiplier if nonlinearity == "tanh" else relu_multiplier
 
     def advance(
-        self, x_gates: Tensor, h_gates: Tensor, state: tuple[Tensor, ...]
+        self, x_gates: Tensor, hidden: Hidden, state: tuple[Tensor, ...]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """See the base class."""
-        before = x_gates + h_gates
+        before = hidden.onto(x_gates, state[0])
         after = self.activation(before)
         return (after,), (before, after)
 
@@ -199,9 +242,13 @@ class RNNSweep(CellSweep):
         """See the base class."""
         return self.rule((x.before,), (x0.before,), x.after, x0.after)[0]
 
-    def step(self, slopes: Tensor, passed: Tensor | None, d: list[Tensor], out: Tensor) -> None:
+    def prepare(self, slopes: Tensor, passed: Tensor | None) -> list[tuple[Tensor, ...]]:
         """See the base class."""
-        torch.mul(d[0], slopes[..., 0, :], out=out[..., 0, :])
+        return [(part,) for part in slopes[..., 0, :].unbind(0)]
+
+    def step(self, at: tuple[Tensor, ...], d: list[Tensor], out: Tensor) -> None:
+        """See the base class."""
+        torch.mul(d[0], at[0], out=out[..., 0, :])
 
 
 def sweep_for(cell: nn.Module) -> CellSweep | None:
