@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from passes.clone import clone_structure
 from passes.recurrence import Recurrence
+from rewriter._cell_sweeps import sweep_for
 from rewriter._linked import Pairing, current
 from rewriter._linked_recurrence import GatesToBe, can_fuse, linked_recurrence
 from rewriter._module_rules import Pull, pull_for
 from rewriter._multipliers import Operands
-from rewriter._sweeps import CellSweep, sweep_for
+from rewriter._sweeps import CellSweep
 
 Forward = Callable[..., Any]
 

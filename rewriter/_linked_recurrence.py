@@ -91,17 +91,16 @@ def _run(
     length = gates.shape[0]
     at = gates.unbind(0)
     outputs: list[Tensor] = [state[0]] * length
-    noted: list[tuple[Tensor, ...]] = [()] * length
+    recording = sweep.record(length, gates.shape[1], scale.shape[0] // len(sweep.scales), gates)
     for t in range(length - 1, -1, -1) if steps.reverse else range(length):
-        new, noted[t] = sweep.advance(at[t], hidden, state)
+        new = recording.advance(t, at[t], hidden, state)
         if projection is not None:
             new = (nn.functional.linear(new[0], projection.weight, projection.bias), *new[1:])
         if mask is not None:
             new = tuple(torch.where(mask[t], a, b) for a, b in zip(new, state, strict=True))
         state = new
         outputs[t] = state[0]
-    kept = sweep.keep([torch.stack(each) for each in zip(*noted, strict=True)])
-    return Forward(kept, mask), (torch.stack(outputs), *state)
+    return Forward(recording.kept(), mask), (torch.stack(outputs), *state)
 
 
 @dataclass
@@ -141,7 +140,7 @@ class RecurrentLink:
         d_cell = d if projection is None else [w_hidden.new_empty(*lead, size), *d[1:]]
         gates = w_hidden.new_empty(rows, sweep.gates, size)
         to_hidden, to_input = (gates[:, part].flatten(1) for part in (sweep.hidden_gates, sweep.input_gates))
-        shaped = gates.view(*lead, sweep.gates, size)
+        targets = sweep.targets(gates.view(*lead, sweep.gates, size))
         length = self.x.kept.before.shape[0]
         into = to_input.shape[1] if self.input_weight is None else self.input_weight.shape[1]
         d_x = w_hidden.new_empty(length, rows, into)
@@ -156,7 +155,7 @@ class RecurrentLink:
                     each.mul_(mask[t])
             if projection is not None:
                 torch.mm(d_h, projection, out=d_cell[0].view(rows, -1))
-            sweep.step(at, d_cell, shaped)
+            sweep.step(at, d_cell, targets)
             if sweep.direct:
                 d_h.addmm_(to_hidden, w_hidden)
             else:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rewriter import RewriteError, decompose
+from rewriter._cell_sweeps import GRUSweep
 from rewriter._explainer import DeepExplainer
 from rewriter._linked import current
-from rewriter._sweeps import GRUSweep
 from tests import gallery
 from tests.test_decompose import snapshot
 from tests.test_shap import OPTIONS, CellState, Packs, TimeFirst
