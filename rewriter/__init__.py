@@ -13,10 +13,12 @@ from rewriter._shap import register_shap
 if TYPE_CHECKING:
     from rewriter._equivalence import assert_equivalent, check_equivalence
     from rewriter._equivalence_report import EquivalenceReport
+    from rewriter._explainer import DeepExplainer
     from rewriter._onnx import ONNX_OPERATORS, export_onnx
 
 __all__ = [
     "ONNX_OPERATORS",
+    "DeepExplainer",
     "EquivalenceReport",
     "Report",
     "RewriteError",
@@ -32,6 +34,7 @@ __all__ = [
 # Imported at first use: many users need none of them.
 _LATER = {
     "ONNX_OPERATORS": "rewriter._onnx",
+    "DeepExplainer": "rewriter._explainer",
     "EquivalenceReport": "rewriter._equivalence_report",
     "assert_equivalent": "rewriter._equivalence",
     "check_equivalence": "rewriter._equivalence",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 # What one step of a sweep touches should stay in the cache of a core; a GPU wants many rows instead.
-_CACHE = {"cpu": 1_500_000, "cuda": 64_000_000}
+_CACHE = {"cpu": 3_000_000, "cuda": 64_000_000}
 _ROWS_WITHOUT_RECURRENCE = 4096
 _SAMPLES = 16
 

@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rewriter import RewriteError, decompose
+from rewriter import DeepExplainer, RewriteError, decompose
 from rewriter._cell_sweeps import GRUSweep
-from rewriter._explainer import DeepExplainer
 from rewriter._linked import current
 from tests import gallery
 from tests.test_decompose import snapshot

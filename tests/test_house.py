@@ -15,6 +15,7 @@ import rewriter
 ROOT = Path(rewriter.__file__).parent.parent
 PUBLIC = [
     "ONNX_OPERATORS",
+    "DeepExplainer",
     "EquivalenceReport",
     "Report",
     "RewriteError",
