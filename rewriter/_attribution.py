@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from rewriter._packing import PackByIndex
 from rewriter._tiles import Tiles, default_budget, spans
 
 Inputs = list[Tensor]
+# Bytes that the run of the references may leave to be remembered.
+_SMALL = 2**26
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,20 @@ class Part:
     pairs: int
 
 
+@dataclass
+class Remembered:
+    """What one explanation leaves for the next: sizes, and the run of the references if it is small.
+
+    Args:
+        sizes: bytes that one row leaves, by its shape.
+        references: the run, with the versions of the weights that it was made with.
+
+    """
+
+    sizes: dict[Any, tuple[int, int]] = field(default_factory=dict)
+    references: tuple[tuple[int, ...], Tape, Tensor] | None = None
+
+
 def attribute(
     target: Target,
     samples: Inputs,
@@ -79,7 +96,7 @@ def attribute(
     *,
     own: bool = False,
     max_memory: int | None = None,
-    sizes: dict[Any, tuple[int, int]] | None = None,
+    remembered: Remembered | None = None,
 ) -> Iterator[Part]:
     """Yield the attributions tile by tile; sums over all parts of a sample are sums over all references.
 
@@ -90,7 +107,7 @@ def attribute(
         chosen: (M, K), indices of the outputs, flattened, to explain.
         own: each sample has references of its own.
         max_memory: bytes for what is needed beside the samples and the result.
-        sizes: remembers what one row takes, by its shape.
+        remembered: what was left by an explanation with the same references, unless ``own``.
 
     """
     count = references[0].shape[1] if own else references[0].shape[0]
@@ -99,16 +116,18 @@ def attribute(
         return
     device = samples[0].device
     budget = default_budget(device) if max_memory is None else max_memory
-    sizes = {} if sizes is None else sizes
+    remembered = Remembered() if remembered is None else remembered
+    sizes = remembered.sizes
     row = [each[:1] for each in samples]
     key = tuple((each.shape, each.dtype) for each in row)
     if key not in sizes:
         sizes[key] = _measure(target, row)
     row_bytes, step_bytes = sizes[key]
     tiles = Tiles.choose(counts, row_bytes, step_bytes, budget, device.type, own=own)
+    small = not own and tiles.references == count and row_bytes * count <= _SMALL
     for r0, r1 in spans(count, tiles.references):
         shared = None if own else [each[r0:r1] for each in references]
-        tape, base = (None, samples[0]) if shared is None else _record(target, shared)
+        tape, base = (None, samples[0]) if shared is None else _record(target, shared, small and remembered)
         for s0, s1 in spans(counts[0], tiles.samples):
             rows = [each[s0:s1] for each in samples]
             if shared is None or tape is None:
@@ -139,11 +158,25 @@ def _measure(target: Target, row: Inputs) -> tuple[int, int]:
     return total + sum(each.nbytes for each in row), step
 
 
-def _record(target: Target, references: Inputs) -> tuple[Tape, Tensor]:
-    """Run the references; return what they left and their flattened outputs."""
+def _record(
+    target: Target, references: Inputs, remembered: Remembered | Literal[False] = False
+) -> tuple[Tape, Tensor]:
+    """Run the references, unless that is remembered; return what they left and their flattened outputs."""
+    versions = _versions(target.model) if remembered else ()
+    if remembered and remembered.references and remembered.references[0] == versions:
+        return remembered.references[1:]
     tape = Tape()
-    with torch.no_grad(), running(tape):
-        return tape, _flat(target.run(references))
+    with torch.inference_mode(False), torch.no_grad(), running(tape):
+        base = _flat(target.run(references))
+    if remembered:
+        remembered.references = versions, tape, base
+    return tape, base
+
+
+def _versions(model: nn.Module) -> tuple[int, ...]:
+    """Return what changes whenever weights are written to; the model shares them with the user's."""
+    held = itertools.chain(model.parameters(), model.buffers())
+    return tuple(-1 if tensor.is_inference() else tensor._version for tensor in held)
 
 
 def _flat(output: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from rewriter._additivity import check_sums
-from rewriter._attribution import Inputs, attribute
+from rewriter._attribution import Inputs, Remembered, attribute
 from rewriter._explained import Explained, Names, collect
 from rewriter._inputs import as_inputs, check_like
 from rewriter._interim import linked_target
@@ -84,7 +84,7 @@ class DeepExplainer:
         self._names = Names(feature_names, output_names)
         self._max_memory = max_memory
         self._progress = progress
-        self._sizes: dict[Any, tuple[int, int]] = {}
+        self._remembered = Remembered()
         outputs = self._run(self._data)
         self._output_shape = outputs.shape[1:]
         #: The mean of the outputs over the background, one per output.
@@ -164,7 +164,13 @@ class DeepExplainer:
             check_like(background, self._data, "references", samples=samples[0].shape[0])
         chosen = self._choose(samples, ranked, order)
         parts = attribute(
-            self._target, samples, background, chosen, own=own, max_memory=self._max_memory, sizes=self._sizes
+            self._target,
+            samples,
+            background,
+            chosen,
+            own=own,
+            max_memory=self._max_memory,
+            remembered=self._remembered,
         )
         tail = tuple(self._output_shape) if ranked is None else (chosen.shape[1],)
         pairs = samples[0].shape[0] * background[0].shape[int(own)]

@@ -293,6 +293,17 @@ def test_threads_share_an_explainer() -> None:
         np.testing.assert_array_equal(got[k], values)
 
 
+def test_new_weights_are_seen() -> None:
+    model = gallery.Classifier("GRU").double()
+    x, background = (torch.randn(n, 5, 3, dtype=torch.float64) for n in (2, 3))
+    explainer = DeepExplainer(model, background)
+    explainer.shap_values(x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert_same(explainer.shap_values(x), stock(model, background, x), 1e-11)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_model_is_never_touched(training: bool) -> None:
     model = nn.Sequential(gallery.Classifier(dropout=0.5, num_layers=2), nn.ReLU(), nn.Linear(2, 1))
