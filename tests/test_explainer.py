@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,11 @@ def stock(model: nn.Module, background: Any, x: Any, **options: Any) -> Any:
 
 
 def assert_same(got: Any, expected: Any, tolerance: float) -> None:
-    """Assert equality relative to the largest value, which must not be trivial."""
+    """Assert equality relative to the largest value.
+
+    In float32 relative to 1 at least: attributions are differences of outputs of that size, whose
+    rounding both explainers inherit.
+    """
     if isinstance(expected, list):
         assert len(got) == len(expected)
         for a, b in zip(got, expected, strict=True):
@@ -42,12 +47,13 @@ def assert_same(got: Any, expected: Any, tolerance: float) -> None:
         return
     assert got.shape == expected.shape
     assert got.dtype == expected.dtype
-    assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+    floor = 1.0 if tolerance >= TOLERANCE[torch.float32] else 0.0
+    assert np.abs(got - expected).max() <= tolerance * max(floor, np.abs(expected).max())
 
 
-def check(model: nn.Module, x: Any, background: Any, *, single: float = TOLERANCE[torch.float32]) -> None:
+def check(model: nn.Module, x: Any, background: Any) -> None:
     """Compare with stock shap in float32 and, with the tighter tolerance, in float64."""
-    for dtype, tolerance in {**TOLERANCE, torch.float32: single}.items():
+    for dtype, tolerance in TOLERANCE.items():
         model = model.to(dtype).eval()
         a, b = ([p.to(dtype) for p in v] if isinstance(v, list) else v.to(dtype) for v in (x, background))
         explainer = DeepExplainer(model, b)
@@ -98,19 +104,19 @@ def test_equals_stock_shap_whatever_the_layer(
 
 
 @pytest.mark.parametrize(
-    "model",
+    "make",
     [
-        TimeFirst(),
-        Packs(),
-        gallery.Widened("GRU"),
-        gallery.ReadsLength(),
-        gallery.ValueControlFlow(),
-        nn.Sequential(gallery.TwoNames(), nn.Flatten()),
-        nn.Sequential(gallery.HoldsSubclass().rnn.norm, nn.Linear(3, 3)),
-    ][:6],
+        TimeFirst,
+        Packs,
+        lambda: gallery.Widened("GRU"),
+        gallery.ReadsLength,
+        gallery.ValueControlFlow,
+        lambda: nn.Sequential(gallery.TwoNames(), nn.Flatten()),
+    ],
     ids=["time first", "packed", "linear in front", "cell in a loop", "control flow", "called twice"],
 )
-def test_models_of_many_kinds(model: nn.Module) -> None:
+def test_models_of_many_kinds(make: Callable[[], nn.Module]) -> None:
+    model = make()
     features = 6 if isinstance(model, gallery.Widened) else 3
     check(model, torch.randn(2, 5, features), torch.randn(4, 5, features))
 
@@ -132,10 +138,8 @@ ACTIVATIONS = [
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda module: type(module).__name__)
 def test_torch_activations(activation: nn.Module) -> None:
-    # Both divide differences of rounded values, where no better formula is at hand.
-    single = 1e-6 if type(activation) in (nn.ReLU, nn.LeakyReLU) else 1e-5
     model = nn.Sequential(nn.Linear(4, 5), activation, nn.Linear(5, 3))
-    check(model, torch.randn(3, 4), torch.randn(6, 4), single=single)
+    check(model, torch.randn(3, 4), torch.randn(6, 4))
 
 
 def test_convolution_and_pooling() -> None:
