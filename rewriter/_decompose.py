@@ -18,13 +18,16 @@ from passes.clone import clone_structure, named_clones
 from passes.errors import Decline, DeclinedError, RewriteError
 from passes.face import StandIn
 from passes.kernels import fused_nodes
+from passes.lower_calls import LowerCalls, LoweredCall
+from passes.module_lowerings import ModuleRule
 from passes.recurrence import Recurrence
 from passes.recurrent_rules import recurrent_rules
 from passes.rule import ApplyRules, Rewrite
 from passes.tracing import Traced, trace_where_possible
 from passes.unroll import Call, ExpectSteps, Unroll
 from passes.unshare import UnshareAtoms
-from rewriter._report import LayerReport, Report
+from passes.whole import CALLS, MODULES
+from rewriter._report import LayerReport, OperationReport, Report
 
 _LOCK = threading.RLock()
 
@@ -34,9 +37,13 @@ def decompose(
     example_inputs: Any = None,
     *,
     gates: Literal["fused", "split"] = "fused",
+    scope: Literal["model", "recurrent"] = "model",
     strict: bool = True,
 ) -> nn.Module:
-    """Rewrite every recurrent layer of a model into Linear, sigmoid, tanh, mul and add.
+    """Rewrite a model into linear operations and atoms, each of which has an exact attribution rule.
+
+    Every recurrent layer becomes Linear, sigmoid, tanh, mul and add. Activations, products of two varying
+    operands, softmax, norms and maxima become atoms, too, whether they are modules, functions or methods.
 
     The result computes what ``model`` computes, shares its parameters and buffers, and carries a
     ``report`` (see :class:`rewriter.Report`). It is a ``torch.fx.GraphModule`` where torch.fx can
@@ -53,6 +60,7 @@ def decompose(
             the result takes sequences of any length.
         gates: ``"fused"`` keeps torch's weights; ``"split"`` makes one Linear per gate (``fc_ii``,
             ``fc_hi``, …) with copies of them.
+        scope: ``"model"``, or ``"recurrent"`` to leave everything but the recurrent layers as it is.
         strict: raise if a recurrent module cannot be rewritten exactly; otherwise keep it and report.
 
     Returns:
@@ -73,10 +81,12 @@ def decompose(
     """
     if gates not in ("fused", "split"):
         raise RewriteError(f"gates: expected 'fused' or 'split', got {gates!r}")
+    if scope not in ("model", "recurrent"):
+        raise RewriteError(f"scope: expected 'model' or 'recurrent', got {scope!r}")
     _check_model(model)
     # torch.fx patches nn.Module while it traces, for all threads.
     with _LOCK, torch.inference_mode(False):
-        rolled = _lower(model, split=gates == "split", strict=strict)
+        rolled = _lower(model, split=gates == "split", whole=scope == "model", strict=strict)
         return rolled if example_inputs is None else unroll(rolled, example_inputs)
 
 
@@ -141,7 +151,7 @@ def _check_length(model: nn.Module, length: int) -> None:
             )
 
 
-def _lower(model: nn.Module, *, split: bool, strict: bool) -> nn.Module:
+def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool) -> nn.Module:
     clone, modules = named_clones(model)
     rules = ApplyRules(recurrent_rules(split=split), modules)
     rules(clone)
@@ -151,12 +161,16 @@ def _lower(model: nn.Module, *, split: bool, strict: bool) -> nn.Module:
         return model
     # Before the trace, so that a model that is refused is not traced for nothing.
     _raise_declines(rules.declines, strict=strict)
+    exact = ApplyRules([ModuleRule(MODULES)] if whole else [], modules)
+    exact(clone)
     traced = trace_where_possible(clone)
     declines = [*rules.declines, *_declined_nodes(traced.model)]
     _raise_declines(declines, strict=strict)
-    rolled = Pipeline(UnshareAtoms(), Cleanup())(traced.model).model
+    calls = LowerCalls(CALLS if whole else {})
+    rolled = Pipeline(calls, UnshareAtoms(), Cleanup())(traced.model).model
     layers = tuple(_first_report(rolled, rewrite, traced, split=split) for rewrite in rules.rewrites)
-    report = Report(layers, tuple(declines), traced.islands, _parameter_names(rules.rewrites))
+    operations = (*map(_module_operation, exact.rewrites), *map(_call_operation, calls.lowered))
+    report = Report(layers, tuple(declines), traced.islands, _parameter_names(rules.rewrites), operations)
     report.attach(rolled)
     return rolled
 
@@ -197,6 +211,15 @@ def _first_report(rolled: nn.Module, rewrite: Rewrite, traced: Traced, *, split:
         "copied" if split else "shared",
     )
     return _layer_report(rolled, layer)
+
+
+def _module_operation(rewrite: Rewrite) -> OperationReport:
+    atoms = sum(isinstance(module, Atom) for module in rewrite.module.modules())
+    return OperationReport(rewrite.name, rewrite.kind, atoms)
+
+
+def _call_operation(call: LoweredCall) -> OperationReport:
+    return OperationReport(call.name, call.operation, call.atoms)
 
 
 def _layer_report(model: nn.Module, layer: LayerReport) -> LayerReport:

@@ -15,8 +15,9 @@ from passes.recurrence import Recurrence
 from rewriter._cell_sweeps import sweep_for
 from rewriter._linked import Pairing, current
 from rewriter._linked_recurrence import GatesToBe, can_fuse, linked_recurrence
-from rewriter._module_rules import Pull, pull_for
+from rewriter._module_rules import bound_rule_for
 from rewriter._multipliers import Operands
+from rewriter._pulls import BoundRule
 from rewriter._sweeps import CellSweep
 
 Forward = Callable[..., Any]
@@ -44,11 +45,11 @@ def linked_copy(model: nn.Module) -> nn.Module:
                 module._parameters[name] = nn.Parameter(parameter.detach(), requires_grad=False)
     _link_recurrences(copy)
     for name, module in copy.named_modules():
-        pull = pull_for(module)
-        if pull is not None:
+        rule = bound_rule_for(module)
+        if rule is not None:
             if getattr(module, "inplace", False):
                 module.inplace = False
-            object.__setattr__(module, "forward", partial(_rule_forward, module.forward, name, pull))
+            object.__setattr__(module, "forward", partial(_rule_forward, module.forward, name, rule))
     return copy
 
 
@@ -87,9 +88,10 @@ def _recurrence_forward(
     return linked_recurrence(sweep, steps, name, tape, gates, mask, state)
 
 
-def _rule_forward(plain: Forward, name: str, pull: Pull, *operands: Tensor) -> Any:
+def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) -> Any:
     tape = current()
-    if tape is None:
+    # What is not a tensor is the same for all rows, and what is left of a product with it is linear.
+    if tape is None or not all(isinstance(operand, Tensor) for operand in operands):
         return plain(*operands)
     with torch.no_grad():
         result = plain(*operands)
@@ -100,7 +102,7 @@ def _rule_forward(plain: Forward, name: str, pull: Pull, *operands: Tensor) -> A
         tape.add(name, (noted, output))
         return result
     noted0, output0 = tape.next(name)
-    link = RuleLink(pull, noted, noted0, output, output0, tape.pairing)
+    link = RuleLink(rule, noted, noted0, output, output0, tape.pairing)
     return LinkedRule.apply(link, result, *operands)  # type: ignore[no-untyped-call]
 
 
@@ -108,7 +110,7 @@ def _rule_forward(plain: Forward, name: str, pull: Pull, *operands: Tensor) -> A
 class RuleLink:
     """One call of an operation by the samples, with its counterpart by the references."""
 
-    pull: Pull
+    rule: BoundRule
     x: Operands
     x0: Operands
     y: Tensor
@@ -118,12 +120,15 @@ class RuleLink:
     def backward(self, d: Tensor) -> Operands:
         """Take multipliers (K, n, *output shape) to those of the operands, (K, n, *operand shape)."""
         y, y0 = self.pairing.pairs(self.y, self.y0)
+        if not self.rule.elementwise:
+            each = [self.pairing.pairs(a, b) for a, b in zip(self.x, self.x0, strict=True)]
+            return self.rule.pull(tuple(a for a, _ in each), tuple(b for _, b in each), y, y0, d)
         shape = (self.pairing.count, *self.y.shape)
         pairs = [
             self.pairing.pairs(*_aligned(a, b, self.y.dim())) for a, b in zip(self.x, self.x0, strict=True)
         ]
         whole = [(a.expand(shape), b.expand(shape)) for a, b in pairs] if len(pairs) > 1 else pairs
-        pulled = self.pull(tuple(a for a, _ in whole), tuple(b for _, b in whole), y, y0, d)
+        pulled = self.rule.pull(tuple(a for a, _ in whole), tuple(b for _, b in whole), y, y0, d)
         return tuple(
             each.sum_to_size(*d.shape[:2], *_lead(operand.shape, self.y.dim())).reshape(
                 *d.shape[:2], *operand.shape

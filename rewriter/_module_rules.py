@@ -5,7 +5,6 @@ They act on pairs, (n, *shape), and on the multipliers of K outputs, (K, n, *sha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rewriter._multipliers import RULES, Operands, Rule, relu_multiplier, sigmoid_multiplier, tanh_multiplier
-
-#: Takes multipliers of a module's output to those of its operands.
-Pull = Callable[[Operands, Operands, Tensor, Tensor, Tensor], Operands]
+from rewriter._elementwise_rules import chord_multiplier
+from rewriter._multipliers import Operands, Rule, relu_multiplier, sigmoid_multiplier, tanh_multiplier
+from rewriter._pulls import BoundRule, elementwise, rule_of
 
 # Torch's modules whose every output element depends, for the rule, on one input element. Softmax is
 # among them because stock shap treats it so: additive, but blind to what one class takes from another.
@@ -42,7 +40,6 @@ _TABLE: dict[type[nn.Module], Rule] = {
     nn.ReLU: relu_multiplier,
     nn.Sigmoid: sigmoid_multiplier,
     nn.Tanh: tanh_multiplier,
-    **RULES,
 }
 _POOLS: dict[type[nn.Module], Any] = {
     nn.MaxPool1d: F.max_pool1d,
@@ -51,54 +48,22 @@ _POOLS: dict[type[nn.Module], Any] = {
 }
 
 
-def pull_for(module: nn.Module) -> Pull | None:
-    """Return the rule for a module of exactly a known type, else None.
+def bound_rule_for(module: nn.Module) -> BoundRule | None:
+    """Return the rule for an atom, or for a module of torch's that stock shap has a rule for, else None.
 
     Example:
-        >>> pull_for(nn.Linear(1, 1)) is None, pull_for(nn.ReLU()) is None
+        >>> bound_rule_for(nn.Linear(1, 1)) is None, bound_rule_for(nn.ReLU()) is None
         (True, False)
 
     """
     kind = type(module)
     if kind in _TABLE:
-        return partial(_by_rule, _TABLE[kind])
+        return elementwise(_TABLE[kind])
     if kind in _ELEMENTWISE:
-        return partial(_by_rule, partial(chord_multiplier, module.forward))
+        return elementwise(partial(chord_multiplier, module.forward))
     if kind in _POOLS:
-        return partial(_by_position, module, _POOLS[kind])
-    return None
-
-
-def chord_multiplier(
-    function: Callable[[Tensor], Tensor], x: Operands, x0: Operands, y: Tensor, y0: Tensor
-) -> Operands:
-    """Rescale any elementwise function: the slope of its chord, its mean derivative where that is lost.
-
-    Example:
-        >>> one = torch.ones(1, 1)
-        >>> chord_multiplier(torch.square, (3 * one,), (one,), 9 * one, one)
-        (tensor([[4.]]),)
-
-    """
-    delta = x[0] - x0[0]
-    # Stock shap's threshold: below it the difference of the values is rounding.
-    close = delta.abs() < 1e-6
-    slope = (y - y0) / torch.where(close, 1, delta)
-    if bool(close.any()):
-        slope = torch.where(close, (_derivative(function, x[0]) + _derivative(function, x0[0])) / 2, slope)
-    return (slope,)
-
-
-def _derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    with torch.enable_grad():
-        # Pairs come with a dimension in front, which a module that counts dimensions does not expect.
-        leaf = x.detach().flatten(0, 1).requires_grad_()
-        (derivative,) = torch.autograd.grad(function(leaf).sum(), leaf)
-    return derivative.view(x.shape)
-
-
-def _by_rule(rule: Rule, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor) -> Operands:
-    return tuple(d * multiplier for multiplier in rule(x, x0, y, y0))
+        return BoundRule(partial(_by_position, module, _POOLS[kind]), elementwise=False)
+    return rule_of(module)
 
 
 def _by_position(

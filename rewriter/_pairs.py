@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from passes.atoms import Atom
 from passes.errors import RewriteError
 from passes.layout import SequenceBegin
-from rewriter._multipliers import RULES, Operands, Rule
+from rewriter._multipliers import Operands
+from rewriter._pulls import BoundRule, rule_of
 
 
 @contextmanager
@@ -37,9 +38,9 @@ def bound_rules(model: nn.Module) -> Iterator[None]:
 
     """
     handles = [
-        module.register_forward_hook(_hook(RULES[type(module)]))
+        module.register_forward_hook(_hook(rule))
         for module in model.modules()
-        if isinstance(module, Atom)
+        if isinstance(module, Atom) and (rule := rule_of(module)) is not None
     ]
     handles += [
         module.register_forward_hook(_warn_of_lengths)
@@ -53,9 +54,12 @@ def bound_rules(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def _hook(rule: Rule) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
-    def replace_gradient(module: nn.Module, operands: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+def _hook(rule: BoundRule) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
+    def replace_gradient(module: nn.Module, operands: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not (torch.is_grad_enabled() and output.requires_grad):
+            return None
+        if not all(isinstance(operand, Tensor) for operand in operands):
+            # What is not a tensor is the same for all rows, and what is left of a product with it is linear.
             return None
         if output.shape[0] % 2:
             raise RewriteError(
@@ -80,7 +84,7 @@ def _warn_of_lengths(module: nn.Module, _: Any, begun: tuple[Any, ...]) -> None:
 
 class _PairRule(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rule: Rule, output: Tensor, *operands: Tensor) -> Tensor:
+    def forward(ctx: Any, rule: BoundRule, output: Tensor, *operands: Tensor) -> Tensor:
         ctx.rule = rule
         ctx.save_for_backward(output, *operands)
         return output.view_as(output)
@@ -89,17 +93,31 @@ class _PairRule(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         output, *operands = ctx.saved_tensors
-        halves = [_halves(operand.expand(output.shape)) for operand in operands]
+        rows = output.shape[0]
+        wide = [each.expand(output.shape) for each in operands] if ctx.rule.elementwise else operands
+        halves = [_halves(operand, rows) for operand in wide]
         x: Operands = tuple(sample for sample, _ in halves)
         x0: Operands = tuple(reference for _, reference in halves)
-        multipliers = ctx.rule(x, x0, *_halves(output))
+        y, y0 = _halves(output, rows)
+        # Multipliers of the two halves are those of two outputs of the same pairs.
+        d = torch.stack(_halves(grad, rows))
+        pulled = ctx.rule.pull(x, x0, y, y0, d)
         grads = (
-            (grad * torch.cat((each, each))).sum_to_size(operand.shape)
-            for each, operand in zip(multipliers, operands, strict=True)
+            _joined(each, operand).sum_to_size(operand.shape)
+            for each, operand in zip(pulled, operands, strict=True)
         )
         return None, None, *grads
 
 
-def _halves(tensor: Tensor) -> tuple[Tensor, Tensor]:
+def _halves(tensor: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Split into samples and references, (1, rows / 2, *); what has no rows is the same for both."""
+    if tensor.dim() == 0 or tensor.shape[0] != rows:
+        return tensor.unsqueeze(0), tensor.unsqueeze(0)
     sample, reference = tensor.chunk(2)
-    return sample, reference
+    return sample.unsqueeze(0), reference.unsqueeze(0)
+
+
+def _joined(pulled: Tensor, operand: Tensor) -> Tensor:
+    """Put what came for the halves, (2, 1, *), in the order of the batch."""
+    both = pulled.squeeze(1)
+    return both.sum(0) if both.shape[1:] == operand.shape else both.flatten(0, 1)

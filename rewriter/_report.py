@@ -39,11 +39,28 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class OperationReport:
+    """One operation outside of the recurrent layers that became atoms.
+
+    Args:
+        name: qualified name of the module in the user's model, or name of the node in the graph.
+        operation: class name of the module, or the function or method that was called.
+        atoms: number of atoms it consists of.
+
+    """
+
+    name: str
+    operation: str
+    atoms: int
+
+
+@dataclass(frozen=True)
 class Report:
     """All that :func:`rewriter.decompose` did, and did not do; ``print`` shows it as a table.
 
     Args:
         layers: the rewritten layers.
+        operations: what else became atoms.
         declines: the recurrent modules that stay as they are, with the reason.
         islands: qualified name of each module that torch.fx cannot follow, with the reason; it stays
             the user's code and works all the same.
@@ -62,6 +79,7 @@ class Report:
     declines: tuple[Decline, ...] = ()
     islands: Mapping[str, str] = field(default_factory=dict)
     parameter_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    operations: tuple[OperationReport, ...] = ()
 
     def __str__(self) -> str:
         rows = [
@@ -71,7 +89,13 @@ class Report:
         text = render_table(("layer", "was", "front-end", "level", "atoms", "parameters"), rows)
         notes = [f"declined: {decline}" for decline in self.declines]
         notes += [f"kept as code: {_shown(name)}: {reason}" for name, reason in self.islands.items()]
-        return "\n".join([text, *notes])
+        return "\n".join([text, *self._shown_operations(), *notes])
+
+    def _shown_operations(self) -> list[str]:
+        if not self.operations:
+            return []
+        rows = [(_shown(each.name), each.operation, str(each.atoms)) for each in self.operations]
+        return ["", render_table(("operation", "was", "atoms"), rows)]
 
     @staticmethod
     def of(model: nn.Module) -> Report:

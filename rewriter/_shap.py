@@ -20,6 +20,7 @@ from passes.unroll import ExpectSteps
 from rewriter._adapt import EXPLAINING, guard_method, holds_atoms
 from rewriter._multipliers import RULES
 from rewriter._pairs import bound_rules
+from rewriter._pulls import BOUND
 from rewriter._restore import as_found
 
 _MODULE = "shap.explainers._deep.deep_pytorch"
@@ -52,7 +53,16 @@ def register_when_imported() -> None:
 
 
 def _register(deep_pytorch: ModuleType) -> None:
-    for leaf in (*RULES, SequenceBegin, SequenceDropout, SequenceEnd, CellBegin, CellEnd, ExpectSteps):
+    for leaf in (
+        *RULES,
+        *BOUND,
+        SequenceBegin,
+        SequenceDropout,
+        SequenceEnd,
+        CellBegin,
+        CellEnd,
+        ExpectSteps,
+    ):
         deep_pytorch.op_handler[leaf.__name__] = deep_pytorch.passthrough
     guard_method(deep_pytorch.PyTorchDeep, "__init__", _constructing)
     guard_method(deep_pytorch.PyTorchDeep, "shap_values", _explaining)

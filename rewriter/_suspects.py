@@ -13,7 +13,7 @@ from passes.layout import Layout
 from passes.recurrence import Recurrence
 from passes.tracing import has_hooks
 from rewriter._attribution import Inputs, Target
-from rewriter._module_rules import pull_for
+from rewriter._module_rules import bound_rule_for
 
 _ROWS = 8
 
@@ -32,7 +32,8 @@ def first_break(target: Target, samples: Inputs, references: Inputs) -> str:
     x = [each[:_ROWS] for each in samples]
     x0 = [each[:, 0] if each.dim() > a.dim() else each for each, a in zip(references, samples, strict=True)]
     rows = min(len(x[0]), len(x0[0]))
-    x, x0 = [each[:rows] for each in x], [each[:rows] for each in x0]
+    # The model may write into its inputs.
+    x, x0 = [each[:rows].clone() for each in x], [each[:rows].clone() for each in x0]
     with torch.no_grad():
         for name, kind, run, arguments, arguments0 in _calls(target.model, x, x0):
             try:
@@ -58,8 +59,22 @@ def _calls(model: nn.Module, x: Inputs, x0: Inputs) -> Iterator[Call]:
         yield from _module_calls(model, x, x0)
 
 
+class _Recorded(fx.Interpreter):
+    """A run that keeps a copy of every operation's arguments, as they were before it."""
+
+    def __init__(self, model: fx.GraphModule) -> None:
+        super().__init__(model)
+        self.arguments: dict[fx.Node, tuple[Any, Any]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node."""
+        if n.op.startswith("call_"):
+            self.arguments[n] = _copied(self.fetch_args_kwargs_from_env(n))
+        return super().run_node(n)
+
+
 def _graph_calls(model: fx.GraphModule, x: Inputs, x0: Inputs) -> Iterator[Call]:
-    runs = [fx.Interpreter(model, garbage_collect_values=False) for _ in range(2)]
+    runs = [_Recorded(model) for _ in range(2)]
     for run, inputs in zip(runs, (x, x0), strict=True):
         run.run(*inputs)
     for node in model.graph.nodes:
@@ -68,7 +83,7 @@ def _graph_calls(model: fx.GraphModule, x: Inputs, x0: Inputs) -> Iterator[Call]
         module = model.get_submodule(node.target) if node.op == "call_module" else None
         if module is not None and _is_covered(module):
             continue
-        both = [run.fetch_args_kwargs_from_env(node) for run in runs]
+        both = [run.arguments[node] for run in runs]
         if module is not None:
             yield str(node.target), type(module).__name__, module, both[0], both[1]
         elif node.op == "call_method":
@@ -85,7 +100,7 @@ def _module_calls(model: nn.Module, x: Inputs, x0: Inputs) -> Iterator[Call]:
     names = {id(module): name for name, module in leaves}
 
     def note(module: nn.Module, args: Any, kwargs: Any) -> None:
-        records[-1].append((names[id(module)], module, (args, kwargs)))
+        records[-1].append((names[id(module)], module, _copied((args, kwargs))))
 
     for _, module in leaves:
         module.register_forward_pre_hook(note, with_kwargs=True)
@@ -98,11 +113,14 @@ def _module_calls(model: nn.Module, x: Inputs, x0: Inputs) -> Iterator[Call]:
 
 
 def _is_covered(module: nn.Module) -> bool:
-    return isinstance(module, Recurrence | Layout) or (pull_for(module) is not None and not has_hooks(module))
+    return isinstance(module, Recurrence | Layout) or (
+        bound_rule_for(module) is not None and not has_hooks(module)
+    )
 
 
 def _is_linear(run: Callable[..., Any], a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:
-    middle = _mean(a, b)
+    # Operations may write into what they are given.
+    middle, a, b = _mean(a, b), _copied(a), _copied(b)
     expected = _tensors(_mean(run(*a[0], **a[1]), run(*b[0], **b[1])))
     got = _tensors(run(*middle[0], **middle[1]))
     tolerance = {torch.float64: 1e-9}
@@ -121,6 +139,14 @@ def _mean(a: Any, b: Any) -> Any:
     if isinstance(a, dict) and isinstance(b, dict):
         return {key: _mean(a[key], b[key]) for key in a}
     return a
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if type(value) in (tuple, list):
+        return type(value)(_copied(each) for each in value)
+    return {key: _copied(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def _tensors(value: Any) -> list[Tensor]:

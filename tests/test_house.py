@@ -33,7 +33,10 @@ LEVELS = [
     {"audit", "clone", "twin", "cells", "gates", "face", "layout", "lowered", "kernels"},
     {"base", "rule", "recurrence"},
     {"tracing", "layers", "cell_layers"},
-    {"recurrent_rules", "unroll", "unshare", "cleanup", "calls"},
+    {"recurrent_rules", "unroll", "unshare", "cleanup", "calls", "dataflow", "module_lowerings"},
+    {"lower_calls"},
+    {"activations", "products"},
+    {"whole"},
 ]
 
 

@@ -1,0 +1,142 @@
+"""Lower functions and methods in a graph to atoms, as rules lower modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import fx, nn
+
+from passes.atoms import Atom
+from passes.base import Pass, PassResult
+from passes.dataflow import Dataflow
+from passes.errors import PassError
+from passes.tracing import LoweringTracer
+
+#: Says whether an argument varies with the inputs.
+Varies = Callable[[Any], bool]
+#: A textbook module with the nodes it takes, or None to leave a call as it is.
+Textbook = tuple[nn.Module, tuple[Any, ...]]
+#: Takes :data:`Varies` and the arguments of a call, in the function's own signature.
+Lowering = Callable[..., Textbook | None]
+
+
+@dataclass(frozen=True)
+class LoweredCall:
+    """One call that became atoms.
+
+    Args:
+        name: of the node it was.
+        operation: the function or method.
+        atoms: how many it became.
+
+    """
+
+    name: str
+    operation: str
+    atoms: int
+
+
+class LowerCalls(Pass):
+    """Replace each call of a known function on varying tensors by what its lowering builds.
+
+    Args:
+        lowerings: by function, or by name of the method.
+
+    """
+
+    def __init__(self, lowerings: Mapping[Any, Lowering]) -> None:
+        self.lowerings = lowerings
+        self.lowered: list[LoweredCall] = []
+
+    def run(self, model: nn.Module) -> PassResult:
+        """Lower what varies; the rest is a constant of the explanation."""
+        if not isinstance(model, fx.GraphModule):
+            return PassResult(model, modified=False)
+        flow = Dataflow(model.graph)
+        for node in list(model.graph.nodes):
+            if node._erased or node.op not in ("call_function", "call_method") or node not in flow.varying:
+                continue
+            lowering = self.lowerings.get(node.target)
+            textbook = lowering and lowering(flow.varies, *node.args, **node.kwargs)
+            if textbook:
+                self._replace(model, node, textbook, flow)
+        return PassResult(model, modified=bool(self.lowered))
+
+    def _replace(self, model: fx.GraphModule, node: fx.Node, textbook: Textbook, flow: Dataflow) -> None:
+        module, operands = textbook
+        module.train(model.training)
+        placed = place(model, node, module, operands, free_name(model, node.name))
+        for each in placed:
+            flow.follow(each)
+        atoms = sum(
+            each.op == "call_module" and isinstance(model.get_submodule(cast("str", each.target)), Atom)
+            for each in placed
+        )
+        self.lowered.append(LoweredCall(node.name, operation_of(node), atoms))
+
+
+def operation_of(node: fx.Node) -> str:
+    """Return the name of the function or method that a node calls."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def free_name(model: nn.Module, name: str) -> str:
+    """Return ``name``, with a suffix if the model has an attribute of that name."""
+    free, k = name, 0
+    while hasattr(model, free):
+        k += 1
+        free = f"{name}_{k}"
+    return free
+
+
+def place(
+    model: fx.GraphModule, node: fx.Node, module: nn.Module, operands: tuple[Any, ...], path: str
+) -> list[fx.Node]:
+    """Put ``module`` in the place of ``node``, written out unless it is an atom; return the new nodes."""
+    graph = model.graph
+    if isinstance(module, Atom):
+        model.add_submodule(path, module)
+        with graph.inserting_before(node):
+            placed = graph.create_node("call_module", path, operands)
+        _replace_uses(node, placed)
+        graph.erase_node(node)
+        # The graph would never give the name again.
+        placed.name = node.name
+        return [placed]
+    body = LoweringTracer().trace(module)
+    placeholders = [each for each in body.nodes if each.op == "placeholder"]
+    if len(operands) != len(placeholders):
+        raise PassError(f"{path}: {len(operands)} operands for {len(placeholders)} arguments")
+    values: dict[fx.Node, Any] = dict(zip(placeholders, operands, strict=True))
+    prefix = path.replace(".", "_")
+    with graph.inserting_before(node):
+        for each in body.nodes:
+            args, kwargs = fx.node.map_arg((each.args, each.kwargs), values.__getitem__)
+            if each.op == "output":
+                _replace_uses(node, args[0])
+            elif each.op == "get_attr":
+                raise PassError(f"{path}: a textbook module holds no tensors, found {each.target}")
+            elif each.op != "placeholder":
+                target = each.target
+                if each.op == "call_module":
+                    target = f"{path}.{target}"
+                    model.add_submodule(target, module.get_submodule(cast("str", each.target)))
+                values[each] = graph.create_node(each.op, target, args, kwargs, f"{prefix}_{each.name}")
+    graph.erase_node(node)
+    return [values[each] for each in body.nodes if each.op.startswith("call_")]
+
+
+def _replace_uses(node: fx.Node, value: Any) -> None:
+    """Let what used ``node`` use ``value``, a node or a tuple of nodes."""
+    for user in list(node.users):
+        item = user.args[1] if len(user.args) == 2 and user.args[0] is node else None
+        if isinstance(value, tuple | list) and isinstance(item, int):
+            _replace_uses(user, value[item])
+            user.graph.erase_node(user)
+            continue
+        args, kwargs = fx.node.map_aggregate(
+            (user.args, user.kwargs), lambda each: value if each is node else each
+        )
+        user.args, user.kwargs = args, kwargs

@@ -1,0 +1,65 @@
+"""Which rule belongs to a module: the one lookup of all explainers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from passes.activations import Elementwise
+from passes.products import Bilinear
+from rewriter._elementwise_rules import rule_for
+from rewriter._multipliers import RULES, Operands, Rule
+from rewriter._product_rules import bilinear_pull
+
+#: Takes the operands of samples and references, (n or 1, *operand shape), what the module made of them,
+#: (n or 1, *output shape), and multipliers of its output, (K, n, *output shape), to those of its
+#: operands, (K, n, *operand shape).
+Pull = Callable[[Operands, Operands, Tensor, Tensor, Tensor], Operands]
+
+
+@dataclass(frozen=True)
+class BoundRule:
+    """The rule of one module.
+
+    Args:
+        pull: what it does to multipliers.
+        elementwise: operands are to be brought to the shape of the output first.
+
+    """
+
+    pull: Pull
+    elementwise: bool
+
+
+def elementwise(rule: Rule) -> BoundRule:
+    """Make a rule of the table act on multipliers."""
+    return BoundRule(partial(_multiply, rule), elementwise=True)
+
+
+def _multiply(rule: Rule, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor) -> Operands:
+    return tuple(d * multiplier for multiplier in rule(x, x0, y, y0))
+
+
+#: Rules that need to know the options of their atom.
+BOUND: Mapping[type[nn.Module], Callable[[Any], BoundRule]] = {
+    Elementwise: lambda atom: elementwise(rule_for(atom)),
+    Bilinear: lambda atom: BoundRule(partial(bilinear_pull, atom), elementwise=False),
+}
+
+
+def rule_of(module: nn.Module) -> BoundRule | None:
+    """Return the rule for a module of exactly a known type, else None.
+
+    Example:
+        >>> rule_of(nn.Linear(1, 1)) is None, rule_of(Elementwise("exp")).elementwise
+        (True, True)
+
+    """
+    kind = type(module)
+    if kind in RULES:
+        return elementwise(RULES[kind])
+    return BOUND[kind](module) if kind in BOUND else None
