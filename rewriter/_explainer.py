@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,11 +16,12 @@ from rewriter._attribution import Inputs, Remembered, attribute
 from rewriter._explained import Explained, Names, collect
 from rewriter._inputs import as_inputs, check_like
 from rewriter._interim import linked_target
+from rewriter._linked import Tape, running
 
 Array = np.ndarray[Any, Any]
 Order = Literal["max", "min", "max_abs"]
-# Rows of a run without attributions.
-_ROWS = 256
+# Rows of a run without attributions, whose memory nobody plans.
+_ROWS = 32
 
 
 class DeepExplainer:
@@ -31,10 +33,13 @@ class DeepExplainer:
 
     Args:
         model: any module; or ``(model, layer)`` to explain the inputs of one of its modules.
-        data: background samples, one tensor or a list with one per input of the model.
+        data: background samples, one tensor, array or data frame, or a list with one per input of the model.
+        session: belongs to TensorFlow 1 and has to be None, as in ``shap.DeepExplainer`` for PyTorch.
+        learning_phase_flags: likewise.
         output: which part of what the model returns is explained: a key or index, or a function of it.
             The part must have the batch in dimension 0; it may have any shape beyond that.
-        feature_names: names of the last dimension of the input, or of all its elements.
+        feature_names: names of the last dimension of the input, or of all its elements; the columns of a
+            data frame by default.
         output_names: names of the outputs.
         max_memory: bytes to work in, beside inputs and results; a quarter of what is free by default.
         progress: show a bar (if tqdm is installed) for work that takes more than a few seconds.
@@ -66,6 +71,8 @@ class DeepExplainer:
         self,
         model: nn.Module | tuple[nn.Module, nn.Module],
         data: Any,
+        session: None = None,
+        learning_phase_flags: None = None,
         *,
         output: Callable[[Any], Tensor] | str | int | None = None,
         feature_names: Sequence[str] | None = None,
@@ -73,19 +80,33 @@ class DeepExplainer:
         max_memory: int | None = None,
         progress: bool = True,
     ) -> None:
+        for name, value in (("session", session), ("learning_phase_flags", learning_phase_flags)):
+            if value is not None:
+                raise RewriteError(
+                    f"{name}: expected None, got {type(value).__name__}; it belongs to TensorFlow 1, and "
+                    "this explains PyTorch models: leave it out"
+                )
         with torch.inference_mode(False):
             self._target = linked_target(model, output)
-        like = next(self._target.model.parameters(), None)
         self._multi_input = isinstance(data, list | tuple)
-        self._data = as_inputs(data, like, "background")
-        if not self._data or 0 in self._data[0].shape:
+        given = as_inputs(data, next(self._target.model.parameters(), None), "background")
+        if not given or given[0].shape[0] == 0:
             raise RewriteError("background: expected at least one sample, got none")
-        check_like(self._data, self._data, "background")
+        check_like(given, given, "background")
+        if self._target.interim is None and not any(each.is_floating_point() for each in given):
+            raise RewriteError(
+                f"background: expected floating point numbers, got {given[0].dtype}; integers have no "
+                "attributions: explain the input of the layer behind an embedding, (model, layer)"
+            )
+        # A copy, which nobody else writes to.
+        self._data = [each.clone() for each in given]
+        if feature_names is None and hasattr(data, "columns"):
+            feature_names = [str(name) for name in data.columns]
         self._names = Names(feature_names, output_names)
-        self._max_memory = max_memory
+        self._max_memory = _bytes(max_memory)
         self._progress = progress
         self._remembered = Remembered()
-        outputs = self._run(self._data)
+        outputs = self._first_run()
         self._output_shape = outputs.shape[1:]
         #: The mean of the outputs over the background, one per output.
         self.expected_value: Array = outputs.mean(0).cpu().numpy()
@@ -105,7 +126,7 @@ class DeepExplainer:
             X: samples, one tensor, or a list if the background is one.
             ranked_outputs: explain only that many of each sample's outputs, the first in the order.
             output_rank_order: ``"max"``, ``"min"`` or ``"max_abs"``.
-            check_additivity: whether the values must sum to the difference of the outputs; a number is
+            check_additivity: whether the values must sum to the difference of the outputs; a float is
                 the tolerance relative to the largest output, 1e-4 by default.
             references: a background of its own for each sample, (M, N, *shape).
 
@@ -128,9 +149,10 @@ class DeepExplainer:
         Its values are (M, features) for a model with one output, else (M, features, outputs), of which
         ``explanation[..., k]`` is what most plots take. See :meth:`shap_values` for the arguments.
         """
-        return self._names.explanation(
-            self._explain(X, None, "max", check_additivity, references), self._output_shape
-        )
+        done = self._explain(X, None, "max", check_additivity, references)
+        if self._target.interim is not None:
+            done = replace(done, data=[self._interim_inputs(as_inputs(X, self._data, "X"))])
+        return self._names.explanation(done, self._output_shape)
 
     def stream(self, batches: Iterable[Any], *, check_additivity: bool | float = True) -> Iterator[Any]:
         """Yield a ``shap.Explanation`` for each batch of samples, for data that exceed the memory.
@@ -156,12 +178,26 @@ class DeepExplainer:
         if isinstance(X, list | tuple) != self._multi_input:
             wanted = f"a list of {len(self._data)} tensors" if self._multi_input else "one tensor"
             raise RewriteError(f"X: expected {wanted} like the background, got {type(X).__name__}")
-        samples = as_inputs(X, self._data[0], "X")
+        tolerance = _tolerance(check_additivity)
+        samples = as_inputs(X, self._data, "X")
         check_like(samples, self._data, "X")
         own = references is not None
-        background = as_inputs(references, self._data[0], "references") if own else self._data
+        background = as_inputs(references, self._data, "references") if own else self._data
         if own:
             check_like(background, self._data, "references", samples=samples[0].shape[0])
+        with self._full_precision():
+            return self._explained(samples, background, ranked, order, tolerance, own=own)
+
+    def _explained(
+        self,
+        samples: Inputs,
+        background: Inputs,
+        ranked: int | None,
+        order: Order,
+        tolerance: float | None,
+        *,
+        own: bool,
+    ) -> Explained:
         chosen = self._choose(samples, ranked, order)
         parts = attribute(
             self._target,
@@ -175,31 +211,88 @@ class DeepExplainer:
         tail = tuple(self._output_shape) if ranked is None else (chosen.shape[1],)
         pairs = samples[0].shape[0] * background[0].shape[int(own)]
         done = collect(parts, samples, background, chosen, tail, pairs if self._progress else 0, own=own)
-        if check_additivity is not False:
-            tolerance = 1e-4 if check_additivity is True else float(check_additivity)
+        if tolerance is not None:
             check_sums(self._target, done, samples, background, tolerance)
         return done
 
-    def _choose(self, samples: Inputs, ranked: int | None, order: Order) -> Tensor:
+    def _choose(self, samples: Inputs, ranked: Any, order: Order) -> Tensor:
         """Return the indices (M, K) of the outputs to explain."""
         rows, count = samples[0].shape[0], self._output_shape.numel()
-        if ranked is None or count == 1:
-            return torch.arange(count).expand(rows, count).int()
-        if order not in ("max", "min", "max_abs"):
+        if ranked is not None and not (isinstance(ranked, int | np.integer) and ranked >= 1):
+            raise RewriteError(f"ranked_outputs: expected None or a positive integer, got {ranked!r}")
+        if ranked is not None and order not in ("max", "min", "max_abs"):
             raise RewriteError(f"output_rank_order: expected 'max', 'min' or 'max_abs', got {order!r}")
-        if not ranked >= 1:
-            raise RewriteError(f"ranked_outputs: expected at least 1, got {ranked}")
+        if ranked is None or count == 1:
+            return torch.arange(count).repeat(rows, 1).int()
         if rows == 0:
-            return torch.empty(0, min(ranked, count), dtype=torch.long)
+            return torch.empty(0, min(int(ranked), count), dtype=torch.long)
         outputs = self._run(samples).flatten(1)
         values = outputs.abs() if order == "max_abs" else outputs
         return values.sort(descending=order != "min")[1][:, :ranked].cpu()
 
+    def _first_run(self) -> Tensor:
+        """Run the background.
+
+        Raises:
+            RewriteError: if that fails, or its outputs are nothing that can be explained.
+
+        """
+        try:
+            outputs = self._run(self._data)
+        except RewriteError:
+            raise
+        except Exception as error:
+            got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in self._data)
+            raise RewriteError(
+                f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: {error}"
+            ) from error
+        if outputs.dtype not in (torch.float32, torch.float64) or not outputs[0].numel():
+            raise RewriteError(
+                f"expected outputs in float32 or float64, at least one per sample, got {outputs.dtype} of "
+                f"shape {tuple(outputs.shape)}; pass output=… to say which part of what the model returns "
+                "is to be explained"
+            )
+        if not bool(outputs.isfinite().all()):
+            raise RewriteError("expected finite outputs, got NaN or infinity for the background")
+        return outputs
+
+    def _full_precision(self) -> torch.autocast:
+        """Switch off the autocast of the caller: attributions are differences."""
+        return torch.autocast(self._data[0].device.type, enabled=False)
+
     def _run(self, inputs: Inputs) -> Tensor:
         """Return the outputs of the model, without attributions."""
-        with torch.no_grad():
+        with self._full_precision(), torch.no_grad():
             parts = [
-                self._target.run(list(rows))
-                for rows in zip(*(torch.split(x, 256) for x in inputs), strict=True)
+                self._target.run([row.clone() for row in rows])
+                for rows in zip(*(torch.split(x, _ROWS) for x in inputs), strict=True)
             ]
         return torch.cat(parts)
+
+    def _interim_inputs(self, samples: Inputs) -> Array:
+        """Return what the module whose input is explained gets."""
+        parts = []
+        with self._full_precision(), torch.inference_mode(False), torch.no_grad():
+            for rows in zip(*(torch.split(x, _ROWS) for x in samples), strict=True):
+                tape = Tape()
+                with running(tape):
+                    self._target.run([row.clone() for row in rows])
+                parts += tape.inputs
+        return torch.cat(parts).cpu().numpy()
+
+
+def _bytes(max_memory: Any) -> int | None:
+    if max_memory is None:
+        return None
+    if not (isinstance(max_memory, int | float | np.integer) and 0 < max_memory < 2**63):
+        raise RewriteError(f"max_memory: expected a positive number of bytes, got {max_memory!r}")
+    return int(max_memory)
+
+
+def _tolerance(check_additivity: Any) -> float | None:
+    """Return the tolerance; as for shap whatever is false asks for no check."""
+    if isinstance(check_additivity, str):
+        raise RewriteError(f"check_additivity: expected a bool or a tolerance, got {check_additivity!r}")
+    if not check_additivity:
+        return None
+    return check_additivity if isinstance(check_additivity, float) else 1e-4

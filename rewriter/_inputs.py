@@ -9,17 +9,21 @@ from torch import Tensor
 
 from passes.errors import InputError
 
+# Attributions in them are off by 1e-3 and more of the output.
+_IMPRECISE = (torch.float16, torch.bfloat16)
 
-def as_inputs(given: Any, like: Tensor | None, what: str) -> list[Tensor]:
-    """Return a list of tensors on the model's device; arrays and data frames get the model's dtype.
+
+def as_inputs(given: Any, like: Tensor | list[Tensor] | None, what: str) -> list[Tensor]:
+    """Return a list of tensors on the model's device; arrays and data frames get a dtype that fits.
 
     Args:
         given: one tensor, array or data frame, or a list of them.
-        like: a tensor with the device and the dtype of the model.
+        like: a parameter of the model, whose dtype floating point arrays get; or the background, whose
+            dtypes all arrays get.
         what: name of the argument for error messages.
 
     Raises:
-        InputError: for anything else, or numbers that are not finite.
+        InputError: for anything else, numbers that are not finite, half precision or complex numbers.
 
     Example:
         >>> as_inputs([[1.0, 2.0]], torch.zeros(1), "X")
@@ -28,18 +32,39 @@ def as_inputs(given: Any, like: Tensor | None, what: str) -> list[Tensor]:
 
     """
     parts = list(given) if isinstance(given, list | tuple) else [given]
-    return [_as_tensor(part, like, f"{what}, input {k}") for k, part in enumerate(parts)]
+    if isinstance(like, list) and len(like) != len(parts):
+        raise InputError(f"{what}: expected {len(like)} inputs like the background, got {len(parts)}")
+    found = []
+    for k, part in enumerate(parts):
+        name = f"{what}, input {k}"
+        tensor = part.detach() if isinstance(part, Tensor) else _from_array(part, name)
+        own = like[k] if isinstance(like, list) else like
+        if own is not None and not isinstance(part, Tensor):
+            fits = own.is_floating_point() and (tensor.is_floating_point() or isinstance(like, list))
+            tensor = tensor.to(own.dtype) if fits and not tensor.is_complex() else tensor
+        found.append(_checked(tensor, own, name))
+    return found
 
 
-def _as_tensor(part: Any, like: Tensor | None, what: str) -> Tensor:
-    if not isinstance(part, Tensor):
-        array = part.to_numpy() if hasattr(part, "to_numpy") else part
-        if not hasattr(array, "__array__"):
-            raise InputError(f"{what}: expected a Tensor or an array, got {type(part).__name__}")
-        part = torch.as_tensor(array)
-        if like is not None and part.is_floating_point():
-            part = part.to(like.dtype)
-    tensor: Tensor = part.detach()
+def _from_array(part: Any, what: str) -> Tensor:
+    array = part.to_numpy() if hasattr(part, "to_numpy") else part
+    if not hasattr(array, "__array__"):
+        raise InputError(f"{what}: expected a Tensor or an array, got {type(part).__name__}")
+    try:
+        # A copy: what belongs to a data frame cannot be written to.
+        return torch.tensor(array)
+    except TypeError:
+        raise InputError(f"{what}: expected numbers, got a {type(part).__name__} of {array.dtype}") from None
+
+
+def _checked(tensor: Tensor, like: Tensor | None, what: str) -> Tensor:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise InputError(f"{what}: expected a dense tensor with data, got {_kind(tensor)}; pass a dense copy")
+    if tensor.dtype in _IMPRECISE or tensor.is_complex():
+        raise InputError(
+            f"{what}: expected float32, float64 or integers, got {tensor.dtype}; attributions are "
+            "differences, which need full precision: explain copy.deepcopy(model).float()"
+        )
     if like is not None:
         tensor = tensor.to(like.device)
     if tensor.dim() == 0:
@@ -48,6 +73,10 @@ def _as_tensor(part: Any, like: Tensor | None, what: str) -> Tensor:
         row = int((~tensor.isfinite()).flatten(1).any(1).nonzero()[0]) if tensor.dim() > 1 else 0
         raise InputError(f"{what}: expected finite numbers, got NaN or infinity, first in row {row}")
     return tensor
+
+
+def _kind(tensor: Tensor) -> str:
+    return "a meta tensor" if tensor.is_meta else f"{tensor.layout} of {tensor.dtype}"
 
 
 def check_like(inputs: list[Tensor], data: list[Tensor], what: str, samples: int | None = None) -> None:
@@ -60,8 +89,6 @@ def check_like(inputs: list[Tensor], data: list[Tensor], what: str, samples: int
         samples: number of samples, where each has references of its own.
 
     """
-    if len(inputs) != len(data):
-        raise InputError(f"{what}: expected {len(data)} inputs like the background, got {len(inputs)}")
     lead = 1 if samples is None else 2
     for k, (tensor, reference) in enumerate(zip(inputs, data, strict=True)):
         if tensor.shape[lead:] != reference.shape[1:]:

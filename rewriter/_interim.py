@@ -36,6 +36,7 @@ def linked_target(
     """
     root, layer = model if isinstance(model, tuple) else (model, None)
     copy = linked_copy(decompose(root))
+    _check_tensors(copy)
     select = _itself if output is None else output if callable(output) else operator.itemgetter(output)
     if layer is None:
         return Target(copy, select)
@@ -55,6 +56,17 @@ def linked_target(
     return Target(copy, select, names[0])
 
 
+def _check_tensors(copy: nn.Module) -> None:
+    for name, tensor in (*copy.named_parameters(), *copy.named_buffers()):
+        if tensor.is_meta:
+            raise RewriteError(f"{name}: a meta tensor has no numbers; load the weights first")
+        if tensor.is_inference():
+            raise RewriteError(
+                f"{name}: made under torch.inference_mode(), so autograd cannot use it; make or load the "
+                "model outside, and only run it there"
+            )
+
+
 def _itself(output: Any) -> Any:
     return output
 
@@ -69,5 +81,12 @@ def _interim_forward(plain: Callable[..., Any], name: str, *args: Any) -> Any:
             raise RewriteError(f"{name}: runs more than once; its inputs cannot be explained")
         tape.inputs = [args[0].detach()]
         return plain(*args)
+    pairing = tape.pairing
+    counts = pairing.samples, pairing.references * (pairing.samples if pairing.own else 1)
+    if (args[0].shape[0], tape.inputs[0].shape[0]) != counts:
+        raise RewriteError(
+            f"{name}: expected an input with the batch of {counts[0]} samples in dimension 0, got shape "
+            f"{tuple(args[0].shape)}; explain the input of a module that gets the batch first"
+        )
     tape.leaves = [args[0].detach().clone().requires_grad_()]
     return plain(tape.leaves[0].clone(), *args[1:])
