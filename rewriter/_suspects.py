@@ -13,7 +13,7 @@ from passes.layout import Layout
 from passes.recurrence import Recurrence
 from passes.tracing import has_hooks
 from rewriter._attribution import Inputs, Target
-from rewriter._module_rules import pull_for
+from rewriter._module_rules import bound_rule_for
 
 _ROWS = 8
 
@@ -113,7 +113,9 @@ def _module_calls(model: nn.Module, x: Inputs, x0: Inputs) -> Iterator[Call]:
 
 
 def _is_covered(module: nn.Module) -> bool:
-    return isinstance(module, Recurrence | Layout) or (pull_for(module) is not None and not has_hooks(module))
+    return isinstance(module, Recurrence | Layout) or (
+        bound_rule_for(module) is not None and not has_hooks(module)
+    )
 
 
 def _is_linear(run: Callable[..., Any], a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:
