@@ -1,0 +1,157 @@
+"""How far attributions of whole models are from adding up: stock shap as is and decomposed, and ours.
+
+Run with: python benchmarks/whole_model.py
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import whole_models as models
+import whole_models_more as more
+from timing import arguments, publish
+from torch import Tensor, nn
+
+import rewriter
+
+SAMPLES, REFERENCES = 3, 5
+
+
+class Case(NamedTuple):
+    """One model of the gallery.
+
+    Args:
+        model: its class.
+        inputs: makes a number of rows of its inputs.
+        layer: name of the module whose input is explained where the model's input is made of integers.
+
+    """
+
+    model: Callable[[], nn.Module]
+    inputs: Callable[[int], tuple[Tensor, ...]]
+    layer: str | None = None
+
+
+def sequences(*shapes: tuple[int, ...]) -> Callable[[int], tuple[Tensor, ...]]:
+    """Return what draws inputs of these shapes."""
+    return lambda rows: tuple(torch.randn(rows, *shape) for shape in shapes)
+
+
+def texts(rows: int) -> tuple[Tensor, ...]:
+    """Draw padded texts and their lengths."""
+    lengths = torch.randint(2, models.STEPS + 1, (rows,))
+    lengths[0] = models.STEPS
+    tokens = torch.randint(1, models.WORDS, (rows, models.STEPS))
+    return tokens * (torch.arange(models.STEPS) < lengths[:, None]), lengths
+
+
+SERIES = sequences((models.STEPS, models.FEATURES))
+CASES = {
+    "LSTM + additive attention": Case(models.AdditiveAttention, SERIES),
+    "LSTM + self-attention": Case(models.SelfAttention, SERIES),
+    "CNN-LSTM": Case(models.CNNLSTM, SERIES),
+    "LSTM-FCN": Case(models.LSTMFCN, SERIES),
+    "sequence to sequence": Case(
+        models.Seq2Seq, sequences((models.STEPS, models.FEATURES), (4, models.OUTPUTS))
+    ),
+    "temporal fusion gating": Case(models.TemporalFusion, SERIES),
+    "encoder-decoder GRU": Case(models.EncoderDecoderGRU, SERIES),
+    "bidirectional, max over time": Case(models.MaxOverTime, SERIES),
+    "embedding + packed LSTM": Case(models.TextClassifier, texts, "lstm"),
+    "residual LSTM, LayerNorm": Case(models.ResidualLSTM, SERIES),
+    "convolution + GRU, audio": Case(models.AudioTagger, sequences((1, 2 * models.FEATURES, models.STEPS))),
+    "hierarchical attention": Case(more.HierarchicalAttention, sequences((3, 4, models.FEATURES))),
+    "siamese": Case(more.Siamese, sequences(*[(models.STEPS, models.FEATURES)] * 2)),
+    "policy and value": Case(more.ActorCritic, SERIES),
+    "probabilistic forecaster": Case(more.Forecaster, SERIES),
+    "transformer over LSTM": Case(more.TransformerOverLSTM, SERIES),
+    "time first": Case(more.TimeFirst, SERIES),
+    "GRU with decay": Case(more.Decay, SERIES),
+    "ConvLSTM": Case(more.ConvLSTM, SERIES),
+    "gated convolution": Case(more.GatedConvolution, SERIES),
+}
+
+
+class Problem:
+    """A model of the gallery with samples and references.
+
+    Args:
+        case: which one.
+        dtype: of parameters and inputs.
+
+    """
+
+    def __init__(self, case: Case, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        self.case = case
+        self.model = case.model().eval().to(dtype)
+        drawn = (case.inputs(SAMPLES), case.inputs(REFERENCES))
+        self.x, self.background = (
+            [each.to(dtype) if each.is_floating_point() else each for each in inputs] for inputs in drawn
+        )
+
+    def ours(self) -> Any:
+        """Explain with our own engine."""
+        explainer = rewriter.DeepExplainer(self.model, self.background, progress=False)
+        return explainer.shap_values(self.x, check_additivity=False)
+
+    def stock(self, model: nn.Module) -> Any:
+        """Explain with stock shap."""
+        import shap
+
+        layer = self.case.layer
+        explained = model if layer is None else (model, model.get_submodule(f"{layer}.begin"))
+        return shap.DeepExplainer(explained, self.background).shap_values(self.x, check_additivity=False)
+
+    def error(self, explain: Callable[[], Any]) -> float:
+        """Return max |sum of attributions - (f(x) - mean f(background))| over max(1, max |f(x)|)."""
+        try:
+            with redirect_stderr(io.StringIO()):
+                values = explain()
+        except Exception as error:
+            print(f"{type(error).__name__}: {str(error)[:300]}")
+            return float("nan")
+        with torch.no_grad():
+            f, f0 = (self.model(*each).double().numpy() for each in (self.x, self.background))
+        parts = values if isinstance(values, list) else [values]
+        total = sum(np.asarray(each).sum(tuple(range(1, each.ndim - 1))) for each in parts)
+        return float(np.abs(total - (f - f0.mean(0))).max() / max(1.0, np.abs(f).max()))
+
+
+def errors(case: Case) -> dict[str, float]:
+    """Return the additivity error of each explainer on one model."""
+    single, double = (Problem(case, dtype) for dtype in (torch.float32, torch.float64))
+    return {
+        "stock, as it is": single.error(lambda: single.stock(single.model)),
+        "stock, decomposed": single.error(lambda: single.stock(rewriter.decompose(single.model))),
+        "float64": double.error(lambda: double.stock(rewriter.decompose(double.model))),
+        "ours": single.error(single.ours),
+        "ours, float64": double.error(double.ours),
+    }
+
+
+def main() -> None:
+    """Explain every model of the gallery."""
+    options = arguments("Additivity of attributions for whole models.")
+    # What shap says of the models as they are is the reason for this project.
+    warnings.simplefilter("ignore")
+    names = list(CASES)[:2] if options.quick else list(CASES)
+    records = [{"model": name} | errors(CASES[name]) for name in names]
+    header = tuple(records[0])
+    rows = [(each["model"], *(f"{each[key]:.1e}" for key in header[1:])) for each in records]
+    worst = ", ".join(f"{key} {max(each[key] for each in records):.1e}" for key in header[1:])
+    notes = [
+        "Worst |sum of attributions - (f(x) - mean f(background))| / max(1, max |f(x)|).",
+        f"worst: {worst}",
+    ]
+    publish("whole_model", options, header, rows, notes, records)
+
+
+if __name__ == "__main__":
+    main()
