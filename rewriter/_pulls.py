@@ -10,9 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from passes.activations import Elementwise
+from passes.pairwise import Pairwise
 from passes.products import Bilinear
 from rewriter._elementwise_rules import rule_for
 from rewriter._multipliers import RULES, Operands, Rule
+from rewriter._pairwise_rules import pairwise_rule_for
 from rewriter._product_rules import bilinear_pull
 
 #: Takes the operands of samples and references, (n or 1, *operand shape), what the module made of them,
@@ -47,6 +49,7 @@ def _multiply(rule: Rule, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: T
 #: Rules that need to know the options of their atom.
 BOUND: Mapping[type[nn.Module], Callable[[Any], BoundRule]] = {
     Elementwise: lambda atom: elementwise(rule_for(atom)),
+    Pairwise: lambda atom: elementwise(pairwise_rule_for(atom)),
     Bilinear: lambda atom: BoundRule(partial(bilinear_pull, atom), elementwise=False),
 }
 
