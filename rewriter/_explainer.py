@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from rewriter._additivity import check_sums
-from rewriter._attribution import Inputs, Remembered, attribute
+from rewriter._attribution import Inputs, Remembered, _versions, attribute
 from rewriter._explained import Explained, Names, collect
 from rewriter._inputs import as_inputs, check_like
 from rewriter._interim import linked_target
@@ -185,8 +185,22 @@ class DeepExplainer:
         background = as_inputs(references, self._data, "references") if own else self._data
         if own:
             check_like(background, self._data, "references", samples=samples[0].shape[0])
-        with self._full_precision():
-            return self._explained(samples, background, ranked, order, tolerance, own=own)
+        versions = _versions(self._target.model)
+        try:
+            with self._full_precision():
+                done = self._explained(samples, background, ranked, order, tolerance, own=own)
+        except Exception:
+            self._check_weights(versions)
+            raise
+        self._check_weights(versions)
+        return done
+
+    def _check_weights(self, versions: tuple[int, ...]) -> None:
+        if _versions(self._target.model) != versions:
+            raise RewriteError(
+                "the model's weights or buffers were written to while it was explained; stop training it "
+                "for that time, or explain copy.deepcopy(model)"
+            )
 
     def _explained(
         self,

@@ -1,10 +1,7 @@
-"""``rewriter.DeepExplainer`` gives what stock shap gives on the decomposed model, and more."""
+"""``rewriter.DeepExplainer`` gives what stock shap gives on the decomposed model."""
 
 from __future__ import annotations
 
-import itertools
-import threading
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,50 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rewriter import DeepExplainer, RewriteError, decompose
-from rewriter._cell_sweeps import GRUSweep
-from rewriter._linked import current
 from tests import gallery
-from tests.test_decompose import snapshot
+from tests.stock import TOLERANCE, assert_same, check, stock
 from tests.test_shap import OPTIONS, CellState, Packs, TimeFirst
-
-TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-11}
-
-
-def stock(model: nn.Module, background: Any, x: Any, **options: Any) -> Any:
-    """Explain the decomposed model with stock shap."""
-    explainer = shap.DeepExplainer(decompose(model), background)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return explainer.shap_values(x, check_additivity=False, **options)
-
-
-def assert_same(got: Any, expected: Any, tolerance: float) -> None:
-    """Assert equality relative to the largest value.
-
-    In float32 relative to 1 at least: attributions are differences of outputs of that size, whose
-    rounding both explainers inherit.
-    """
-    if isinstance(expected, list):
-        assert len(got) == len(expected)
-        for a, b in zip(got, expected, strict=True):
-            assert_same(a, b, tolerance)
-        return
-    assert got.shape == expected.shape
-    assert got.dtype == expected.dtype
-    floor = 1.0 if tolerance >= TOLERANCE[torch.float32] else 0.0
-    assert np.abs(got - expected).max() <= tolerance * max(floor, np.abs(expected).max())
-
-
-def check(model: nn.Module, x: Any, background: Any) -> None:
-    """Compare with stock shap in float32 and, with the tighter tolerance, in float64."""
-    for dtype, tolerance in TOLERANCE.items():
-        model = model.to(dtype).eval()
-        a, b = ([p.to(dtype) for p in v] if isinstance(v, list) else v.to(dtype) for v in (x, background))
-        explainer = DeepExplainer(model, b)
-        np.testing.assert_allclose(
-            explainer.expected_value, shap.DeepExplainer(decompose(model), b).expected_value, rtol=1e-6
-        )
-        assert_same(explainer.shap_values(a), stock(model, b, a), tolerance)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -142,20 +98,90 @@ def test_torch_activations(activation: nn.Module) -> None:
     check(model, torch.randn(3, 4), torch.randn(6, 4))
 
 
-def test_convolution_and_pooling() -> None:
-    for dims, size in ((1, (12,)), (2, (8, 6)), (3, (4, 4, 4))):
-        model = nn.Sequential(
-            getattr(nn, f"Conv{dims}d")(2, 3, 3, padding=1),
-            getattr(nn, f"BatchNorm{dims}d")(3),
-            nn.ReLU(),
-            getattr(nn, f"MaxPool{dims}d")(2),
-            nn.Dropout(0.5),
-            nn.Flatten(),
-            nn.LazyLinear(2),
-        )
-        x = torch.randn(2, 2, *size)
-        model(x)
-        check(model, x, torch.randn(5, 2, *size))
+def pooled(dims: int, pool: nn.Module, size: tuple[int, ...]) -> nn.Module:
+    """A convolutional classifier of modules that stock shap has rules for."""
+    convolution = getattr(nn, f"Conv{dims}d")(2, 3, 3, padding=1)
+    norm = getattr(nn, f"BatchNorm{dims}d")(3)
+    model = nn.Sequential(convolution, norm, nn.ReLU(), pool, nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(2))
+    model(torch.randn(4, 2, *size))
+    return model.double().eval()
+
+
+SIZES = {1: (12,), 2: (8, 6), 3: (4, 4, 4)}
+
+
+@pytest.mark.parametrize("dims", SIZES)
+def test_pooling_over_windows_that_do_not_overlap(dims: int) -> None:
+    kind = getattr(nn, f"MaxPool{dims}d")
+    for pool in (kind(2), kind(3, ceil_mode=True), kind(2, padding=1)):
+        model = pooled(dims, pool, SIZES[dims])
+        x, background = (torch.randn(n, 2, *SIZES[dims], dtype=torch.float64) for n in (2, 5))
+        # The model as it is: each of its modules is called once and has a rule of shap's own.
+        expected = shap.DeepExplainer(model, background).shap_values(x)
+        assert_same(DeepExplainer(model, background).shap_values(x), expected, 1e-11)
+
+
+@pytest.mark.parametrize("dims", SIZES)
+def test_pooling_over_windows_that_overlap(dims: int) -> None:
+    """Stock shap lets one window overwrite what another gave to the same place; here they add up."""
+    kind = getattr(nn, f"MaxPool{dims}d")
+    for pool in (kind(3, 1), kind(3, 2, padding=1)):
+        model = pooled(dims, pool, SIZES[dims])
+        x, background = (torch.randn(n, 2, *SIZES[dims], dtype=torch.float64) for n in (2, 5))
+        with torch.no_grad():
+            f = (model(x) - model(background).mean(0)).numpy()
+        values = DeepExplainer(model, background).shap_values(x)
+        assert np.abs(values.reshape(2, -1, 2).sum(1) - f).max() <= 1e-11
+        theirs = shap.DeepExplainer(model, background).shap_values(x, check_additivity=False)
+        assert np.abs(theirs.reshape(2, -1, 2).sum(1) - f).max() > 1e-3
+
+
+class ThreeTimes(nn.Module):
+    """Calls one activation three times, on what it goes on using."""
+
+    def __init__(self, *, inplace: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.relu = nn.Linear(4, 4), nn.Linear(4, 2), nn.ReLU(inplace)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.relu(self.first(x))
+        h = self.relu(self.first(h))
+        return self.last(self.relu(h + x))
+
+
+def test_activations_in_place() -> None:
+    torch.manual_seed(1)
+    x, background = torch.randn(2, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 2)).double()
+    apart = nn.Sequential(model[0], nn.ReLU(), model[2])
+    expected = shap.DeepExplainer(apart, background).shap_values(x)
+    assert_same(DeepExplainer(model, background).shap_values(x), expected, 1e-11)
+    model, apart = ThreeTimes(inplace=True).double(), ThreeTimes(inplace=False).double()
+    apart.load_state_dict(model.state_dict())
+    values = DeepExplainer(model, background).shap_values(x)
+    np.testing.assert_array_equal(values, DeepExplainer(apart, background).shap_values(x))
+    with torch.no_grad():
+        f = (apart(x) - apart(background).mean(0)).numpy()
+    assert np.abs(values.sum(1) - f).max() <= 1e-11
+
+
+class Tied(nn.Module):
+    """Two layers and a head with weights in common, and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.LSTM(4, 4, batch_first=True) for _ in range(2))
+        self.second.weight_ih_l0 = self.first.weight_ih_l0
+        self.head = nn.Linear(4, 16)
+        self.head.weight = self.first.weight_hh_l0
+        self.register_buffer("scale", torch.rand(4) + 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.first(x * self.scale)[0])[0][:, -1])
+
+
+def test_tied_weights_and_buffers() -> None:
+    check(Tied(), torch.randn(2, 5, 4), torch.randn(3, 5, 4))
 
 
 @pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "RNNCell"])
@@ -182,19 +208,6 @@ def test_initial_states_and_final_states() -> None:
     check(Initial(), x, background)
 
 
-def test_ranked_outputs() -> None:
-    model = nn.Sequential(gallery.Classifier(), nn.Linear(2, 5))
-    x, background = torch.randn(3, 5, 3), torch.randn(4, 5, 3)
-    explainer = DeepExplainer(model, background)
-    for order in ("max", "min", "max_abs"):
-        values, ranks = explainer.shap_values(x, ranked_outputs=2, output_rank_order=order)
-        expected, expected_ranks = stock(model, background, x, ranked_outputs=2, output_rank_order=order)
-        assert torch.equal(ranks, expected_ranks)
-        assert_same(values, expected, 1e-6)
-    with pytest.raises(RewriteError, match="output_rank_order"):
-        explainer.shap_values(x, ranked_outputs=1, output_rank_order="least")  # type: ignore[arg-type]
-
-
 def test_interim_layer() -> None:
     model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), gallery.Widened("GRU")).double()
     x, background = (torch.randn(n, 5, 3, dtype=torch.float64) for n in (2, 3))
@@ -206,49 +219,6 @@ def test_interim_layer() -> None:
     assert DeepExplainer((model, model[2].rnn), background).shap_values(x).shape == (2, 5, 3, 2)
     with pytest.raises(RewriteError, match="not a part of the model"):
         DeepExplainer((model, nn.Linear(1, 1)), background)
-
-
-class Everything(nn.Module):
-    """Returns a tuple, a tensor per step, and a dictionary."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gru = nn.GRU(3, 4, batch_first=True)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        out, h = self.gru(x)
-        return out, {"mean": out.mean((1, 2)), "last": h[0]}
-
-
-class Of(nn.Module):
-    """One number of a model, as (B, 1)."""
-
-    def __init__(self, model: nn.Module, pick: Any) -> None:
-        super().__init__()
-        self.model, self.pick = model, pick
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.pick(self.model(x))
-
-
-def test_outputs_that_stock_shap_does_not_take() -> None:
-    model = Everything().double()
-    x, background = (torch.randn(n, 5, 3, dtype=torch.float64) for n in (2, 4))
-    explainer = DeepExplainer(model, background, output=0)
-    values = explainer.shap_values(x)
-    assert values.shape == (2, 5, 3, 5, 4)
-    assert explainer.expected_value.shape == (5, 4)
-    for t in (0, 3):
-        expected = stock(Of(model, lambda o, t=t: o[0][:, t]), background, x)
-        assert_same(values[..., t, :], expected, 1e-11)
-        # Later inputs cannot matter.
-        assert not values[:, t + 1 :, :, t].any()
-    scalar = DeepExplainer(model, background, output=lambda o: o[1]["mean"])
-    assert scalar.expected_value.shape == ()
-    expected = stock(Of(model, lambda o: o[1]["mean"][:, None]), background, x)
-    assert_same(scalar.shap_values(x), expected[..., 0], 1e-11)
-    with pytest.raises(RewriteError, match="pass output="):
-        DeepExplainer(model, background)
 
 
 def test_references_of_its_own_for_each_sample() -> None:
@@ -275,202 +245,3 @@ def test_tiles_change_nothing(max_memory: int) -> None:
     references = torch.randn(5, 3, 2, 3, dtype=torch.float64)
     own = DeepExplainer(model, background).shap_values(x, references=references)
     assert_same(tight.shap_values(x, references=references), own, 1e-12)
-
-
-def test_threads_share_an_explainer() -> None:
-    model = nn.Sequential(gallery.Classifier("GRU"), nn.Tanh())
-    explainer = DeepExplainer(model, torch.randn(5, 6, 3))
-    samples = [torch.randn(2 + k % 3, 6, 3) for k in range(8)]
-    expected = [explainer.shap_values(x) for x in samples]
-    got: dict[int, Any] = {}
-
-    def explain(k: int) -> None:
-        for _ in range(3):
-            got[k] = explainer.shap_values(samples[k])
-
-    threads = [threading.Thread(target=explain, args=(k,)) for k in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for k, values in enumerate(expected):
-        np.testing.assert_array_equal(got[k], values)
-
-
-def test_new_weights_are_seen() -> None:
-    model = gallery.Classifier("GRU").double()
-    x, background = (torch.randn(n, 5, 3, dtype=torch.float64) for n in (2, 3))
-    explainer = DeepExplainer(model, background)
-    explainer.shap_values(x)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2)
-    assert_same(explainer.shap_values(x), stock(model, background, x), 1e-11)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_model_is_never_touched(training: bool) -> None:
-    model = nn.Sequential(gallery.Classifier(dropout=0.5, num_layers=2), nn.ReLU(), nn.Linear(2, 1))
-    model.train(training)
-    with torch.inference_mode():
-        x, background = torch.randn(2, 5, 3), torch.randn(3, 5, 3)
-        before = snapshot(model)
-        DeepExplainer(model, background).shap_values(x)
-    assert snapshot(model) == before
-    assert all(p.grad is None and p.requires_grad for p in model.parameters())
-
-
-def test_interrupt_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), gallery.Classifier("GRU"))
-    explainer = DeepExplainer(model, torch.randn(3, 5, 3))
-    x = torch.randn(2, 5, 3)
-    expected, before = explainer.shap_values(x), snapshot(model)
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(GRUSweep, "step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            explainer.shap_values(x)
-    assert current() is None
-    assert snapshot(model) == before
-    np.testing.assert_array_equal(explainer.shap_values(x), expected)
-
-
-def test_explanation_for_plots() -> None:
-    model = nn.Sequential(gallery.Classifier(), nn.Linear(2, 3))
-    x, background = torch.randn(4, 5, 3), torch.randn(6, 5, 3)
-    explainer = DeepExplainer(model, background, feature_names=["a", "b", "c"], output_names=["p", "q", "r"])
-    explanation = explainer(x)
-    assert explanation.shape == (4, 15, 3)
-    assert explanation.feature_names[:4] == ["t0 a", "t0 b", "t0 c", "t1 a"]
-    assert explanation.output_names == ["p", "q", "r"]
-    values = explainer.shap_values(x)
-    np.testing.assert_array_equal(explanation[..., 1].values, values[..., 1].reshape(4, 15))
-    f = model(x).detach().numpy()
-    np.testing.assert_allclose(explanation.values.sum(1) + explanation.base_values, f, atol=1e-6)
-    parts = list(explainer.stream(x.split(3)))
-    np.testing.assert_allclose(np.concatenate([part.values for part in parts]), explanation.values, atol=1e-8)
-    single = DeepExplainer(nn.Sequential(model, nn.Linear(3, 1)), background)(x)
-    assert single.shape == (4, 15)
-    assert single.base_values.shape == (4,)
-
-
-def test_plots_take_it() -> None:
-    pyplot = pytest.importorskip("matplotlib.pyplot")
-    pyplot.switch_backend("agg")
-    explainer = DeepExplainer(gallery.Classifier(), torch.randn(6, 2, 3), output_names=["no", "yes"])
-    explanation = explainer(torch.randn(8, 2, 3))[..., 1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # theirs
-        for plot in (shap.plots.bar, shap.plots.beeswarm, shap.plots.heatmap):
-            plot(explanation, show=False)
-            pyplot.close("all")
-        shap.plots.waterfall(explanation[0], show=False)
-        pyplot.close("all")
-
-
-def test_a_sample_equal_to_the_only_reference_gets_zeros() -> None:
-    x = torch.randn(1, 5, 3)
-    assert not DeepExplainer(gallery.Classifier(), x).shap_values(x).any()
-
-
-def test_no_samples() -> None:
-    explainer = DeepExplainer(gallery.Classifier(), torch.randn(3, 5, 3))
-    assert explainer.shap_values(torch.empty(0, 5, 3)).shape == (0, 5, 3, 2)
-    values, ranks = explainer.shap_values(torch.empty(0, 5, 3), ranked_outputs=1)
-    assert values.shape == (0, 5, 3, 1)
-    assert ranks.shape == (0, 1)
-    assert explainer(torch.empty(0, 5, 3)).shape == (0, 15, 2)
-
-
-def test_arrays_are_taken_for_tensors() -> None:
-    model = nn.Linear(3, 2)
-    x, background = np.random.default_rng(0).normal(size=(2, 2, 3))
-    got = DeepExplainer(model, background).shap_values(x)
-    expected = (x - background.mean(0))[..., None] * model.weight.detach().numpy().T
-    np.testing.assert_allclose(got, expected, atol=1e-6)
-
-
-BAD: dict[str, tuple[Any, str]] = {
-    "NaN": (torch.full((2, 5, 3), torch.nan), "X, input 0: expected finite numbers"),
-    "steps": (torch.randn(2, 6, 3), r"rows of shape \(5, 3\) like the background, got \(6, 3\)"),
-    "dtype": (torch.randn(2, 5, 3).double(), "expected dtype torch.float32"),
-    "list": ([torch.randn(2, 5, 3)], "expected one tensor like the background, got list"),
-    "type": ("text", "expected a Tensor or an array, got str"),
-    "number": (torch.tensor(1.0), "expected the batch in dimension 0"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input(case: str) -> None:
-    x, message = BAD[case]
-    with pytest.raises(RewriteError, match=message):
-        DeepExplainer(gallery.Classifier(), torch.randn(3, 5, 3)).shap_values(x)
-
-
-def test_bad_background() -> None:
-    for background, message in (
-        (torch.empty(0, 5, 3), "at least one sample"),
-        (torch.full((2, 5, 3), torch.inf), "background, input 0: expected finite"),
-    ):
-        with pytest.raises(RewriteError, match=message):
-            DeepExplainer(gallery.Classifier(), background)
-
-
-class Squares(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * x
-
-
-class SquaresIfLong(nn.Module):
-    """The same in code that torch.fx cannot follow."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.squares = Squares()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.squares(x) if len(x) >= 0 else x
-
-
-def test_additivity_error_names_the_operation() -> None:
-    x, background = torch.randn(2, 5, 3), torch.randn(3, 5, 3)
-    for middle, name in ((Squares(), r"mul"), (SquaresIfLong(), r"1 \(SquaresIfLong\)")):
-        model = nn.Sequential(gallery.Classifier(), middle, nn.Linear(2, 2))
-        explainer = DeepExplainer(model, background)
-        with pytest.raises(AssertionError, match=rf"first operation without an exact rule is .*{name}"):
-            explainer.shap_values(x)
-        assert explainer.shap_values(x, check_additivity=False).shape == (2, 5, 3, 2)
-
-
-class Alternates(nn.Module):
-    """Its operations depend on the values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Tanh(), nn.Sigmoid()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.first(x) if bool(x.sum() > 0) else self.second(x)
-
-
-def test_paths_must_be_the_same() -> None:
-    explainer = DeepExplainer(Alternates(), -torch.ones(3, 2))
-    with pytest.raises(RewriteError, match="another path"):
-        explainer.shap_values(torch.ones(2, 2))
-
-
-def test_long_memory_and_many_sizes_stay_additive() -> None:
-    for kind, steps in itertools.product(("LSTM", "GRU", "RNN"), (1, 200)):
-        model = gallery.Classifier(kind)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(3)
-        x, background = torch.randn(2, steps, 3), torch.randn(3, steps, 3)
-        explainer = DeepExplainer(model, background)
-        values = explainer.shap_values(x)
-        f = model(x).detach().numpy()
-        gap = np.abs(values.sum((1, 2)) - (f - explainer.expected_value)).max()
-        assert gap <= 1e-6 * max(1.0, np.abs(f).max())

@@ -1,0 +1,99 @@
+"""Attributions sum to what they explain, or an error says where they stop doing so."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rewriter import DeepExplainer, RewriteError
+from tests import gallery
+
+
+class Products(nn.Module):
+    """An operation without a rule."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.cumprod(-1)
+
+
+class ProductsIfLong(nn.Module):
+    """The same in code that torch.fx cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products = Products()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.products(x) if len(x) >= 0 else x
+
+
+def test_additivity_error_names_the_operation() -> None:
+    x, background = torch.randn(2, 5, 3), torch.randn(3, 5, 3)
+    for middle, name in ((Products(), r"cumprod"), (ProductsIfLong(), r"1 \(ProductsIfLong\)")):
+        model = nn.Sequential(gallery.Classifier(), middle, nn.Linear(2, 2))
+        explainer = DeepExplainer(model, background)
+        with pytest.raises(AssertionError, match=rf"first operation without an exact rule is .*{name}"):
+            explainer.shap_values(x)
+        assert explainer.shap_values(x, check_additivity=False).shape == (2, 5, 3, 2)
+
+
+class Alternates(nn.Module):
+    """Its operations depend on the values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Tanh(), nn.Sigmoid()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x) if bool(x.sum() > 0) else self.second(x)
+
+
+def test_paths_must_be_the_same() -> None:
+    explainer = DeepExplainer(Alternates(), -torch.ones(3, 2))
+    with pytest.raises(RewriteError, match="another path"):
+        explainer.shap_values(torch.ones(2, 2))
+
+
+def test_long_memory_and_many_sizes_stay_additive() -> None:
+    for kind, steps in itertools.product(("LSTM", "GRU", "RNN"), (1, 200)):
+        model = gallery.Classifier(kind)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(3)
+        x, background = torch.randn(2, steps, 3), torch.randn(3, steps, 3)
+        explainer = DeepExplainer(model, background)
+        values = explainer.shap_values(x)
+        f = model(x).detach().numpy()
+        gap = np.abs(values.sum((1, 2)) - (f - explainer.expected_value)).max()
+        assert gap <= 1e-6 * max(1.0, np.abs(f).max())
+
+
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).erfinv_())
+
+
+def test_error_names_an_operation_that_writes_in_place() -> None:
+    explainer = DeepExplainer(InPlace(), torch.rand(3, 3) / 9)
+    with pytest.raises(AssertionError, match="first operation without an exact rule is erfinv_"):
+        explainer.shap_values(torch.rand(2, 3) / 9)
+
+
+def test_tolerance() -> None:
+    """A float is one; everything else says whether to check, as in shap."""
+    explainer, x = DeepExplainer(Products(), torch.rand(3, 2)), torch.rand(4, 2)
+    for check in (True, 1, 1e-4, np.True_):
+        with pytest.raises(AssertionError, match="tolerance 1e-04"):
+            explainer.shap_values(x, check_additivity=check)
+    for check in (False, 0, None, np.False_, 10.0):
+        assert explainer.shap_values(x, check_additivity=check).shape == (4, 2, 2)
+    with pytest.raises(RewriteError, match="check_additivity: expected a bool or a tolerance, got 'no'"):
+        explainer.shap_values(x, check_additivity="no")  # type: ignore[arg-type]

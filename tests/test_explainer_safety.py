@@ -1,0 +1,186 @@
+"""An explanation by ``rewriter.DeepExplainer`` leaves nothing behind, and bears company."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import sys
+import threading
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rewriter import DeepExplainer, RewriteError, _explained
+from rewriter._cell_sweeps import GRUSweep
+from rewriter._linked import current
+from tests import gallery
+from tests.stock import assert_same, stock
+from tests.test_decompose import snapshot
+
+
+def test_threads_share_an_explainer() -> None:
+    model = nn.Sequential(gallery.Classifier("GRU"), nn.Tanh())
+    explainer = DeepExplainer(model, torch.randn(5, 6, 3))
+    samples = [torch.randn(2 + k % 3, 6, 3) for k in range(8)]
+    expected = [explainer.shap_values(x) for x in samples]
+    got: dict[int, Any] = {}
+
+    def explain(k: int) -> None:
+        for _ in range(3):
+            got[k] = explainer.shap_values(samples[k])
+
+    threads = [threading.Thread(target=explain, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k, values in enumerate(expected):
+        np.testing.assert_array_equal(got[k], values)
+
+
+def test_new_weights_are_seen() -> None:
+    model = gallery.Classifier("GRU").double()
+    x, background = (torch.randn(n, 5, 3, dtype=torch.float64) for n in (2, 3))
+    explainer = DeepExplainer(model, background)
+    explainer.shap_values(x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert_same(explainer.shap_values(x), stock(model, background, x), 1e-11)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_model_is_never_touched(training: bool) -> None:
+    model = nn.Sequential(gallery.Classifier(dropout=0.5, num_layers=2), nn.ReLU(), nn.Linear(2, 1))
+    model.train(training)
+    with torch.inference_mode():
+        x, background = torch.randn(2, 5, 3), torch.randn(3, 5, 3)
+        before = snapshot(model)
+        DeepExplainer(model, background).shap_values(x)
+    assert snapshot(model) == before
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_interrupt_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), gallery.Classifier("GRU"))
+    explainer = DeepExplainer(model, torch.randn(3, 5, 3))
+    x = torch.randn(2, 5, 3)
+    expected, before = explainer.shap_values(x), snapshot(model)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GRUSweep, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            explainer.shap_values(x)
+    assert current() is None
+    assert snapshot(model) == before
+    np.testing.assert_array_equal(explainer.shap_values(x), expected)
+
+
+def test_others_may_use_the_model_meanwhile() -> None:
+    """Eight threads explain while one runs the model, collects gradients and switches modes."""
+    model = nn.Sequential(gallery.Classifier("GRU", dropout=0.5, num_layers=2), nn.Tanh()).eval()
+    x, background = torch.randn(3, 6, 3), torch.randn(5, 6, 3)
+    explainer = DeepExplainer(model, background)
+    expected = explainer.shap_values(x)
+    done, failures = threading.Event(), []
+
+    def train() -> None:
+        while not done.is_set():
+            model.train()
+            model(x).sum().backward()
+            model.zero_grad()
+            model.eval()
+            model(x)
+
+    def explain() -> None:
+        for _ in range(5):
+            got = explainer.shap_values(x)
+            if not np.array_equal(got, expected):
+                failures.append(np.abs(got - expected).max())
+
+    trainer, threads = threading.Thread(target=train), [threading.Thread(target=explain) for _ in range(8)]
+    for thread in (trainer, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    trainer.join()
+    assert not failures
+
+
+def test_weights_must_stay_what_they_are_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(gallery.Classifier("GRU"), nn.Tanh())
+    explainer = DeepExplainer(model, torch.randn(3, 5, 3))
+    plain, writes = GRUSweep.step, iter([True])
+
+    def step(*args: Any) -> None:
+        if next(writes, False):
+            with torch.no_grad():
+                model[0].rnn.weight_hh_l0.add_(1)
+        plain(*args)
+
+    monkeypatch.setattr(GRUSweep, "step", step)
+    x = torch.randn(2, 5, 3)
+    for check_additivity in (False, True):
+        writes = iter([True])
+        with pytest.raises(RewriteError, match="were written to while it was explained"):
+            explainer.shap_values(x, check_additivity=check_additivity)
+    f = model(x).detach().numpy()
+    values = explainer.shap_values(x)
+    new = DeepExplainer(model, explainer._data[0])
+    np.testing.assert_array_equal(values, new.shap_values(x))
+    assert np.abs(values.sum((1, 2)) - (f - new.expected_value)).max() <= 1e-6
+
+
+def test_dropout_does_not_act() -> None:
+    model = gallery.Classifier("LSTM", dropout=0.5, num_layers=2).double()
+    x, background = torch.randn(2, 5, 3).double(), torch.randn(3, 5, 3).double()
+    expected = stock(copy.deepcopy(model).eval(), background, x)
+    model.train()
+    assert_same(DeepExplainer(model, background).shap_values(x), expected, 1e-11)
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_explainers_travel(again: Any) -> None:
+    model, x = gallery.Classifier("GRU"), torch.randn(2, 5, 3)
+    explainer = DeepExplainer(model, torch.randn(3, 5, 3), feature_names=["a", "b", "c"])
+    expected = explainer.shap_values(x)
+    travelled = again(explainer)
+    with torch.no_grad():
+        model.head.weight.zero_()
+    np.testing.assert_array_equal(travelled.shap_values(x), expected)
+    assert travelled(x).feature_names[0] == "t0 a"
+
+
+def test_work_that_takes_long_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar comes after seconds, counts pairs and is gone afterwards."""
+    shown: list[Any] = []
+
+    class Bar:
+        def __init__(self, **options: Any) -> None:
+            shown.append(options | {"pairs": 0})
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            shown[-1]["closed"] = True
+
+        def update(self, pairs: int) -> None:
+            shown[-1]["pairs"] += pairs
+
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
+    model, x, background = gallery.Classifier("GRU"), torch.randn(20, 5, 3), torch.randn(7, 5, 3)
+    DeepExplainer(model, background, max_memory=10_000).shap_values(x)
+    assert [(bar["total"], bar["pairs"], bar["closed"]) for bar in shown] == [(140, 140, True)]
+    assert shown[0]["delay"] == _explained._LONG > 1
+    DeepExplainer(model, background, progress=False).shap_values(x)
+    assert len(shown) == 1
