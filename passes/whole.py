@@ -7,9 +7,27 @@ from typing import Any
 
 from torch import nn
 
-from passes import activations, products
-from passes.lower_calls import Lowering
+from passes import activations, products, softmax
+from passes.lower_calls import Lowering, Textbook, Varies
 from passes.module_lowerings import Build
 
-MODULES: Mapping[type[nn.Module], Build] = {**activations.MODULES}
-CALLS: Mapping[Any, Lowering] = {**activations.CALLS, **products.CALLS}
+MODULES: Mapping[type[nn.Module], Build] = {**activations.MODULES, **softmax.MODULES}
+
+
+def _in_turn(*tables: Mapping[Any, Lowering]) -> dict[Any, Lowering]:
+    """Merge tables; where several know a function, the first that lowers a call of it does."""
+    merged: dict[Any, Lowering] = {}
+    for table in tables:
+        for target, lowering in table.items():
+            merged[target] = _first(merged[target], lowering) if target in merged else lowering
+    return merged
+
+
+def _first(*lowerings: Lowering) -> Lowering:
+    def lower(varies: Varies, *args: Any, **kwargs: Any) -> Textbook | None:
+        return next((done for each in lowerings if (done := each(varies, *args, **kwargs))), None)
+
+    return lower
+
+
+CALLS: Mapping[Any, Lowering] = _in_turn(activations.CALLS, products.CALLS, softmax.CALLS)
