@@ -16,7 +16,7 @@ from passes.tracing import LoweringTracer
 
 #: Says whether an argument varies with the inputs.
 Varies = Callable[[Any], bool]
-#: A textbook module with the nodes it takes, or None to leave a call as it is.
+#: A textbook module, whose own calls are lowered in turn, with the nodes it takes; or None to leave a call.
 Textbook = tuple[nn.Module, tuple[Any, ...]]
 #: Takes :data:`Varies` and the arguments of a call, in the function's own signature.
 Lowering = Callable[..., Textbook | None]
@@ -56,25 +56,31 @@ class LowerCalls(Pass):
             return PassResult(model, modified=False)
         flow = Dataflow(model.graph)
         for node in list(model.graph.nodes):
-            if node._erased or node.op not in ("call_function", "call_method") or node not in flow.varying:
-                continue
-            lowering = self.lowerings.get(node.target)
-            textbook = lowering and lowering(flow.varies, *node.args, **node.kwargs)
-            if textbook:
-                self._replace(model, node, textbook, flow)
+            name, operation = node.name, operation_of(node)
+            placed = self._lower(model, node, flow)
+            if placed is not None:
+                atoms = sum(
+                    each.op == "call_module"
+                    and isinstance(model.get_submodule(cast("str", each.target)), Atom)
+                    for each in placed
+                )
+                self.lowered.append(LoweredCall(name, operation, atoms))
         return PassResult(model, modified=bool(self.lowered))
 
-    def _replace(self, model: fx.GraphModule, node: fx.Node, textbook: Textbook, flow: Dataflow) -> None:
+    def _lower(self, model: fx.GraphModule, node: fx.Node, flow: Dataflow) -> list[fx.Node] | None:
+        """Replace one call, and the calls of what replaces it; return the new nodes, None if it stays."""
+        if node._erased or node.op not in ("call_function", "call_method") or node not in flow.varying:
+            return None
+        lowering = self.lowerings.get(node.target)
+        textbook = lowering and lowering(flow.varies, *node.args, **node.kwargs)
+        if not textbook:
+            return None
         module, operands = textbook
         module.train(model.training)
         placed = place(model, node, module, operands, free_name(model, node.name))
         for each in placed:
             flow.follow(each)
-        atoms = sum(
-            each.op == "call_module" and isinstance(model.get_submodule(cast("str", each.target)), Atom)
-            for each in placed
-        )
-        self.lowered.append(LoweredCall(node.name, operation_of(node), atoms))
+        return [inner for each in placed for inner in self._lower(model, each, flow) or [each]]
 
 
 def operation_of(node: fx.Node) -> str:
