@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from passes.activations import Elementwise
 from passes.pairwise import Pairwise
 from passes.products import Bilinear
+from passes.softmax import LogSoftmaxAtom, LogSumExp, SoftmaxAtom
 from rewriter._elementwise_rules import rule_for
 from rewriter._multipliers import RULES, Operands, Rule
 from rewriter._pairwise_rules import pairwise_rule_for
 from rewriter._product_rules import bilinear_pull
+from rewriter._softmax_rules import log_softmax_pull, logsumexp_pull, softmax_pull
 
 #: Takes the operands of samples and references, (n or 1, *operand shape), what the module made of them,
 #: (n or 1, *output shape), and multipliers of its output, (K, n, *output shape), to those of its
@@ -51,6 +53,9 @@ BOUND: Mapping[type[nn.Module], Callable[[Any], BoundRule]] = {
     Elementwise: lambda atom: elementwise(rule_for(atom)),
     Pairwise: lambda atom: elementwise(pairwise_rule_for(atom)),
     Bilinear: lambda atom: BoundRule(partial(bilinear_pull, atom), elementwise=False),
+    SoftmaxAtom: lambda atom: BoundRule(partial(softmax_pull, atom), elementwise=False),
+    LogSoftmaxAtom: lambda atom: BoundRule(partial(log_softmax_pull, atom), elementwise=False),
+    LogSumExp: lambda atom: BoundRule(partial(logsumexp_pull, atom), elementwise=False),
 }
 
 

@@ -35,7 +35,7 @@ LEVELS = [
     {"tracing", "layers", "cell_layers"},
     {"recurrent_rules", "unroll", "unshare", "cleanup", "calls", "dataflow", "module_lowerings"},
     {"lower_calls"},
-    {"activations", "pairwise", "products"},
+    {"activations", "pairwise", "products", "softmax"},
     {"whole"},
 ]
 
