@@ -83,6 +83,27 @@ class LowerCalls(Pass):
         return [inner for each in placed for inner in self._lower(model, each, flow) or [each]]
 
 
+class Plain(nn.Module):
+    """A textbook module that is a function; the calls that it makes are lowered in turn.
+
+    Args:
+        function: takes the operands.
+
+    Example:
+        >>> Plain(lambda a, b, share: a + share * (b - a))(1.0, 2.0, 0.5)
+        1.5
+
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *operands: Any) -> Any:
+        """Return what the function returns."""
+        return self.function(*operands)
+
+
 def operation_of(node: fx.Node) -> str:
     """Return the name of the function or method that a node calls."""
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
@@ -111,7 +132,9 @@ def place(
         # The graph would never give the name again.
         placed.name = node.name
         return [placed]
-    body = LoweringTracer().trace(module)
+    # A tuple tells how many operands a variadic forward gets; torch's annotation knows of dicts only.
+    each_operand = cast("dict[str, Any]", (fx._symbolic_trace.PH,) * len(operands))
+    body = LoweringTracer().trace(module, concrete_args=each_operand)
     placeholders = [each for each in body.nodes if each.op == "placeholder"]
     if len(operands) != len(placeholders):
         raise PassError(f"{path}: {len(operands)} operands for {len(placeholders)} arguments")

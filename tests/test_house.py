@@ -29,13 +29,23 @@ PUBLIC = [
 ]
 # Each level may import those before it, and torch.
 LEVELS = [
-    {"errors", "atoms", "reach", "randomness"},
+    {"errors", "atoms", "reach", "randomness", "source"},
     {"audit", "clone", "twin", "cells", "gates", "face", "layout", "lowered", "kernels"},
     {"base", "rule", "recurrence"},
     {"tracing", "layers", "cell_layers"},
-    {"recurrent_rules", "unroll", "unshare", "cleanup", "calls", "dataflow", "module_lowerings"},
-    {"lower_calls"},
-    {"activations", "pairwise", "products", "softmax"},
+    {
+        "recurrent_rules",
+        "unroll",
+        "unshare",
+        "cleanup",
+        "calls",
+        "dataflow",
+        "module_lowerings",
+        "contractions",
+    },
+    {"bilinear", "lower_calls", "linear_calls"},
+    {"observed"},
+    {"activations", "extrema", "pairwise", "pooling", "products", "softmax"},
     {"whole"},
 ]
 
