@@ -49,7 +49,7 @@ class Effort(NamedTuple):
     updates: dict[str, int]
 
 
-FULL = Effort(5, 8, 10, 6, tuple(LENGTHS), {"nonlinear": 1500, "sparse": 3000, "marked": 3000})
+FULL = Effort(5, 8, 10, 5, tuple(LENGTHS), {"nonlinear": 1500, "sparse": 3000, "marked": 2500})
 QUICK = Effort(1, 2, 1, 2, (4,), {"nonlinear": 5, "sparse": 5, "marked": 5})
 
 
@@ -78,18 +78,24 @@ def distances(values: Tensor, truth: Tensor) -> Measures:
 def explained(
     net: Net, x: Tensor, references: Tensor, *, skip: Iterable[str] = ()
 ) -> dict[str, tuple[Tensor, Measures]]:
-    """Return the attributions of every method, what they miss of their sum, and milliseconds per sample."""
+    """Return the attributions of every method, what they miss of their sum, and milliseconds per sample.
+
+    Args:
+        net: the model.
+        x: samples (B, T, features).
+        references: (N, T, features) for all samples, or (B, N, T, features), some for each.
+        skip: methods.
+
+    """
+    own = references.dim() > x.dim()
+    parts = list(zip(x.split(1), references, strict=True)) if own else [(x, references)]
     found = {}
-    for name, explain in METHODS.items():
-        if name in skip:
-            continue
+    for name in [name for name in METHODS if name not in skip]:
         start = time.perf_counter()
-        values = explain(net, x, references).detach()
+        values = torch.cat([METHODS[name](net, *part) for part in parts]).detach()
         spent = (time.perf_counter() - start) / len(x) * 1e3
-        found[name] = (
-            values,
-            {"additivity": additivity(values, target(name, net, x, references)), "ms": spent},
-        )
+        wanted = torch.cat([target(name, net, *part) for part in parts])
+        found[name] = values, {"additivity": additivity(values, wanted), "ms": spent}
     return found
 
 
@@ -122,30 +128,44 @@ def judged(found: Tensor, batch: Sums) -> tuple[Tensor, Tensor]:
     return right, right.abs().sum(1) / steps.abs().sum(1)
 
 
+def of_zeros(x: Tensor) -> Tensor:
+    """Return one reference for all samples: no numbers, no marks."""
+    return torch.zeros_like(x[:1])
+
+
+def of_marks(x: Tensor) -> Tensor:
+    """Return a reference for each sample: its marks, no numbers."""
+    return (x * torch.tensor([0, 1], dtype=x.dtype))[:, None]
+
+
 def arithmetic_part(effort: Effort) -> Results:
-    """Compare with the numbers that an LSTM adds or subtracts; the reference is a sequence of zeros."""
+    """Compare with the numbers that an LSTM adds or subtracts."""
     results: Results = defaultdict(list)
     for task, seed in itertools.product(TASKS, range(effort.seeds)):
         net, error = calculator(task, seed, effort.updates[task.layout])
         generator = Generator().manual_seed(SAMPLE_SEED + seed)
         batches = [sums(task, effort.per_length, steps, generator) for steps in effort.lengths]
-        runs = [explained(net, b.x.double(), torch.zeros_like(b.x[:1]).double()) for b in batches]
         parts = torch.cat([batch.parts for batch in batches]).double()
-        for name in METHODS:
-            pairs = [judged(run[name][0], batch) for run, batch in zip(runs, batches, strict=True)]
-            right, share = (torch.cat(each) for each in zip(*pairs, strict=True))
-            results[f"{task.layout}, {'add' if task.sign > 0 else 'subtract'}", name].append(
-                {
-                    "share": float(share.mean()),
-                    "rho a": correlation(right[:, 0], parts[:, 0]),
-                    "rho b": correlation(right[:, 1], parts[:, 1]),
-                    "off by": float((right - parts).pow(2).mean().sqrt()),
-                    "additivity": max(run[name][1]["additivity"] for run in runs),
-                    "ms": statistics.median(run[name][1]["ms"] for run in runs),
-                    "model": error,
-                }
-            )
-    return results
+        name = f"{task.layout}, {'add' if task.sign > 0 else 'subtract'}"
+        cases = {name: of_zeros} if task.layout == "sparse" else {name: of_zeros, f"{name} *": of_marks}
+        for problem, references in cases.items():
+            runs = [explained(net, batch.x.double(), references(batch.x.double())) for batch in batches]
+            for method in METHODS:
+                found = [run[method] for run in runs]
+                pairs = [judged(values, batch) for (values, _), batch in zip(found, batches, strict=True)]
+                right, share = (torch.cat(each) for each in zip(*pairs, strict=True))
+                results[problem, method].append(
+                    {
+                        "share": float(share.mean()),
+                        "rho a": correlation(right[:, 0], parts[:, 0]),
+                        "rho b": correlation(right[:, 1], parts[:, 1]),
+                        "off by": float((right - parts).pow(2).mean().sqrt()),
+                        "additivity": max(measures["additivity"] for _, measures in found),
+                        "ms": statistics.median(measures["ms"] for _, measures in found),
+                        "model": error,
+                    }
+                )
+    return ordered(results)
 
 
 def ordered(results: Results) -> Results:
@@ -173,10 +193,15 @@ def rows_of(results: Results, keys: Iterable[str]) -> list[tuple[str, ...]]:
     return rows
 
 
-def fits(results: Results) -> str:
-    """Say how good the models are."""
-    shown = {problem: spread(runs, "model") for (problem, name), runs in results.items() if name == EXACT}
-    return ", ".join(f"{problem} {value}" for problem, value in shown.items() if "random" not in problem)
+def fits(results: Results, form: str) -> str:
+    """Say how good the trained models are."""
+    of_problem = {problem: runs for (problem, name), runs in results.items() if name == EXACT}
+    shown = {
+        problem: statistics.fmean(run["model"] for run in runs)
+        for problem, runs in of_problem.items()
+        if "random" not in problem and "*" not in problem
+    }
+    return "; ".join(f"{problem} {value:{form}}" for problem, value in shown.items())
 
 
 def main() -> None:
@@ -193,17 +218,19 @@ def main() -> None:
         f"{effort.seeds} models each, {effort.samples} samples of 4 x 3 numbers, {effort.references} "
         "references; mean ± deviation over the models.",
         "Against exact Shapley values: correlation of a sample's 12 values; sum of differences over sum of",
-        "values, absolute (L1) and squared (L2); how often the largest value is the same one.",
+        "values, absolute (L1) and root of squares (L2); how often the largest value is the same one.",
         "additivity: worst |sum - (f(x) - mean f(references))|, of LRP |sum - f(x)|, over max(1, largest).",
-        "ms: per sample. 5 x random: the initial weights of the recurrent layer, five times as large.",
-        f"R²: {fits(shapley)}.",
+        "ms: per sample, the explainer's construction included.",
+        "5 x random: the initial weights of the recurrent layer, five times as large.",
+        f"R² of the trained ones: {fits(shapley, '.3f')}.",
         "",
         *second.splitlines(),
         "",
-        f"{effort.seeds} models each, {effort.per_length} samples for each of {effort.lengths} steps, the",
-        "reference is zero. share: of relevance, absolute, on the two steps that count. rho: correlation of",
-        "their relevance with n_a, and with n_b or -n_b. off by: the root of the mean squared difference.",
-        f"squared error of the models: {fits(arithmetic)}.",
+        f"{effort.seeds} models each, {effort.per_length} samples for each of {effort.lengths} steps.",
+        "The reference is zero; for *, the sample itself with its marks kept and its numbers zero.",
+        "share: of relevance, absolute, on the two steps that count. rho: correlation of their relevance",
+        "with n_a, and with n_b or -n_b. off by: the root of the mean squared difference from these.",
+        f"squared error of the models, 0.67 being that of a constant: {fits(arithmetic, '.1e')}.",
     ]
     records = [
         {"problem": problem, "method": method, "seed": seed, **run}

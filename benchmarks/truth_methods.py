@@ -35,7 +35,7 @@ def ours(net: Net, x: Tensor, references: Tensor) -> Tensor:
 
 
 def stock(net: Net, x: Tensor, references: Tensor) -> Tensor:
-    """DeepSHAP as shap does it on the model as it is: the recurrent layer's gradient, unscaled."""
+    """DeepSHAP on the model as it is: all that is left is the gradient at each reference."""
     explainer = shap.DeepExplainer(net, references)
     return torch.from_numpy(explainer.shap_values(x, check_additivity=False)).squeeze(-1)
 
@@ -54,8 +54,8 @@ def gradient_times_input(net: Net, x: Tensor, references: Tensor) -> Tensor:
     return gradient * (x - references.mean(0))
 
 
-def kernel(net: Net, x: Tensor, references: Tensor, **options: object) -> Tensor:
-    """Fit shap's KernelExplainer, with a seed of its own."""
+def kernel(net: Net, x: Tensor, references: Tensor) -> Tensor:
+    """Fit shap's KernelExplainer with its defaults (2048 and some subsets, ten inputs at most), seeded."""
 
     def flat(rows: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -65,15 +65,10 @@ def kernel(net: Net, x: Tensor, references: Tensor, **options: object) -> Tensor
     np.random.seed(0)
     try:
         explainer = shap.KernelExplainer(flat, references.flatten(1).numpy())
-        values = explainer.shap_values(x.flatten(1).numpy(), silent=True, **options)
+        values = explainer.shap_values(x.flatten(1).numpy(), silent=True)
     finally:
         np.random.set_state(state)
     return torch.from_numpy(values).reshape(x.shape)
-
-
-def kernel_all(net: Net, x: Tensor, references: Tensor) -> Tensor:
-    """Give KernelExplainer no limit on how many inputs count, which by default is ten."""
-    return kernel(net, x, references, l1_reg=0)
 
 
 def relevance(net: Net, x: Tensor, references: Tensor) -> Tensor:
@@ -88,7 +83,6 @@ METHODS: dict[str, Explain] = {
     "integrated gradients": integrated_gradients,
     "gradient x input": gradient_times_input,
     "KernelExplainer": kernel,
-    "KernelExplainer, l1_reg=0": kernel_all,
     LRP: relevance,
 }
 

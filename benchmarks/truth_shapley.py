@@ -16,7 +16,7 @@ from torch import Tensor
 # 2^12 subsets.
 MOST_PLAYERS = 12
 # Rows of one call of the model.
-ROWS = 1 << 17
+ROWS = 1 << 14
 
 
 def shapley_values(f: Callable[[Tensor], Tensor], x: Tensor, references: Tensor) -> Tensor:

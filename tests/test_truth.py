@@ -196,9 +196,9 @@ def test_benchmark_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     assert printed.startswith("$ python benchmarks/truth.py --quick --no-write\n")
     rows = [line for line in printed.splitlines() if " ± " in line and "  " in line]
-    # Two kinds with all methods but LRP for the GRU, as trained, at random and at large weights; four tasks.
-    assert len(rows) == 3 * (8 + 7) + 4 * 8
+    # LSTM and GRU, the latter without LRP, trained, at random and at large weights; six arithmetic cases.
+    assert len(rows) == 3 * (7 + 6) + 6 * 7
     additive = [row for row in rows if "exact Shapley" in row or "  ours " in row]
-    assert len(additive) == 2 * (6 + 4)
+    assert len(additive) == 2 * (6 + 6)
     assert all(float(row.split()[-2]) < ROUNDING for row in additive)
     assert {path: path.stat().st_mtime_ns for path in results.glob("truth*")} == before
