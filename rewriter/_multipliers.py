@@ -77,7 +77,8 @@ def product_multipliers(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Ope
         (tensor([2.]), tensor([2.]))
 
     """
-    (a, b), (a0, b0) = x, x0
+    # A mask may be one of them: the sum of two booleans would be a boolean.
+    (a, b), (a0, b0) = ((side[0].to(y.dtype), side[1].to(y.dtype)) for side in (x, x0))
     return (b + b0) / 2, (a + a0) / 2
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import string
+
 import torch
 from torch import Tensor
 
-from passes.products import Bilinear
+from passes.bilinear import Bilinear
 from rewriter._multipliers import Operands
 
 
@@ -23,8 +25,29 @@ def bilinear_pull(atom: Bilinear, x: Operands, x0: Operands, y: Tensor, y0: Tens
         d: (K, n, *output shape).
 
     """
+    a, b = ((s + r).div_(2) for s, r in zip(x, x0, strict=True))
+    equation = atom.equation(a.dim() - 1, b.dim() - 1)
+    pulled = equation and _by_equation(equation, a, b, d)
+    return pulled or _by_transposition(atom, a, b, d)
+
+
+def _by_equation(equation: str, a: Tensor, b: Tensor, d: Tensor) -> Operands | None:
+    """Write the transposed products as Einstein sums, too; None where that takes more than one."""
+    left, result = equation.split("->")
+    of_a, of_b = left.split(",")
+    for own, other in ((of_a, of_b), (of_b, of_a)):
+        if len(set(own)) < len(own) or not set(own) <= set(result) | set(other):
+            return None
+    outputs, pairs = [letter for letter in string.ascii_letters if letter not in equation][:2]
+    pull_a = f"{outputs}{pairs}{result},{pairs}{of_b}->{outputs}{pairs}{of_a}"
+    pull_b = f"{outputs}{pairs}{result},{pairs}{of_a}->{outputs}{pairs}{of_b}"
+    d_a, d_b = torch.einsum(pull_a, d, b), torch.einsum(pull_b, d, a)
+    # An operand of size 1 was broadcast.
+    return d_a.sum_to_size(*d.shape[:2], *a.shape[1:]), d_b.sum_to_size(*d.shape[:2], *b.shape[1:])
+
+
+def _by_transposition(atom: Bilinear, a: Tensor, b: Tensor, d: Tensor) -> Operands:
     pairs = d.shape[1]
-    a, b = ((s + r).div(2) for s, r in zip(x, x0, strict=True))
     a, b = (each.expand(pairs, *each.shape[1:]) for each in (a, b))
 
     def of_one(a: Tensor, b: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
