@@ -41,6 +41,8 @@ def graph_module(model: nn.Module, graph: fx.Graph, name: str | None = None) -> 
     for node in graph.nodes:
         # Neither an annotation that is a string nor a tracer of ours could be imported again.
         node.type = None
+        # The code would ask fx to wrap a function by a name that the code does not have.
+        node.meta.pop("is_wrapped", None)
     _read_each_attribute_once(graph)
     graph._tracer_cls = fx.Tracer
     result = Lowered(model, graph, class_name=name or type(model).__name__)

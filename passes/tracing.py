@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.utils import rnn
 
 from passes.atoms import Atom
 from passes.audit import watch
@@ -38,7 +40,8 @@ class LoweringTracer(fx.Tracer):
     """
 
     def __init__(self, opaque: Iterable[nn.Module] = ()) -> None:
-        super().__init__()
+        # Of packed sequences fx knows nothing, so the functions that make and unmake them are nodes.
+        super().__init__(autowrap_modules=(math, rnn))
         self.opaque = {id(module) for module in opaque}
         self.inside: list[str] = []
         # What a graph would fix, by the module that does it.

@@ -29,12 +29,14 @@ class Target:
         model: a linked copy.
         select: picks the tensor to explain from what the model returns.
         interim: name of the operation whose inputs receive the attributions, or None for the model's.
+        tokens: integers receive attributions, where an embedding looks them up.
 
     """
 
     model: nn.Module
     select: Callable[[Any], Any]
     interim: str | None = None
+    tokens: bool = False
 
     def run(self, inputs: Inputs) -> Tensor:
         """Return the outputs to explain, with the batch first.
@@ -136,7 +138,7 @@ def attribute(
                 recorded, base = _record(target, [each.flatten(0, 1) for each in of_samples])
                 background = of_samples
             else:
-                recorded = Tape(entries=tape.entries, inputs=tape.inputs)
+                recorded = Tape(entries=tape.entries, inputs=tape.inputs, tokens=target.tokens)
                 background = [each.unsqueeze(1) for each in shared]
             pairing = Pairing(s1 - s0, r1 - r0, own)
             sums, outputs = _pair(target, rows, background, recorded, pairing, chosen[s0:s1], tiles)
@@ -165,7 +167,7 @@ def _record(
     versions = _versions(target.model) if remembered else ()
     if remembered and remembered.references and remembered.references[0] == versions:
         return remembered.references[1:]
-    tape = Tape()
+    tape = Tape(tokens=target.tokens)
     with torch.inference_mode(False), torch.no_grad(), running(tape):
         base = _flat(target.run(references))
     if remembered:
@@ -212,18 +214,27 @@ def _pair(
         leaves = tape.leaves
         references = [_as_pairs(pairing, a, b) for a, b in zip(leaves, tape.inputs, strict=True)]
     flat = _flat(output)
+    lookups = [(each, each.source(samples)) for each in tape.lookups]
+    looked_up = [each.output for each, _ in lookups]
     sums = [
         torch.zeros(chosen.shape[1], *leaf.shape, dtype=torch.float64, device=leaf.device) for leaf in leaves
     ]
     for begin, end in spans(pairing.references, tiles.paired):
         pairing.begin, pairing.end = begin, end
-        deltas = [leaf.detach() - each[begin:end] for leaf, each in zip(leaves, references, strict=True)]
+        deltas = [
+            leaf.detach() - each[begin:end] if leaf.requires_grad else None
+            for leaf, each in zip(leaves, references, strict=True)
+        ]
         for k0, k1 in spans(chosen.shape[1], tiles.outputs):
             pairing.outputs = k1 - k0
-            multipliers = _backward(flat, leaves, chosen[:, k0:k1], pairing)
-            for total, each, delta in zip(sums, multipliers, deltas, strict=True):
-                if each is not None:
+            multipliers = _backward(flat, [*leaves, *looked_up], chosen[:, k0:k1], pairing)
+            for total, each, delta in zip(sums, multipliers[: len(leaves)], deltas, strict=True):
+                if each is not None and delta is not None:
                     total[k0:k1] += (torch.unflatten(each, 0, (k1 - k0, end - begin)) * delta).sum(1)
+            for (lookup, source), each in zip(lookups, multipliers[len(leaves) :], strict=True):
+                if each is not None:
+                    paired = torch.unflatten(each, 0, (k1 - k0, end - begin))
+                    sums[source][k0:k1] += lookup.pull(paired, pairing)
     return [each[:, :rows] for each in sums], flat.detach()[:rows]
 
 

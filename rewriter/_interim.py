@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from rewriter._attribution import Target
 from rewriter._decompose import decompose
-from rewriter._linked import current
+from rewriter._linked import Tape, current
 from rewriter._linked_modules import linked_copy
 
 
@@ -39,7 +39,7 @@ def linked_target(
     _check_tensors(copy)
     select = _itself if output is None else output if callable(output) else operator.itemgetter(output)
     if layer is None:
-        return Target(copy, select)
+        return Target(copy, select, tokens=True)
     names = [name for name, module in root.named_modules() if module is layer]
     if not names:
         raise RewriteError(f"the {type(layer).__name__} is not a part of the model")
@@ -52,7 +52,8 @@ def linked_target(
     ]
     if not found:
         raise RewriteError(f"{names[0]}: became part of the graph; explain the input of a module below it")
-    object.__setattr__(found[0], "forward", partial(_interim_forward, found[0].forward, names[0]))
+    forward = _embedded_forward if isinstance(found[0], nn.Embedding) else _interim_forward
+    object.__setattr__(found[0], "forward", partial(forward, found[0].forward, names[0]))
     return Target(copy, select, names[0])
 
 
@@ -74,19 +75,32 @@ def _itself(output: Any) -> Any:
 def _interim_forward(plain: Callable[..., Any], name: str, *args: Any) -> Any:
     """Cut the graph in front of a module; what varies is its first argument."""
     tape = current()
-    if tape is None:
-        return plain(*args)
+    return plain(*args) if tape is None else plain(_cut(tape, name, args[0]), *args[1:])
+
+
+def _embedded_forward(plain: Callable[..., Any], name: str, *args: Any) -> Any:
+    """Cut the graph behind an embedding: what goes into it are integers."""
+    tape = current()
+    return plain(*args) if tape is None else _cut(tape, name, plain(*args))
+
+
+def _cut(tape: Tape, name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise RewriteError(
+            f"{name}: takes a {type(value).__name__}, of which nothing can be explained; explain the module "
+            "before it, or an embedding, whose output is explained"
+        )
     if tape.pairing is None:
         if tape.inputs:
             raise RewriteError(f"{name}: runs more than once; its inputs cannot be explained")
-        tape.inputs = [args[0].detach()]
-        return plain(*args)
+        tape.inputs = [value.detach()]
+        return value
     pairing = tape.pairing
     counts = pairing.samples, pairing.references * (pairing.samples if pairing.own else 1)
-    if (args[0].shape[0], tape.inputs[0].shape[0]) != counts:
+    if (value.shape[0], tape.inputs[0].shape[0]) != counts:
         raise RewriteError(
             f"{name}: expected an input with the batch of {counts[0]} samples in dimension 0, got shape "
-            f"{tuple(args[0].shape)}; explain the input of a module that gets the batch first"
+            f"{tuple(value.shape)}; explain the input of a module that gets the batch first"
         )
-    tape.leaves = [args[0].detach().clone().requires_grad_()]
-    return plain(tape.leaves[0].clone(), *args[1:])
+    tape.leaves = [value.detach().clone().requires_grad_()]
+    return tape.leaves[0].clone()

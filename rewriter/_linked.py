@@ -94,6 +94,9 @@ class Tape:
         position: of the next one for the samples.
         inputs: what an operation inside the model got from the references, where that is asked for.
         leaves: its inputs from the samples, made leaves of their autograd graph.
+        tokens: integers are explained where an embedding looks them up.
+        lookups: what the samples looked up, with what the references did.
+        indices: what the references looked up.
 
     """
 
@@ -102,6 +105,9 @@ class Tape:
     position: int = 0
     inputs: list[Tensor] = field(default_factory=list)
     leaves: list[Tensor] = field(default_factory=list)
+    tokens: bool = False
+    lookups: list[Any] = field(default_factory=list)
+    indices: list[Tensor] = field(default_factory=list)
 
     def add(self, name: str, entry: Any) -> None:
         """Note one operation of the references' run."""

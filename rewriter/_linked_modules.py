@@ -19,6 +19,7 @@ from rewriter._module_rules import bound_rule_for
 from rewriter._multipliers import Operands
 from rewriter._pulls import BoundRule
 from rewriter._sweeps import CellSweep
+from rewriter._tokens import link_embeddings
 
 Forward = Callable[..., Any]
 
@@ -44,6 +45,7 @@ def linked_copy(model: nn.Module) -> nn.Module:
                 # Without gradients of parameters, autograd keeps nothing for them.
                 module._parameters[name] = nn.Parameter(parameter.detach(), requires_grad=False)
     _link_recurrences(copy)
+    link_embeddings(copy)
     for name, module in copy.named_modules():
         rule = bound_rule_for(module)
         if rule is not None:
@@ -95,8 +97,9 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
         return plain(*operands)
     with torch.no_grad():
         result = plain(*operands)
-    # What follows may write into the operands or the result in place.
-    noted = tuple(operand.detach().clone() for operand in operands)
+    # What follows may write into the operands or the result in place. A rule takes one dtype: that of the
+    # result, also where an operand holds integers.
+    noted = tuple(operand.detach().to(result.dtype, copy=True) for operand in operands)
     output = result.clone()
     if tape.pairing is None:
         tape.add(name, (noted, output))

@@ -1,0 +1,128 @@
+"""Attributions to tokens, against the embedded sequence explained by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rewriter import DeepExplainer, RewriteError
+
+TOKENS, REFERENCES = 4, 7
+
+
+class Tagger(nn.Module):
+    """Embedding, LSTM, head; also takes what is embedded already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 4)
+        self.lstm, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.embedded(self.embedding(tokens))
+
+    def embedded(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+class Embedded(nn.Module):
+    def __init__(self, tagger: Tagger) -> None:
+        super().__init__()
+        self.tagger = tagger
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tagger.embedded(x)
+
+
+class WithPositions(Tagger):
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Embedding(6, 4)
+
+    def embedded(self, x: Tensor) -> Tensor:
+        return super().embedded(x + self.positions(torch.arange(x.shape[1])))
+
+
+class Shifted(Tagger):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.embedded(self.embedding(tokens + 1))
+
+
+@pytest.fixture
+def model() -> Tagger:
+    return Tagger().double()
+
+
+@pytest.fixture
+def tokens() -> Tensor:
+    return torch.randint(0, 19, (TOKENS, 6))
+
+
+@pytest.fixture
+def background() -> Tensor:
+    return torch.randint(0, 19, (REFERENCES, 6))
+
+
+def difference(model: nn.Module, x: list[Tensor], background: list[Tensor]) -> np.ndarray:
+    with torch.no_grad():
+        return model(*x).numpy() - model(*background).numpy().mean(0)
+
+
+# float64 sums of a few hundred terms of size 1.
+EXACT = 1e-13
+
+
+def test_tokens_get_what_their_embedding_gets(model: Tagger, tokens: Tensor, background: Tensor) -> None:
+    with torch.no_grad():
+        x, references = model.embedding(tokens), model.embedding(background)
+    expected = DeepExplainer(Embedded(model), references).shap_values(x).sum(2)
+    got = DeepExplainer(model, background).shap_values(tokens)
+    assert got.shape == (TOKENS, 6, 2)
+    assert np.abs(got - expected).max() < EXACT
+    assert np.abs(got.sum(1) - difference(model, [tokens], [background])).max() < EXACT
+
+
+def test_the_output_of_an_embedding_can_be_explained(
+    model: Tagger, tokens: Tensor, background: Tensor
+) -> None:
+    explainer = DeepExplainer((model, model.embedding), background)
+    got = explainer.shap_values(tokens)
+    assert got.shape == (TOKENS, 6, 4, 2)
+    assert np.abs(got.sum((1, 2)) - difference(model, [tokens], [background])).max() < EXACT
+    behind = DeepExplainer((model, model.lstm), background).shap_values(tokens)
+    assert np.abs(got - behind).max() < EXACT
+
+
+def test_positions_are_no_tokens(tokens: Tensor, background: Tensor) -> None:
+    model = WithPositions().double()
+    got = DeepExplainer(model, background).shap_values(tokens)
+    assert np.abs(got.sum(1) - difference(model, [tokens], [background])).max() < EXACT
+
+
+def test_same_token_as_all_references_gets_nothing(model: Tagger, tokens: Tensor) -> None:
+    background = tokens[:1].repeat(REFERENCES, 1)
+    background[:, 3] = torch.arange(REFERENCES)
+    got = DeepExplainer(model, background).shap_values(tokens[:1])
+    assert not got[0, [0, 1, 2, 4, 5]].any()
+    assert got[0, 3].any()
+
+
+def test_explanation_has_one_feature_per_token(model: Tagger, tokens: Tensor, background: Tensor) -> None:
+    explanation = DeepExplainer(model, background)(tokens)
+    assert explanation.shape == (TOKENS, 6, 2)
+    assert np.array_equal(explanation.data, tokens.numpy())
+
+
+def test_tokens_that_the_model_computes_are_refused(tokens: Tensor, background: Tensor) -> None:
+    model = Shifted().double()
+    with pytest.raises(RewriteError, match=r"embedding: looks up integers of shape \(4, 6\) that the model"):
+        DeepExplainer(model, background).shap_values(tokens)
+    got = DeepExplainer((model, model.embedding), background).shap_values(tokens)
+    assert np.abs(got.sum((1, 2)) - difference(model, [tokens], [background])).max() < EXACT
+
+
+def test_integers_without_an_embedding_are_refused() -> None:
+    with pytest.raises(RewriteError, match=r"integers have no attributions, unless an nn\.Embedding"):
+        DeepExplainer(nn.Flatten(), torch.ones(2, 3).long())
