@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from passes import activations, products, softmax
+from passes import activations, extrema, pooling, products, softmax
 from passes.lower_calls import Lowering, Textbook, Varies
 from passes.module_lowerings import Build
 
-MODULES: Mapping[type[nn.Module], Build] = {**activations.MODULES, **softmax.MODULES}
+MODULES: Mapping[type[nn.Module], Build] = {**activations.MODULES, **softmax.MODULES, **pooling.MODULES}
 
 
 def _in_turn(*tables: Mapping[Any, Lowering]) -> dict[Any, Lowering]:
@@ -30,4 +30,6 @@ def _first(*lowerings: Lowering) -> Lowering:
     return lower
 
 
-CALLS: Mapping[Any, Lowering] = _in_turn(activations.CALLS, products.CALLS, softmax.CALLS)
+CALLS: Mapping[Any, Lowering] = _in_turn(
+    activations.CALLS, products.CALLS, softmax.CALLS, extrema.CALLS, pooling.CALLS
+)

@@ -10,12 +10,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from passes.activations import Elementwise
+from passes.extrema import Extremum
 from passes.pairwise import Pairwise
+from passes.pooling import AdaptiveMaxPool, MaxPool
 from passes.products import Bilinear
 from passes.softmax import LogSoftmaxAtom, LogSumExp, SoftmaxAtom
 from rewriter._elementwise_rules import rule_for
+from rewriter._extrema_rules import extremum_pull
 from rewriter._multipliers import RULES, Operands, Rule
 from rewriter._pairwise_rules import pairwise_rule_for
+from rewriter._pooling_rules import pool_pull
 from rewriter._product_rules import bilinear_pull
 from rewriter._softmax_rules import log_softmax_pull, logsumexp_pull, softmax_pull
 
@@ -53,6 +57,9 @@ BOUND: Mapping[type[nn.Module], Callable[[Any], BoundRule]] = {
     Elementwise: lambda atom: elementwise(rule_for(atom)),
     Pairwise: lambda atom: elementwise(pairwise_rule_for(atom)),
     Bilinear: lambda atom: BoundRule(partial(bilinear_pull, atom), elementwise=False),
+    Extremum: lambda atom: BoundRule(partial(extremum_pull, atom), elementwise=False),
+    MaxPool: lambda atom: BoundRule(partial(pool_pull, atom), elementwise=False),
+    AdaptiveMaxPool: lambda atom: BoundRule(partial(pool_pull, atom), elementwise=False),
     SoftmaxAtom: lambda atom: BoundRule(partial(softmax_pull, atom), elementwise=False),
     LogSoftmaxAtom: lambda atom: BoundRule(partial(log_softmax_pull, atom), elementwise=False),
     LogSumExp: lambda atom: BoundRule(partial(logsumexp_pull, atom), elementwise=False),
