@@ -10,14 +10,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from passes.activations import Elementwise
+from passes.bilinear import Bilinear
 from passes.extrema import Extremum
+from passes.norms import Standardize
 from passes.pairwise import Pairwise
 from passes.pooling import AdaptiveMaxPool, MaxPool
-from passes.products import Bilinear
 from passes.softmax import LogSoftmaxAtom, LogSumExp, SoftmaxAtom
+from passes.variance import Variance
+from passes.vector_norms import Normalize, VectorNorm
 from rewriter._elementwise_rules import rule_for
 from rewriter._extrema_rules import extremum_pull
 from rewriter._multipliers import RULES, Operands, Rule
+from rewriter._norm_rules import normalize_pull, standardize_pull, variance_pull, vector_norm_pull
 from rewriter._pairwise_rules import pairwise_rule_for
 from rewriter._pooling_rules import pool_pull
 from rewriter._product_rules import bilinear_pull
@@ -63,6 +67,10 @@ BOUND: Mapping[type[nn.Module], Callable[[Any], BoundRule]] = {
     SoftmaxAtom: lambda atom: BoundRule(partial(softmax_pull, atom), elementwise=False),
     LogSoftmaxAtom: lambda atom: BoundRule(partial(log_softmax_pull, atom), elementwise=False),
     LogSumExp: lambda atom: BoundRule(partial(logsumexp_pull, atom), elementwise=False),
+    Standardize: lambda atom: BoundRule(partial(standardize_pull, atom), elementwise=False),
+    Variance: lambda atom: BoundRule(partial(variance_pull, atom), elementwise=False),
+    VectorNorm: lambda atom: BoundRule(partial(vector_norm_pull, atom), elementwise=False),
+    Normalize: lambda atom: BoundRule(partial(normalize_pull, atom), elementwise=False),
 }
 
 

@@ -45,7 +45,17 @@ LEVELS = [
     },
     {"bilinear", "lower_calls", "linear_calls"},
     {"observed"},
-    {"activations", "extrema", "pairwise", "pooling", "products", "softmax"},
+    {
+        "activations",
+        "extrema",
+        "pairwise",
+        "pooling",
+        "products",
+        "softmax",
+        "norms",
+        "variance",
+        "vector_norms",
+    },
     {"whole"},
 ]
 
