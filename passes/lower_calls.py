@@ -79,6 +79,7 @@ class LowerCalls(Pass):
         module.train(model.training)
         placed = place(model, node, module, operands, free_name(model, node.name))
         for each in placed:
+            each.meta["source"] = node.meta.get("source", "")
             flow.follow(each)
         return [inner for each in placed for inner in self._lower(model, each, flow) or [each]]
 
