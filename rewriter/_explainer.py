@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from rewriter._additivity import check_sums
 from rewriter._attribution import Inputs, Remembered, _versions, attribute
+from rewriter._contexts import context_inputs, explained_in_context
 from rewriter._explained import Explained, Names, collect
 from rewriter._inputs import as_inputs, check_like
 from rewriter._interim import linked_target
 from rewriter._linked import Tape, running
+from rewriter._tokens import holds_embedding
 
 Array = np.ndarray[Any, Any]
 Order = Literal["max", "min", "max_abs"]
 # Rows of a run without attributions, whose memory nobody plans.
-_ROWS = 32
+_ROWS = 16
 
 
 class DeepExplainer:
@@ -93,10 +95,10 @@ class DeepExplainer:
         if not given or given[0].shape[0] == 0:
             raise RewriteError("background: expected at least one sample, got none")
         check_like(given, given, "background")
-        if self._target.interim is None and not any(each.is_floating_point() for each in given):
+        if not any(each.is_floating_point() for each in given) and not holds_embedding(self._target.model):
             raise RewriteError(
                 f"background: expected floating point numbers, got {given[0].dtype}; integers have no "
-                "attributions: explain the input of the layer behind an embedding, (model, layer)"
+                "attributions, unless an nn.Embedding looks them up"
             )
         # A copy, which nobody else writes to.
         self._data = [each.clone() for each in given]
@@ -213,18 +215,29 @@ class DeepExplainer:
         own: bool,
     ) -> Explained:
         chosen = self._choose(samples, ranked, order)
-        parts = attribute(
-            self._target,
-            samples,
-            background,
-            chosen,
-            own=own,
-            max_memory=self._max_memory,
-            remembered=self._remembered,
-        )
         tail = tuple(self._output_shape) if ranked is None else (chosen.shape[1],)
-        pairs = samples[0].shape[0] * background[0].shape[int(own)]
-        done = collect(parts, samples, background, chosen, tail, pairs if self._progress else 0, own=own)
+        contexts = context_inputs(self._target, samples, background, own=own)
+
+        def explain(samples: Inputs, background: Inputs, chosen: Tensor) -> Explained:
+            parts = attribute(
+                self._target,
+                samples,
+                background,
+                chosen,
+                own=own,
+                max_memory=self._max_memory,
+                # What is remembered are references in their own context.
+                remembered=Remembered(self._remembered.sizes) if contexts else self._remembered,
+            )
+            pairs = samples[0].shape[0] * background[0].shape[int(own)]
+            return collect(parts, samples, background, chosen, tail, pairs if self._progress else 0, own=own)
+
+        if contexts:
+            done = explained_in_context(
+                self._target, samples, background, chosen, contexts, self._run, explain, own=own
+            )
+        else:
+            done = explain(samples, background, chosen)
         if tolerance is not None:
             check_sums(self._target, done, samples, background, tolerance)
         return done
@@ -296,11 +309,12 @@ class DeepExplainer:
 
 
 def _bytes(max_memory: Any) -> int | None:
+    """Return what to plan with: a fifth less, for what an allocator keeps and fragments."""
     if max_memory is None:
         return None
     if not (isinstance(max_memory, int | float | np.integer) and 0 < max_memory < 2**63):
         raise RewriteError(f"max_memory: expected a positive number of bytes, got {max_memory!r}")
-    return int(max_memory)
+    return int(0.8 * max_memory)
 
 
 def _tolerance(check_additivity: Any) -> float | None:
