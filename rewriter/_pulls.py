@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from passes.activations import Elementwise
 from passes.bilinear import Bilinear
+from passes.elementwise import Elementwise
 from passes.extrema import Extremum
 from passes.norms import Standardize
 from passes.pairwise import Pairwise
@@ -75,14 +75,17 @@ BOUND: Mapping[type[nn.Module], Callable[[Any], BoundRule]] = {
 
 
 def rule_of(module: nn.Module) -> BoundRule | None:
-    """Return the rule for a module of exactly a known type, else None.
+    """Return the rule for an atom of a known type, else None.
 
     Example:
         >>> rule_of(nn.Linear(1, 1)) is None, rule_of(Elementwise("exp")).elementwise
         (True, True)
 
     """
-    kind = type(module)
-    if kind in RULES:
-        return elementwise(RULES[kind])
-    return BOUND[kind](module) if kind in BOUND else None
+    # An atom that answers isinstance for one of torch's modules derives from both.
+    for kind in type(module).__mro__:
+        if kind in RULES:
+            return elementwise(RULES[kind])
+        if kind in BOUND:
+            return BOUND[kind](module)
+    return None

@@ -30,8 +30,8 @@ PUBLIC = [
 # Each level may import those before it, and torch.
 LEVELS = [
     {"errors", "atoms", "reach", "randomness", "source"},
-    {"audit", "clone", "twin", "cells", "gates", "face", "layout", "lowered", "kernels"},
-    {"base", "rule", "recurrence"},
+    {"audit", "clone", "twin", "cells", "elementwise", "gates", "face", "layout", "lowered", "kernels"},
+    {"base", "rule", "recurrence", "activation_layers"},
     {"tracing", "layers", "cell_layers"},
     {
         "recurrent_rules",
@@ -41,6 +41,7 @@ LEVELS = [
         "calls",
         "dataflow",
         "module_lowerings",
+        "attention_layout",
         "contractions",
     },
     {"bilinear", "lower_calls", "linear_calls"},
@@ -56,6 +57,7 @@ LEVELS = [
         "variance",
         "vector_norms",
     },
+    {"attention"},
     {"whole"},
 ]
 
