@@ -42,7 +42,7 @@ _LINEAR = {
     *("fft_ifftshift", "slice_scatter", "select_scatter", "diagonal_scatter", "complex", "rnn_pad", "copy"),
     *("pad_sequence", "pad_packed_sequence", "_pad_packed_sequence", "pack_sequence", "requires_grad"),
     *("embedding", "stft", "istft", "lift_fresh_copy", "as_tensor", "values", "items", "retain_grad"),
-    *( "PackedSequence", "data", "unpack_sequence", "unpad_sequence"),
+    *( "PackedSequence", "unpack_sequence", "unpad_sequence"),
 }  # fmt: skip
 # Linear, if the argument at this place (or of this name) does not vary.
 _FIXED_PLACES: Mapping[str, tuple[tuple[int, str], ...]] = {
@@ -75,7 +75,7 @@ _PRODUCTS: Mapping[str, tuple[tuple[int, str], ...]] = {
     "addcmul": ((1, "tensor1"), (2, "tensor2")),
 }  # fmt: skip
 _DIVISIONS = {"div", "truediv", "itruediv", "idiv", "divide", "true_divide"}
-_CUTS = {"detach", "numpy", "item", "tolist", "bool", "float_", "int", "index_", "complex_", "array"}
+_CUTS = {"detach", "data", "numpy", "item", "tolist", "bool", "float_", "int", "index_", "complex_", "array"}
 _RANDOM = {
     *("bernoulli", "normal", "multinomial", "rand", "randn", "randint", "randperm", "rand_like"),
     *("randint_like", "uniform", "exponential", "gumbel_softmax", "poisson", "cauchy", "log_normal"),

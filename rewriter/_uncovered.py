@@ -44,7 +44,7 @@ def uncovered_nodes(model: nn.Module, islands: Mapping[str, str]) -> Iterator[Un
     Example:
         >>> class Model(nn.Module):
         ...     def forward(self, x):
-        ...         return x.erfinv() + x.abs().argmax(-1, keepdim=True)
+        ...         return x.erfinv() * x.shape[0] + 1
         >>> [(each.operation, each.reason) for each in uncovered_nodes(fx.symbolic_trace(Model()), {})]
         [('erfinv', 'has no rule')]
 
@@ -72,9 +72,19 @@ def _why_not(node: fx.Node, flow: Dataflow) -> str | None:
     def steps(argument: Any) -> bool:
         return any(each in flow.steps for each in _nodes(argument))
 
-    function = node.target
-    reason = why_no_rule_for_call(function, node.args, node.kwargs, varies, steps)
+    if _is_data_of_packed(node):
+        return None
+    reason = why_no_rule_for_call(node.target, node.args, node.kwargs, varies, steps)
     return reason if node in flow.varying or reason == RANDOM else None
+
+
+def _is_data_of_packed(node: fx.Node) -> bool:
+    """Whether a node reads the data of a packed sequence, which have a gradient as a tensor's have not."""
+    return (
+        node.target is getattr
+        and node.args[1] == "data"
+        and "pack" in name_of_call(node.all_input_nodes[0].target).lower()
+    )
 
 
 def _on_the_way(graph: fx.Graph, flow: Dataflow) -> list[fx.Node]:
@@ -163,7 +173,8 @@ class _Coverage(Observer):
         if not read and stepped:
             self.note(floating, False)
         report = None
-        if reason is not None and (read or reason == RANDOM) and self._in_island(call.where):
+        decides = stepped and call.operation == "bool"
+        if reason is not None and (read or decides or reason == RANDOM) and self._in_island(call.where):
             report = UncoveredReport(call.name, call.operation, call.source, reason)
         # A number that Python code gets is used where nobody can see it.
         cut = report is not None and not written
@@ -174,7 +185,7 @@ class _Coverage(Observer):
         if isinstance(call.function, nn.Module):
             covered = is_covered(call.function)
             return None if covered else why_no_rule_for_module(call.function)
-        if call.operation in ("bool", "__bool__") and (self.varies(args) or self.steps(args)):
+        if call.operation == "bool" and (self.varies(args) or self.steps(args)):
             return f"{FIXED} decides what the code does"
         return why_no_rule_for_call(call.function, args, kwargs, self.varies, self.steps)
 
