@@ -78,11 +78,19 @@ def exponent(lengths: Sequence[int], seconds: Sequence[float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """Read the options that all benchmarks have."""
+def arguments(description: str, parts: Sequence[str] = ()) -> argparse.Namespace:
+    """Read the options that all benchmarks have.
+
+    Args:
+        description: of the benchmark.
+        parts: what it can run alone, as ``--part``.
+
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: a smoke run")
     parser.add_argument("--no-write", action="store_true", help="print the results, write no file")
+    if parts:
+        parser.add_argument("--part", choices=parts, help="run only this; results of the others are kept")
     return parser.parse_args()
 
 
@@ -105,6 +113,7 @@ def publish(
     rows: Sequence[tuple[str, ...]],
     notes: Sequence[str],
     records: Sequence[Mapping[str, object]],
+    part: str | None = None,
 ) -> None:
     """Print the results, and write them as text and as JSON unless ``--no-write``.
 
@@ -115,6 +124,7 @@ def publish(
         rows: of the table.
         notes: lines below the table.
         records: the same results as data.
+        part: of a benchmark that runs in parts, whose results stand below each other in the same files.
 
     """
     command = " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]])
@@ -125,6 +135,11 @@ def publish(
     if options.no_write:
         return
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
     data = {"command": command, "environment": found, "results": list(records)}
+    if part is not None:
+        file = RESULTS / f"{name}.json"
+        parts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        parts[part] = data | {"text": text}
+        data, text = parts, "\n\n".join(each["text"] for each in parts.values())
+    (RESULTS / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
     (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

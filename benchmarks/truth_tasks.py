@@ -5,7 +5,7 @@ Arithmetic, after Arras, Osman, Müller and Samek 2019, "Evaluating Recurrent Ne
 positions a < b; an LSTM is to return n_a + n_b or n_a - n_b after the last. ``"sparse"``: each number has a
 dimension of its own, the rest is zero. ``"marked"``: the first dimension is filled with random numbers and
 the second marks the two that count, as in the adding problem of Hochreiter and Schmidhuber 1997, "Long
-Short-Term Memory", experiment 4.
+Short-Term Memory", experiment 4. Layout, sizes and training are choices of this file.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def record_calls(
             made = calls.setdefault(id(module), [])
             twin.register_forward_pre_hook(_noting(made))
     # The model may write to its inputs.
-    args, kwargs = as_arguments(_copied(example_inputs))
+    args, kwargs = as_arguments(copied(example_inputs))
     kernels = _KernelCalls()
     try:
         with torch.no_grad(), random_state_kept(), kernels:
@@ -100,7 +100,8 @@ class _KernelCalls(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _copied(example_inputs: Any) -> Any:
+def copied(example_inputs: Any) -> Any:
+    """Copy example inputs, for code that may write to them."""
     try:
         return copy.deepcopy(example_inputs)
     except RuntimeError:  # a tensor with a history cannot be copied

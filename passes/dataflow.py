@@ -84,6 +84,17 @@ class Dataflow:
         return False
 
 
+def is_of_shape(name: str) -> bool:
+    """Whether what a function or method returns depends on shapes, types and devices only.
+
+    Example:
+        >>> is_of_shape("new_zeros"), is_of_shape("exp")
+        (True, False)
+
+    """
+    return name in _OF_SHAPE_METHODS or any(name == each.__name__ for each in _OF_SHAPE_FUNCTIONS)
+
+
 def _of_shape(node: fx.Node) -> bool:
     if node.op == "call_method":
         return node.target in _OF_SHAPE_METHODS

@@ -79,6 +79,7 @@ class LowerCalls(Pass):
         module.train(model.training)
         placed = place(model, node, module, operands, free_name(model, node.name))
         for each in placed:
+            each.meta["source"] = node.meta.get("source", "")
             flow.follow(each)
         return [inner for each in placed for inner in self._lower(model, each, flow) or [each]]
 
@@ -161,8 +162,12 @@ def _replace_uses(node: fx.Node, value: Any) -> None:
     """Let what used ``node`` use ``value``, a node or a tuple of nodes."""
     for user in list(node.users):
         item = user.args[1] if len(user.args) == 2 and user.args[0] is node else None
-        if isinstance(value, tuple | list) and isinstance(item, int):
-            _replace_uses(user, value[item])
+        part: Any = None
+        if isinstance(value, tuple | list):
+            # Items by number, and those of a named tuple by name.
+            part = value[item] if isinstance(item, int) else getattr(value, str(item), None)
+        if part is not None:
+            _replace_uses(user, part)
             user.graph.erase_node(user)
             continue
         args, kwargs = fx.node.map_aggregate(

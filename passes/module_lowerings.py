@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from passes.rule import Rule
 from passes.tracing import has_hooks
 
-#: Takes a module and returns what it becomes.
-Build = Callable[[Any], nn.Module]
+#: Takes a module and returns what it becomes, None if it stays.
+Build = Callable[[Any], nn.Module | None]
 
 
 class ModuleRule(Rule):
@@ -20,7 +20,7 @@ class ModuleRule(Rule):
     A subclass may compute anything, so it is left to the user.
 
     Args:
-        builds: what each type becomes; None to leave a module as it is.
+        builds: what each type becomes.
 
     """
 
@@ -29,7 +29,9 @@ class ModuleRule(Rule):
 
     def matches(self, module: nn.Module) -> bool:
         """Whether ``module`` is one of torch's own, as torch made it."""
-        return type(module) in self.builds and not has_hooks(module) and "forward" not in module.__dict__
+        if type(module) not in self.builds or has_hooks(module) or "forward" in module.__dict__:
+            return False
+        return self.builds[type(module)](module) is not None
 
     def decline(self, module: nn.Module) -> str | None:
         """Never: what does not match is left, and reported with what no rule covers."""
@@ -37,4 +39,4 @@ class ModuleRule(Rule):
 
     def build(self, module: nn.Module, name: str) -> nn.Module:
         """Return what ``module`` becomes, in its mode."""
-        return self.builds[type(module)](module).train(module.training)
+        return cast("nn.Module", self.builds[type(module)](module)).train(module.training)

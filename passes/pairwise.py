@@ -16,6 +16,10 @@ PAIRWISE: Mapping[str, Callable[..., Tensor]] = {
     "pow": torch.pow,
     "atan2": torch.atan2,
     "hypot": torch.hypot,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "fmax": torch.fmax,
+    "fmin": torch.fmin,
 }
 
 

@@ -18,6 +18,7 @@ from passes.lowered import graph_module
 from passes.randomness import random_state, random_state_kept, same_random_state
 from passes.reach import fingerprint
 from passes.recurrence import Recurrence
+from passes.source import user_line
 from passes.twin import Twin
 
 _HOOKS = (
@@ -87,7 +88,9 @@ class LoweringTracer(fx.Tracer):
             name = f"{self.where().replace('.', '_')}_{operation}"
         if kind == "get_attr" and "_tensor_constant" in str(target):
             self.found.setdefault(self.where(), "creates a tensor that a graph would fix")
-        return super().create_node(kind, target, args, kwargs, name, type_expr)
+        node = super().create_node(kind, target, args, kwargs, name, type_expr)
+        node.meta["source"] = user_line()
+        return node
 
 
 @dataclass(frozen=True)

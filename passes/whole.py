@@ -7,11 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from passes import activations, products, softmax
+from passes import activations, extrema, norms, pooling, products, softmax, variance, vector_norms
 from passes.lower_calls import Lowering, Textbook, Varies
 from passes.module_lowerings import Build
 
-MODULES: Mapping[type[nn.Module], Build] = {**activations.MODULES, **softmax.MODULES}
+MODULES: Mapping[type[nn.Module], Build] = {
+    **activations.MODULES,
+    **softmax.MODULES,
+    **norms.MODULES,
+    **pooling.MODULES,
+}
 
 
 def _in_turn(*tables: Mapping[Any, Lowering]) -> dict[Any, Lowering]:
@@ -30,4 +35,13 @@ def _first(*lowerings: Lowering) -> Lowering:
     return lower
 
 
-CALLS: Mapping[Any, Lowering] = _in_turn(activations.CALLS, products.CALLS, softmax.CALLS)
+CALLS: Mapping[Any, Lowering] = _in_turn(
+    activations.CALLS,
+    products.CALLS,
+    softmax.CALLS,
+    norms.CALLS,
+    variance.CALLS,
+    vector_norms.CALLS,
+    extrema.CALLS,
+    pooling.CALLS,
+)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from rewriter._tiles import Tiles, default_budget, spans
 
 Inputs = list[Tensor]
 # Bytes that the run of the references may leave to be remembered.
-_SMALL = 2**26
+_SMALL = 2**28
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,14 @@ def _record(
 
 def _versions(model: nn.Module) -> tuple[int, ...]:
     """Return what changes whenever weights are written to; the model shares them with the user's."""
-    held = itertools.chain(model.parameters(), model.buffers())
+    held = _held.get(model)
+    if held is None:
+        held = _held[model] = tuple(itertools.chain(model.parameters(), model.buffers()))
     return tuple(-1 if tensor.is_inference() else tensor._version for tensor in held)
+
+
+# Weights and buffers of linked copies, which are never changed; to walk through the modules takes longer.
+_held: WeakKeyDictionary[nn.Module, tuple[Tensor, ...]] = WeakKeyDictionary()
 
 
 def _flat(output: Tensor) -> Tensor:

@@ -58,6 +58,7 @@ class LSTMSweep(CellSweep):
 
     scales = (0.5, 0.5, 1.0, 0.5)
     gates = 4
+    compiled = "lstm"
 
     def record(self, length: int, rows: int, size: int, like: Tensor) -> Recording:
         """See the base class."""
@@ -138,6 +139,7 @@ class GRUSweep(CellSweep):
     hidden_order = (2, 0, 1)
     direct = True
     apart = True
+    compiled = "gru"
 
     def record(self, length: int, rows: int, size: int, like: Tensor) -> Recording:
         """See the base class."""

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from passes.atoms import Atom
 from passes.base import Pipeline
-from passes.calls import record_calls
+from passes.calls import as_arguments, copied, record_calls
 from passes.cleanup import Cleanup
 from passes.clone import clone_structure, named_clones
 from passes.errors import Decline, DeclinedError, RewriteError
@@ -28,6 +28,7 @@ from passes.unroll import Call, ExpectSteps, Unroll
 from passes.unshare import UnshareAtoms
 from passes.whole import CALLS, MODULES
 from rewriter._report import LayerReport, OperationReport, Report
+from rewriter._uncovered import uncovered_calls, uncovered_nodes
 
 _LOCK = threading.RLock()
 
@@ -87,7 +88,7 @@ def decompose(
     # torch.fx patches nn.Module while it traces, for all threads.
     with _LOCK, torch.inference_mode(False):
         rolled = _lower(model, split=gates == "split", whole=scope == "model", strict=strict)
-        return rolled if example_inputs is None else unroll(rolled, example_inputs)
+        return rolled if example_inputs is None else _reported(unroll(rolled, example_inputs), example_inputs)
 
 
 def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None = None) -> nn.Module:
@@ -119,6 +120,17 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
     rolled = model if _report_of(model) else decompose(model)
     with _LOCK, torch.inference_mode(False):
         return _unrolled(rolled, example_inputs, length)
+
+
+def _reported(flat: nn.Module, example_inputs: Any) -> nn.Module:
+    """Report also what no rule covers in code that is not in the graph, which a run can tell."""
+    report = Report.of(flat)
+    if report.islands:
+        args, kwargs = as_arguments(copied(example_inputs))
+        found = uncovered_calls(flat, report.islands, args, kwargs)
+        known = [each for each in report.uncovered if each not in found]
+        replace(report, uncovered=(*known, *found)).attach(flat)
+    return flat
 
 
 def _unrolled(rolled: nn.Module, example_inputs: Any, length: int | None) -> nn.Module:
@@ -170,8 +182,9 @@ def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool) -> nn.Mo
     rolled = Pipeline(calls, UnshareAtoms(), Cleanup())(traced.model).model
     layers = tuple(_first_report(rolled, rewrite, traced, split=split) for rewrite in rules.rewrites)
     operations = (*map(_module_operation, exact.rewrites), *map(_call_operation, calls.lowered))
-    report = Report(layers, tuple(declines), traced.islands, _parameter_names(rules.rewrites), operations)
-    report.attach(rolled)
+    uncovered = tuple(uncovered_nodes(rolled, traced.islands))
+    names = _parameter_names(rules.rewrites)
+    Report(layers, tuple(declines), traced.islands, names, operations, uncovered).attach(rolled)
     return rolled
 
 

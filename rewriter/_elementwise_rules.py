@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from passes.activations import Elementwise
+from passes.elementwise import Elementwise, RandomLeakyReLU
+from rewriter._closed_slopes import CLOSED, Slope, mean_of, quotient
 from rewriter._multipliers import Operands, Rule
 
 
 def chord_multiplier(
-    function: Callable[[Tensor], Tensor], x: Operands, x0: Operands, y: Tensor, y0: Tensor
+    function: Callable[..., Tensor], x: Operands, x0: Operands, y: Tensor, y0: Tensor
 ) -> Operands:
-    """Rescale any elementwise function: the slope of its chord, its mean derivative where that is lost.
+    """Rescale any elementwise function: the slope of its chord.
+
+    The difference of two values loses digits where they are close. So the slope is the mean of the
+    derivative between the two ends wherever that explains the difference of the values to rounding:
+    where the chord passes a kink or a step, or is too long, it does not. At equal ends it is the
+    derivative.
+
+    Args:
+        function: of the input and of operands that are the same for all inputs.
+        x: those operands at the sample, (n or 1, *shape).
+        x0: at the reference.
+        y: what the function makes of ``x``.
+        y0: of ``x0``.
 
     Example:
         >>> one = torch.ones(1, 1)
@@ -24,39 +37,42 @@ def chord_multiplier(
 
     """
     delta = x[0] - x0[0]
-    # Stock shap's threshold: below it the difference of the values is rounding.
-    close = delta.abs() < 1e-6
-    slope = (y - y0) / torch.where(close, 1, delta)
-    if bool(close.any()):
-        slope = torch.where(close, (_derivative(function, x[0]) + _derivative(function, x0[0])) / 2, slope)
-    return (slope,)
+    chord = quotient(x[0], x0[0], y, y0)
+    mean = mean_of(lambda point: _derivative(function, point, x[1:]), x[0], x0[0])
+    rounding = 2 * torch.finfo(y.dtype).eps * torch.maximum(y.abs(), y0.abs())
+    explains = (y - y0 - mean * delta).abs() <= rounding
+    slope = torch.where(explains | (delta == 0), mean, chord)
+    return slope, *(torch.zeros_like(slope) for _ in x[1:])
 
 
-def _derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _derivative(function: Callable[..., Tensor], x: Tensor, fixed: Operands) -> Tensor:
     with torch.enable_grad():
         # Pairs come with a dimension in front, which a module that counts dimensions does not expect.
         leaf = x.detach().flatten(0, 1).requires_grad_()
-        (derivative,) = torch.autograd.grad(function(leaf).sum(), leaf)
+        constants = (each.detach().expand(x.shape).flatten(0, 1) for each in fixed)
+        value = function(leaf, *constants)
+        if not value.requires_grad:
+            # A step, for which torch has no derivative.
+            return torch.zeros_like(x)
+        (derivative,) = torch.autograd.grad(value.sum(), leaf)
     return derivative.view(x.shape)
 
 
-def square_multiplier(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
-    """Rescale the square: ``x² - x0² = (x + x0)(x - x0)``.
+def rule_for(atom: Elementwise) -> Rule:
+    """Return the rule of an atom.
 
     Example:
-        >>> square_multiplier((torch.ones(1),), (torch.zeros(1),), torch.ones(1), torch.zeros(1))
-        (tensor([1.]),)
+        >>> one = torch.ones(1, 1)
+        >>> rule_for(Elementwise("pow", exponent=3))((2 * one,), (one,), 8 * one, one)
+        (tensor([[7.]]),)
 
     """
-    return (x[0] + x0[0],)
-
-
-#: Closed forms by the name of the function; nothing is lost in them where ``x`` is close to ``x0``.
-CLOSED: Mapping[str, Rule] = {"square": square_multiplier}
-
-
-def rule_for(atom: Elementwise) -> Rule:
-    """Return the rule of an atom."""
-    if atom.function in CLOSED and not atom.options:
-        return CLOSED[atom.function]
+    if atom.function in CLOSED:
+        return partial(_closed, partial(CLOSED[atom.function], **atom.options))
+    if isinstance(atom, RandomLeakyReLU):
+        return partial(chord_multiplier, Elementwise(atom.function, **atom.options).forward)
     return partial(chord_multiplier, atom.forward)
+
+
+def _closed(slope: Slope, x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
+    return (slope(x[0], x0[0], y, y0),)

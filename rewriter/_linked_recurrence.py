@@ -6,15 +6,16 @@ multipliers with the hidden weights and a few elementwise operations on rows tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from passes.gates import SplitGates
 from passes.recurrence import Recurrence
+from rewriter._compiled import CompiledRecording, CompiledSteps, compiled_cell, faded
 from rewriter._linked import Pairing, Tape
 from rewriter._sweeps import CellSweep, Hidden, Kept
 from rewriter._tiles import spans
@@ -22,6 +23,13 @@ from rewriter._tiles import spans
 Optional = Tensor | None
 # Bytes of a core's cache that slopes of several steps may take.
 _CACHE = 1_500_000
+# Bytes of the gates' multipliers that wait for the product with the input weights.
+_TOGETHER = 500_000
+# After so many steps, torch's operations clear multipliers that have faded away.
+_CLEAN = 4
+_T = TypeVar("_T")
+# Turns the multipliers of the state back by step t and puts those of its gates into a place.
+Step = Callable[[int, int], None]
 
 
 class GatesToBe(NamedTuple):
@@ -68,7 +76,11 @@ class Forward(NamedTuple):
 
 @torch.no_grad()
 def run(
-    sweep: CellSweep, steps: Recurrence, gates: Tensor | GatesToBe, mask: Optional, state: tuple[Tensor, ...]
+    sweep: CellSweep,
+    steps: Recurrence,
+    gates: Tensor | GatesToBe,
+    mask: Optional,
+    state: tuple[Tensor, ...],
 ) -> tuple[Forward, tuple[Tensor, ...]]:
     """Run a recurrence and keep what the sweep needs; returns that, and the recurrence's own result."""
     # What intercepts torch's functions elsewhere in the model has no business in this loop.
@@ -77,7 +89,11 @@ def run(
 
 
 def _run(
-    sweep: CellSweep, steps: Recurrence, gates: Tensor | GatesToBe, mask: Optional, state: tuple[Tensor, ...]
+    sweep: CellSweep,
+    steps: Recurrence,
+    gates: Tensor | GatesToBe,
+    mask: Optional,
+    state: tuple[Tensor, ...],
 ) -> tuple[Forward, tuple[Tensor, ...]]:
     weight, bias = fused(steps.hidden)
     scale = weight.new_tensor(sweep.scales).repeat_interleave(weight.shape[0] // len(sweep.scales))
@@ -91,7 +107,13 @@ def _run(
     length = gates.shape[0]
     at = gates.unbind(0)
     outputs: list[Tensor] = [state[0]] * length
-    recording = sweep.record(length, gates.shape[1], scale.shape[0] // len(sweep.scales), gates)
+    size = scale.shape[0] // len(sweep.scales)
+    cell = compiled_cell(sweep.compiled, gates, size)
+    recording = (
+        sweep.record(length, gates.shape[1], size, gates)
+        if cell is None
+        else CompiledRecording(cell, gates, size)
+    )
     for t in range(length - 1, -1, -1) if steps.reverse else range(length):
         new = recording.advance(t, at[t], hidden, state)
         if projection is not None:
@@ -138,36 +160,71 @@ class RecurrentLink:
         ]
         d_h = d[0].view(rows, -1)
         d_cell = d if projection is None else [w_hidden.new_empty(*lead, size), *d[1:]]
-        gates = w_hidden.new_empty(rows, sweep.gates, size)
-        to_hidden, to_input = (gates[:, part].flatten(1) for part in (sweep.hidden_gates, sweep.input_gates))
-        targets = sweep.targets(gates.view(*lead, sweep.gates, size))
         length = self.x.kept.before.shape[0]
-        into = to_input.shape[1] if self.input_weight is None else self.input_weight.shape[1]
+        # Multipliers of the gates of a few steps go through the input weights together.
+        together = max(1, min(length, _TOGETHER // max(1, rows * sweep.gates * size * d_h.element_size())))
+        gates = w_hidden.new_empty(together, rows, sweep.gates, size)
+        to_hidden = gates[:, :, sweep.hidden_gates].flatten(2).unbind(0)
+        to_input = gates[:, :, sweep.input_gates].flatten(2)
+        into = to_input.shape[2] if self.input_weight is None else self.input_weight.shape[1]
         d_x = w_hidden.new_empty(length, rows, into)
-        d_x_at, d_out_at = d_x.unbind(0), None if d_out is None else d_out.unbind(2)
+        d_out_at = None if d_out is None else d_out.unbind(2)
         mask = self._mask()
-        for t, at in self._steps(size):
-            if d_out_at is not None:
-                d[0].add_(d_out_at[t])
-            if mask is not None:
-                held = [each * (1 - mask[t]) for each in d]
-                for each in d:
-                    each.mul_(mask[t])
-            if projection is not None:
-                torch.mm(d_h, projection, out=d_cell[0].view(rows, -1))
-            sweep.step(at, d_cell, targets)
-            if sweep.direct:
-                d_h.addmm_(to_hidden, w_hidden)
-            else:
-                torch.mm(to_hidden, w_hidden, out=d_h)
+        step = self._compiled(d_cell, gates) or self._eager(d_cell, gates.view(together, *lead, -1, size))
+        for begin, end in self._ordered(list(spans(length, together))):
+            for t in self._ordered(range(begin, end)):
+                if d_out_at is not None:
+                    d[0].add_(d_out_at[t])
+                if mask is not None:
+                    held = [each * (1 - mask[t]) for each in d]
+                    for each in d:
+                        each.mul_(mask[t])
+                if projection is not None:
+                    torch.mm(d_h, projection, out=d_cell[0].view(rows, -1))
+                step(t, t - begin)
+                if sweep.direct:
+                    d_h.addmm_(to_hidden[t - begin], w_hidden)
+                else:
+                    torch.mm(to_hidden[t - begin], w_hidden, out=d_h)
+                if mask is not None:
+                    for each, back in zip(d, held, strict=True):
+                        each.add_(back)
             if self.input_weight is None:
-                d_x_at[t].copy_(to_input)
+                d_x[begin:end] = to_input[: end - begin]
             else:
-                torch.mm(to_input, self.input_weight, out=d_x_at[t])
-            if mask is not None:
-                for each, back in zip(d, held, strict=True):
-                    each.add_(back)
+                flat = to_input[: end - begin].flatten(0, 1)
+                torch.mm(flat, self.input_weight, out=d_x[begin:end].view(-1, into))
         return d_x.view(length, *lead, into), d
+
+    def _ordered(self, steps: Sequence[_T]) -> Iterable[_T]:
+        """Put what is in the order of time into the order of the sweep."""
+        return steps if self.steps.reverse else reversed(steps)
+
+    def _compiled(self, d: list[Tensor], gates: Tensor) -> Step | None:
+        """Return the steps in C, if that is possible."""
+        pairing, kept, kept0 = self.pairing, self.x.kept, self.x0.kept
+        cell = compiled_cell(self.sweep.compiled, gates, gates.shape[-1])
+        if cell is None or any(part is None for part in (*kept, *kept0)):
+            return None
+        each = self.batch // pairing.samples
+        first = pairing.begin * (self.batch if pairing.own else each)
+        counts = (pairing.outputs, pairing.count, self.batch, each)
+        x, x0 = (tuple(part for part in run if part is not None) for run in (kept, kept0))
+        return CompiledSteps(cell, x, x0, counts, pairing.own, first, d, gates)
+
+    def _eager(self, d: list[Tensor], gates: Tensor) -> Step:
+        """Return the steps as torch's operations."""
+        slopes = self._slopes(gates.shape[-1])
+        targets = [self.sweep.targets(part) for part in gates.unbind(0)]
+        least = faded(gates.dtype)
+
+        def step(t: int, place: int) -> None:
+            if t % _CLEAN == 0:
+                for each in d:
+                    torch.hardshrink(each, least, out=each)
+            self.sweep.step(next(slopes), d, targets[place])
+
+        return step
 
     def _hidden_weight(self) -> tuple[Tensor, int]:
         """Return the hidden weight with its gates in the sweep's order, and the size of the cell."""
@@ -177,22 +234,19 @@ class RecurrentLink:
             weight = weight.view(-1, size, weight.shape[1])[list(self.sweep.hidden_order)].flatten(0, 1)
         return weight, size
 
-    def _steps(self, size: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """Yield the steps from last to first, with the slopes of as many at a time as fit in the cache."""
+    def _slopes(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the slopes of each step, of as many at a time as fit in the cache."""
         kept, kept0 = self._paired()
         length, rows = kept.before.shape[0], (self.pairing.count, self.batch)
         step_bytes = kept.before[0].nbytes * rows[0]
         ahead = max(1, (_CACHE if kept.before.device.type == "cpu" else 64 * _CACHE) // (3 * step_bytes))
-        blocks = list(spans(length, ahead))
-        for begin, end in blocks if self.steps.reverse else reversed(blocks):
+        for begin, end in self._ordered(list(spans(length, ahead))):
             x, x0 = _between(kept, begin, end), _between(kept0, begin, end)
             slopes = self.sweep.slopes(x, x0).view(end - begin, *rows, -1, size)
             passed = None
             if x.passed is not None and x0.passed is not None:
                 passed = (x.passed + x0.passed).view(end - begin, *rows, -1, size)
-            prepared = self.sweep.prepare(slopes, passed)
-            for t in range(begin, end) if self.steps.reverse else range(end - 1, begin - 1, -1):
-                yield t, prepared[t - begin]
+            yield from self._ordered(self.sweep.prepare(slopes, passed))
 
     def _paired(self) -> tuple[Kept, Kept]:
         """Return what both runs kept, per time step in shapes that broadcast to (n, M, q, F)."""

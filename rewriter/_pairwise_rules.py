@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from passes.pairwise import Pairwise
+from rewriter._extrema_rules import larger_multipliers, smaller_multipliers
 from rewriter._multipliers import Operands, Rule
 
 Function = Callable[[Tensor, Tensor], Tensor]
@@ -72,7 +73,13 @@ def quotient_multipliers(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Op
 
 
 #: Closed forms by the name of the function.
-CLOSED: Mapping[str, Rule] = {"div": quotient_multipliers}
+CLOSED: Mapping[str, Rule] = {
+    "div": quotient_multipliers,
+    "maximum": larger_multipliers,
+    "minimum": smaller_multipliers,
+    "fmax": larger_multipliers,
+    "fmin": smaller_multipliers,
+}
 
 
 def pairwise_rule_for(atom: Pairwise) -> Rule:

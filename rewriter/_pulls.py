@@ -9,13 +9,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from passes.activations import Elementwise
+from passes.bilinear import Bilinear
+from passes.elementwise import Elementwise
+from passes.extrema import Extremum
+from passes.norms import Standardize
 from passes.pairwise import Pairwise
-from passes.products import Bilinear
+from passes.pooling import AdaptiveMaxPool, MaxPool
 from passes.softmax import LogSoftmaxAtom, LogSumExp, SoftmaxAtom
+from passes.variance import Variance
+from passes.vector_norms import Normalize, VectorNorm
 from rewriter._elementwise_rules import rule_for
+from rewriter._extrema_rules import extremum_pull
 from rewriter._multipliers import RULES, Operands, Rule
+from rewriter._norm_rules import normalize_pull, standardize_pull, variance_pull, vector_norm_pull
 from rewriter._pairwise_rules import pairwise_rule_for
+from rewriter._pooling_rules import pool_pull
 from rewriter._product_rules import bilinear_pull
 from rewriter._softmax_rules import log_softmax_pull, logsumexp_pull, softmax_pull
 
@@ -53,21 +61,31 @@ BOUND: Mapping[type[nn.Module], Callable[[Any], BoundRule]] = {
     Elementwise: lambda atom: elementwise(rule_for(atom)),
     Pairwise: lambda atom: elementwise(pairwise_rule_for(atom)),
     Bilinear: lambda atom: BoundRule(partial(bilinear_pull, atom), elementwise=False),
+    Extremum: lambda atom: BoundRule(partial(extremum_pull, atom), elementwise=False),
+    MaxPool: lambda atom: BoundRule(partial(pool_pull, atom), elementwise=False),
+    AdaptiveMaxPool: lambda atom: BoundRule(partial(pool_pull, atom), elementwise=False),
     SoftmaxAtom: lambda atom: BoundRule(partial(softmax_pull, atom), elementwise=False),
     LogSoftmaxAtom: lambda atom: BoundRule(partial(log_softmax_pull, atom), elementwise=False),
     LogSumExp: lambda atom: BoundRule(partial(logsumexp_pull, atom), elementwise=False),
+    Standardize: lambda atom: BoundRule(partial(standardize_pull, atom), elementwise=False),
+    Variance: lambda atom: BoundRule(partial(variance_pull, atom), elementwise=False),
+    VectorNorm: lambda atom: BoundRule(partial(vector_norm_pull, atom), elementwise=False),
+    Normalize: lambda atom: BoundRule(partial(normalize_pull, atom), elementwise=False),
 }
 
 
 def rule_of(module: nn.Module) -> BoundRule | None:
-    """Return the rule for a module of exactly a known type, else None.
+    """Return the rule for an atom of a known type, else None.
 
     Example:
         >>> rule_of(nn.Linear(1, 1)) is None, rule_of(Elementwise("exp")).elementwise
         (True, True)
 
     """
-    kind = type(module)
-    if kind in RULES:
-        return elementwise(RULES[kind])
-    return BOUND[kind](module) if kind in BOUND else None
+    # An atom that answers isinstance for one of torch's modules derives from both.
+    for kind in type(module).__mro__:
+        if kind in RULES:
+            return elementwise(RULES[kind])
+        if kind in BOUND:
+            return BOUND[kind](module)
+    return None

@@ -55,6 +55,25 @@ class OperationReport:
 
 
 @dataclass(frozen=True)
+class UncoveredReport:
+    """One operation on the way from input to output that is neither linear nor has a rule.
+
+    Args:
+        name: qualified name of the module, or name of the node in the graph, or, in code that stays the
+            user's, qualified name of the module whose code it is.
+        operation: class name of the module, or the function or method that is called.
+        source: file and line of the call, ``""`` if no code of the user's makes it.
+        reason: why attributions are not exact there.
+
+    """
+
+    name: str
+    operation: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Report:
     """All that :func:`rewriter.decompose` did, and did not do; ``print`` shows it as a table.
 
@@ -66,6 +85,8 @@ class Report:
             the user's code and works all the same.
         parameter_names: where each parameter of a rewritten layer is found now: one name, or one for
             each split gate.
+        uncovered: operations on the way from input to output that no rule covers, by source line; in
+            code that stays the user's they are found only with example inputs.
 
     Example:
         >>> import torch, rewriter
@@ -80,6 +101,7 @@ class Report:
     islands: Mapping[str, str] = field(default_factory=dict)
     parameter_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     operations: tuple[OperationReport, ...] = ()
+    uncovered: tuple[UncoveredReport, ...] = ()
 
     def __str__(self) -> str:
         rows = [
@@ -89,13 +111,19 @@ class Report:
         text = render_table(("layer", "was", "front-end", "level", "atoms", "parameters"), rows)
         notes = [f"declined: {decline}" for decline in self.declines]
         notes += [f"kept as code: {_shown(name)}: {reason}" for name, reason in self.islands.items()]
-        return "\n".join([text, *self._shown_operations(), *notes])
+        return "\n".join([text, *self._shown_operations(), *self._shown_uncovered(), *notes])
 
     def _shown_operations(self) -> list[str]:
         if not self.operations:
             return []
         rows = [(_shown(each.name), each.operation, str(each.atoms)) for each in self.operations]
         return ["", render_table(("operation", "was", "atoms"), rows)]
+
+    def _shown_uncovered(self) -> list[str]:
+        if not self.uncovered:
+            return []
+        rows = [(_shown(each.name), each.operation, each.source, each.reason) for each in self.uncovered]
+        return ["", render_table(("not covered", "operation", "at", "why"), rows)]
 
     @staticmethod
     def of(model: nn.Module) -> Report:

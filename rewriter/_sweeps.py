@@ -87,6 +87,8 @@ class CellSweep(abc.ABC):
     apart = False
     #: Whether the state reaches the next step past the hidden weights.
     direct = False
+    #: Name of the same steps in C, if there are any.
+    compiled = ""
 
     @abc.abstractmethod
     def record(self, length: int, rows: int, size: int, like: Tensor) -> Recording:

@@ -67,7 +67,7 @@ def test_model_is_never_touched(training: bool) -> None:
 
 def test_interrupt_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), gallery.Classifier("GRU"))
-    explainer = DeepExplainer(model, torch.randn(3, 5, 3))
+    explainer = DeepExplainer(model, torch.randn(3, 5, 3), compiled=False)
     x = torch.randn(2, 5, 3)
     expected, before = explainer.shap_values(x), snapshot(model)
 
@@ -117,7 +117,7 @@ def test_others_may_use_the_model_meanwhile() -> None:
 
 def test_weights_must_stay_what_they_are_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(gallery.Classifier("GRU"), nn.Tanh())
-    explainer = DeepExplainer(model, torch.randn(3, 5, 3))
+    explainer = DeepExplainer(model, torch.randn(3, 5, 3), compiled=False)
     plain, writes = GRUSweep.step, iter([True])
 
     def step(*args: Any) -> None:
@@ -134,7 +134,7 @@ def test_weights_must_stay_what_they_are_meanwhile(monkeypatch: pytest.MonkeyPat
             explainer.shap_values(x, check_additivity=check_additivity)
     f = model(x).detach().numpy()
     values = explainer.shap_values(x)
-    new = DeepExplainer(model, explainer._data[0])
+    new = DeepExplainer(model, explainer._data[0], compiled=False)
     np.testing.assert_array_equal(values, new.shap_values(x))
     assert np.abs(values.sum((1, 2)) - (f - new.expected_value)).max() <= 1e-6
 

@@ -30,8 +30,8 @@ PUBLIC = [
 # Each level may import those before it, and torch.
 LEVELS = [
     {"errors", "atoms", "reach", "randomness", "source"},
-    {"audit", "clone", "twin", "cells", "gates", "face", "layout", "lowered", "kernels"},
-    {"base", "rule", "recurrence"},
+    {"audit", "clone", "twin", "cells", "elementwise", "gates", "face", "layout", "lowered", "kernels"},
+    {"base", "rule", "recurrence", "activation_layers"},
     {"tracing", "layers", "cell_layers"},
     {
         "recurrent_rules",
@@ -41,11 +41,23 @@ LEVELS = [
         "calls",
         "dataflow",
         "module_lowerings",
+        "attention_layout",
         "contractions",
     },
     {"bilinear", "lower_calls", "linear_calls"},
     {"observed"},
-    {"activations", "extrema", "pairwise", "pooling", "products", "softmax"},
+    {
+        "activations",
+        "extrema",
+        "pairwise",
+        "pooling",
+        "products",
+        "softmax",
+        "norms",
+        "variance",
+        "vector_norms",
+    },
+    {"attention"},
     {"whole"},
 ]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import math
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,12 +179,49 @@ def test_sums_hold_what_they_say(tasks: ModuleType, layout: str, sign: int) -> N
 
 def test_training_is_seeded_and_learns(tasks: ModuleType) -> None:
     task = tasks.Task("sparse", -1)
-    net, error = tasks.calculator(task, 0, 200)
-    again, same = tasks.calculator(task, 0, 200)
+    net, error = tasks.calculator(task, 0, 100)
+    again, same = tasks.calculator(task, 0, 100)
     assert error == same
     assert all(map(torch.equal, net.parameters(), again.parameters()))
     # The variance of the target is 2/3.
     assert error < 0.1
+
+
+def test_stock_shap_takes_the_gradient_at_the_references(tasks: ModuleType) -> None:
+    """What ``docs/truth.md`` says it does to a recurrent layer as it is."""
+    shap = pytest.importorskip("shap")
+    net, x, references = tasks.Net("LSTM", 3, 5).double(), numbers(2, 4, 3), numbers(6, 4, 3)
+    leaf = references.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(net(leaf).sum(), leaf)
+    with pytest.warns(UserWarning, match="unrecognized nn.Module: LSTM"):
+        got = shap.DeepExplainer(net, references).shap_values(x, check_additivity=False)
+    close(torch.from_numpy(got).squeeze(-1), (gradient * (x[:, None] - references)).mean(1))
+
+
+def test_docs_show_the_committed_run() -> None:
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for run in json.loads((BENCHMARKS / "results" / "truth.json").read_text(encoding="utf-8"))["results"]:
+        found.setdefault((run["problem"], run["method"]), []).append(run)
+    text = (BENCHMARKS.parent / "docs" / "truth.md").read_text(encoding="utf-8")
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    shown = {}
+    for line in lines:
+        if line[0] == "method":
+            problems = line[1:]
+        else:
+            shown |= {(problem, line[0]): cell for problem, cell in zip(problems, line[1:], strict=True)}
+
+    def mean(runs: list[dict[str, float]], key: str) -> float:
+        return statistics.fmean(run[key] for run in runs)
+
+    for (problem, method), runs in found.items():
+        if "L1" not in runs[0]:
+            assert shown[problem, method] == f"{mean(runs, 'rho a'):.3f} / {mean(runs, 'rho b'):.3f}"
+        elif method != "exact Shapley":
+            assert shown[problem, method] == f"{mean(runs, 'L1'):.2f} ({mean(runs, 'correlation'):.3f})"
+            cost = statistics.median(run["ms"] for run in found["LSTM, trained", method])
+            assert shown["ms", method] == f"{cost:.1f}"
+    assert {cell for key, cell in shown.items() if key not in found and key[0] != "ms"} == {"n/a"}
 
 
 @pytest.mark.usefixtures("_benchmarks")

@@ -1,0 +1,188 @@
+"""The problems of benchmarks/explain.py: a model, its samples and references, and all that explains them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import captum.attr
+import numpy as np
+import shap
+import torch
+from timing import RESULTS
+from torch import Tensor, nn
+
+import rewriter
+from rewriter import DeepExplainer
+
+# Rows that the native layer takes at a time, so that every size fits into memory.
+ROWS = 1024
+STEPS = 50
+PEERS = ("shap", "shap on TensorFlow", "captum DeepLiftShap", "captum IG", "shap Gradient")
+
+
+class Size(NamedTuple):
+    """A problem.
+
+    Args:
+        T: steps.
+        H: hidden features.
+        I: input features.
+        N: references.
+        M: samples.
+        K: outputs.
+
+    """
+
+    T: int
+    H: int
+    I: int  # noqa: E741
+    N: int
+    M: int
+    K: int
+
+
+class Net(nn.Module):
+    """Recurrent layers and a linear head on the last output."""
+
+    def __init__(self, kind: str, size: Size, layers: int) -> None:
+        super().__init__()
+        options = {"num_layers": layers, "bidirectional": layers > 1, "batch_first": True}
+        self.rnn = getattr(nn, kind)(size.I, size.H, **options)
+        self.head = nn.Linear(size.H * (2 if layers > 1 else 1), size.K)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, K)."""
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+class Peer(NamedTuple):
+    """Somebody else's explainer.
+
+    Args:
+        run: explains the first samples.
+        samples: how many; its time is multiplied to get that of all.
+        base: the outputs that its attributions are relative to.
+
+    """
+
+    run: Callable[[], Any]
+    samples: int
+    base: Tensor
+
+
+class Problem:
+    """A model, samples and references, and all that explains them.
+
+    Args:
+        kind: ``"LSTM"`` or ``"GRU"``.
+        layers: one, or two bidirectional ones.
+        size: of everything.
+        max_memory: bytes for ours.
+
+    """
+
+    def __init__(self, kind: str, layers: int, size: Size, max_memory: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.size = size
+        self.model = Net(kind, size, layers).eval()
+        self.x = torch.randn(size.M, size.T, size.I)
+        self.background = torch.randn(size.N, size.T, size.I)
+        self.decomposed = rewriter.decompose(self.model)
+        self.ours = DeepExplainer(self.model, self.background, max_memory=max_memory, progress=False)
+        with torch.no_grad():
+            self.mean_output = self.model(self.background).mean(0)
+
+    def explain(self) -> Any:
+        """Run ours."""
+        return self.ours.shap_values(self.x, check_additivity=False)
+
+    def gradient(self) -> None:
+        """Run the yardstick."""
+        pairs = self.size.M * self.size.N
+        for begin in range(0, pairs, ROWS // 2):
+            index = torch.arange(begin, min(pairs, begin + ROWS // 2))
+            x = torch.cat([self.x[index // self.size.N], self.background[index % self.size.N]])
+            output = self.model(x.requires_grad_()).sum(0)
+            for k in range(self.size.K):
+                torch.autograd.grad(output[k], x, retain_graph=k < self.size.K - 1)
+
+    def peers(self) -> dict[str, Peer]:
+        """Return all that explains the problem, by name."""
+        makers = (self._stock, self._tensorflow, self._captum_shap, self._captum_ig, self._gradients)
+        return {name: make() for name, make in zip(PEERS, makers, strict=True)}
+
+    def _stock(self) -> Peer:
+        explainer = shap.DeepExplainer(self.decomposed, self.background)
+        return Peer(lambda: explainer.shap_values(self.x[:1], check_additivity=False), 1, self.mean_output)
+
+    def _tensorflow(self) -> Peer:
+        explainer = shap.DeepExplainer(keras_model(self.model, self.size.T), self.background.numpy())
+        x = self.x[:1].numpy()
+        return Peer(lambda: explainer.shap_values(x, check_additivity=False), 1, self.mean_output)
+
+    def _captum_shap(self) -> Peer:
+        explainer = captum.attr.DeepLiftShap(self.decomposed)
+        samples = max(1, min(self.size.M, ROWS // 2 // self.size.N))
+        x = self.x[:samples]
+        return Peer(
+            lambda: self._by_output(lambda k: explainer.attribute(x, self.background, target=k)),
+            samples,
+            self.mean_output,
+        )
+
+    def _captum_ig(self) -> Peer:
+        explainer = captum.attr.IntegratedGradients(self.model)
+        mean = self.background.mean(0, keepdim=True)
+        samples = min(self.size.M, ROWS // STEPS)
+        x = self.x[:samples]
+        with torch.no_grad():
+            base = self.model(mean)[0]
+        return Peer(
+            lambda: self._by_output(lambda k: explainer.attribute(x, mean, target=k, n_steps=STEPS)),
+            samples,
+            base,
+        )
+
+    def _gradients(self) -> Peer:
+        explainer = shap.GradientExplainer(self.model, self.background)
+        return Peer(lambda: explainer.shap_values(self.x[:1], rseed=0), 1, self.mean_output)
+
+    def _by_output(self, attribute: Callable[[int], Tensor]) -> Any:
+        return np.stack([attribute(k).detach().numpy() for k in range(self.size.K)], -1)
+
+    def additivity_error(self, values: Any, base: Tensor) -> float:
+        """Return max |sum of attributions - (f(x) - base)| over the samples that are explained."""
+        with torch.no_grad():
+            expected = (self.model(self.x[: len(values)]) - base).numpy()
+        return float(np.abs(np.asarray(values).sum((1, 2)) - expected).max())
+
+
+def keras_model(model: Net, steps: int) -> Any:
+    """Return the same model written by hand in TensorFlow, from the cells of the examples."""
+    sys.path.insert(0, str(RESULTS.parent.parent / "examples"))
+    import keras
+    import tensorflow_cells
+    from keras import ops
+
+    rnn = model.rnn
+    sequence = keras.Input((steps, rnn.input_size))
+    zero = ops.zeros_like(sequence[:, 0, :1]) @ np.zeros((1, rnn.hidden_size), "float32")
+    inputs = [sequence[:, t] for t in range(steps)]
+    for layer in range(rnn.num_layers):
+        directions = []
+        for suffix in ("", "_reverse")[: 1 + rnn.bidirectional]:
+            names = (f"{name}_l{layer}{suffix}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+            weights = [getattr(rnn, name) for name in names]
+            lstm = isinstance(rnn, nn.LSTM)
+            step = tensorflow_cells.lstm_cell(*weights) if lstm else tensorflow_cells.gru_cell(*weights)
+            state, outputs = (zero, zero) if lstm else (zero,), []
+            for x in reversed(inputs) if suffix else inputs:
+                new = step(x, *state)
+                state = new if lstm else (new,)
+                outputs.append(state[0])
+            directions.append(outputs[::-1] if suffix else outputs)
+        both = zip(*directions, strict=True)
+        inputs = [ops.concatenate(each, -1) if len(each) > 1 else each[0] for each in both]
+    return keras.Model([sequence], tensorflow_cells.dense(model.head.weight, model.head.bias)(inputs[-1]))

@@ -1,0 +1,210 @@
+/* One step of an LSTM or a GRU forwards, and one of the sweep backwards, each in one pass over memory.
+
+   The rules are those of _multipliers.py as _sweeps.py and _cell_sweeps.py compose them; tests compare the
+   two. Compiled once for float and once for double (-DREAL=double). */
+
+#include <stdint.h>
+
+#ifndef REAL
+#define REAL float
+#endif
+
+/* Everything of one sweep; _compiled.py fills it in. */
+typedef struct {
+    int64_t outputs, references, rows;  /* K; n; samples x rows of each */
+    int64_t each, size;                 /* rows of each sample; H */
+    int64_t own;                        /* each sample has references of its own */
+    int64_t first;                      /* first row of the references in this pass */
+    int64_t rows_x, rows_x0;            /* in what the two runs kept */
+    int64_t threads;
+    const REAL *before, *after, *partner, *passed;
+    const REAL *before0, *after0, *partner0, *passed0;
+    REAL *d_h, *d_c, *gates; /* (K, n, rows, H) twice, (steps, K, n, rows, 4, H) */
+    REAL least;              /* what is smaller counts as zero */
+} Sweep;
+
+typedef union {
+    float f;
+    uint32_t i;
+} Bits4;
+typedef union {
+    double f;
+    uint64_t i;
+} Bits8;
+
+/* tanh(x) / x from expm1(-2 |x|), to about 2 ulp. With -2 |x| = n ln 2 + r, |r| <= ln 2 / 2, expm1 is
+   2^n expm1(r) + (2^n - 1); adding MAGIC rounds to an integer and leaves it in the lowest bits. */
+static inline float tanh_over_float(float x) {
+    const float magic = 12582912.0f, tiny = 1.17549435e-38f;
+    float a = x < 0 ? -x : x;
+    a = a < tiny ? tiny : a;
+    float y = -2 * a;
+    y = y < -40 ? -40 : y;
+    Bits4 z = {.f = y * 1.44269504f + magic};
+    float n = z.f - magic;
+    float r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1 / 5040.0f;
+    p = p * r + 1 / 720.0f;
+    p = p * r + 1 / 120.0f;
+    p = p * r + 1 / 24.0f;
+    p = p * r + 1 / 6.0f;
+    p = p * r + 0.5f;
+    p = p * r * r + r;
+    z.i = (z.i << 23) + 0x3f800000u;
+    p = z.f * p + (z.f - 1);
+    return -p / ((2 + p) * a);
+}
+
+static inline double tanh_over_double(double x) {
+    static const double by[] = {1 / 6227020800.0, 1 / 479001600.0, 1 / 39916800.0, 1 / 3628800.0,
+                                1 / 362880.0, 1 / 40320.0, 1 / 5040.0, 1 / 720.0,
+                                1 / 120.0, 1 / 24.0, 1 / 6.0, 0.5};
+    const double magic = 6755399441055744.0, tiny = 2.2250738585072014e-308;
+    double a = x < 0 ? -x : x;
+    a = a < tiny ? tiny : a;
+    double y = -2 * a;
+    y = y < -40 ? -40 : y;
+    Bits8 z = {.f = y * 1.4426950408889634 + magic};
+    double n = z.f - magic;
+    double r = (y - n * 6.93145751953125e-1) - n * 1.42860682030941723212e-6;
+    double p = by[0];
+#pragma GCC unroll 12
+    for (int k = 1; k < 12; k++) p = p * r + by[k];
+    p = p * r * r + r;
+    z.i = (z.i << 52) + 0x3ff0000000000000u;
+    p = z.f * p + (z.f - 1);
+    return -p / ((2 + p) * a);
+}
+
+#define tanh_over(x) _Generic((x), float : tanh_over_float, double : tanh_over_double)(x)
+
+/* The slopes of all activations of one pair, each times the mean of its partner. */
+static inline void slopes(const Sweep *s, int64_t i, int64_t i0, int64_t count, REAL *restrict out) {
+    const REAL *restrict a = s->before + i * count, *restrict a0 = s->before0 + i0 * count;
+    const REAL *restrict u = s->after + i * count, *restrict u0 = s->after0 + i0 * count;
+    const REAL *restrict p = s->partner + i * count, *restrict p0 = s->partner0 + i0 * count;
+#pragma omp simd
+    for (int64_t j = 0; j < count; j++)
+        out[j] = tanh_over(a[j] - a0[j]) * (1 - u[j] * u0[j]) * (p[j] + p0[j]);
+}
+
+static inline REAL kept(REAL d, REAL least) { return (d < 0 ? -d : d) < least ? 0 : d; }
+
+static inline void lstm_pair(const Sweep *s, int64_t i, int64_t i0, int64_t pair, REAL *gates) {
+    const int64_t H = s->size, pairs = s->references * s->rows;
+    const REAL *restrict f = s->passed + i * H, *restrict f0 = s->passed0 + i0 * H, least = s->least;
+    REAL m[5 * H];
+    slopes(s, i, i0, 5 * H, m);
+    for (int64_t row = pair; row < s->outputs * pairs; row += pairs) {
+        REAL *restrict d_h = s->d_h + row * H, *restrict d_c = s->d_c + row * H;
+        REAL *restrict g = gates + row * 4 * H;
+#pragma omp simd
+        for (int64_t j = 0; j < H; j++) {
+            REAL h = kept(d_h[j], least), c = kept(d_c[j], least) + h * m[4 * H + j];
+            g[j] = c * m[j];
+            g[H + j] = c * m[H + j];
+            g[2 * H + j] = c * m[2 * H + j];
+            g[3 * H + j] = h * m[3 * H + j];
+            d_c[j] = c * (f[j] + f0[j]);
+        }
+    }
+}
+
+static inline void gru_pair(const Sweep *s, int64_t i, int64_t i0, int64_t pair, REAL *gates) {
+    const int64_t H = s->size, pairs = s->references * s->rows;
+    const REAL *restrict q = s->passed + i * 2 * H, *restrict q0 = s->passed0 + i0 * 2 * H;
+    REAL m[3 * H], least = s->least;
+    slopes(s, i, i0, 3 * H, m);
+    for (int64_t row = pair; row < s->outputs * pairs; row += pairs) {
+        REAL *restrict d_h = s->d_h + row * H, *restrict g = gates + row * 4 * H;
+#pragma omp simd
+        for (int64_t j = 0; j < H; j++) {
+            REAL h = kept(d_h[j], least), n = h * m[2 * H + j];
+            g[j] = n * (q[j] + q0[j]);
+            g[H + j] = n * m[j];
+            g[2 * H + j] = h * m[H + j];
+            g[3 * H + j] = n;
+            d_h[j] = h * (q[H + j] + q0[H + j]);
+        }
+    }
+}
+
+/* Step t of the sweep, its gates into a place of the buffer of gates. */
+#define STEP(cell)                                                                              \
+    void cell(const Sweep *s, int64_t t, int64_t place) {                                       \
+        const int64_t pairs = s->references * s->rows;                                          \
+        REAL *gates = s->gates + place * s->outputs * pairs * 4 * s->size;                      \
+        _Pragma("omp parallel for num_threads(s->threads) if (s->threads > 1)")                 \
+        for (int64_t pair = 0; pair < pairs; pair++) {                                          \
+            int64_t n = pair / s->rows, i = pair % s->rows;                                     \
+            int64_t i0 = s->first + (s->own ? pair : n * s->each + i % s->each);                \
+            cell##_pair(s, t * s->rows_x + i, t * s->rows_x0 + i0, pair, gates);                \
+        }                                                                                       \
+    }
+
+STEP(lstm)
+STEP(gru)
+
+/* Everything of one run forwards: what the sweep needs, each (T, rows, *), and the states. */
+typedef struct {
+    int64_t rows, size;
+    REAL *before, *after, *partner, *passed;
+    REAL *h, *c;          /* (T, rows, H), new states */
+    const REAL *from_x;   /* GRU: (T, rows, 3, H), gates of the input */
+    const REAL *from_h;   /* GRU: (rows, 3, H), gates of the hidden state, this step's */
+} Run;
+
+static inline REAL tanh_of(REAL x) { return x * tanh_over(x); }
+
+/* The gates of step t are in before; old is the cell state. */
+void lstm_run(const Run *s, int64_t t, const REAL *old) {
+    const int64_t H = s->size;
+    for (int64_t i = t * s->rows; i < (t + 1) * s->rows; i++, old += H) {
+        REAL *restrict a = s->before + i * 5 * H, *restrict u = s->after + i * 5 * H;
+        REAL *restrict p = s->partner + i * 5 * H, *restrict f = s->passed + i * H;
+        REAL *restrict h = s->h + i * H, *restrict c = s->c + i * H;
+#pragma omp simd
+        for (int64_t j = 0; j < 4 * H; j++) u[j] = tanh_of(a[j]);
+#pragma omp simd
+        for (int64_t j = 0; j < H; j++) {
+            REAL in = (u[j] + 1) / 2, forget = (u[H + j] + 1) / 2, g = u[2 * H + j];
+            REAL out = (u[3 * H + j] + 1) / 2, new = forget * old[j] + in * g, squashed = tanh_of(new);
+            a[4 * H + j] = c[j] = new;
+            u[4 * H + j] = squashed;
+            h[j] = out * squashed;
+            p[j] = g / 8;
+            p[H + j] = old[j] / 8;
+            p[2 * H + j] = in / 2;
+            p[3 * H + j] = squashed / 8;
+            p[4 * H + j] = out / 2;
+            f[j] = forget / 2;
+        }
+    }
+}
+
+void gru_run(const Run *s, int64_t t, const REAL *old) {
+    const int64_t H = s->size;
+    const REAL *restrict y = s->from_h;
+    for (int64_t i = t * s->rows; i < (t + 1) * s->rows; i++, old += H, y += 3 * H) {
+        REAL *restrict a = s->before + i * 3 * H, *restrict u = s->after + i * 3 * H;
+        REAL *restrict p = s->partner + i * 3 * H, *restrict q = s->passed + i * 2 * H;
+        REAL *restrict h = s->h + i * H;
+        const REAL *restrict x = s->from_x + i * 3 * H;
+#pragma omp simd
+        for (int64_t j = 0; j < 2 * H; j++) {
+            a[j] = x[j] + y[j];
+            u[j] = tanh_of(a[j]);
+            q[j] = (u[j] + 1) / 4;
+        }
+#pragma omp simd
+        for (int64_t j = 0; j < H; j++) {
+            REAL n = x[2 * H + j] + 2 * q[j] * y[2 * H + j];
+            a[2 * H + j] = n;
+            u[2 * H + j] = n = tanh_of(n);
+            h[j] = n + 2 * q[H + j] * (old[j] - n);
+            p[j] = y[2 * H + j] / 8;
+            p[H + j] = (old[j] - n) / 8;
+            p[2 * H + j] = (1 - u[H + j]) / 4;
+        }
+    }
+}

@@ -1,0 +1,235 @@
+"""Everything on the way from input to output is linear, or has a rule, or is reported by name and line."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import rewriter
+from passes.linear_calls import CUTS, DIVISOR, FIXED, NO_RULE, PRODUCT, RANDOM, ROWS, why_no_rule_for_module
+from rewriter import decompose
+from rewriter._report import UncoveredReport
+from rewriter._uncovered import uncovered_calls
+from tests import gallery
+
+
+class Computes(nn.Module):
+    """A layer, and a function of the user's between it and the output."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.function = nn.Linear(3, 4), function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self.layer(x))
+
+
+class ComputesInCode(Computes):
+    """The same, where torch.fx cannot follow."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self.layer(x)) if len(x) else x
+
+
+WEIGHT = torch.randn(4, 4)
+INDEX = torch.tensor([0, 2])
+MASK = torch.tensor([True, False, True, True])
+
+# What is not linear, by the reason that is given; torch.erfinv stands for what nobody writes a rule for.
+NOT_LINEAR: dict[str, list[Callable[[Tensor], Any]]] = {
+    NO_RULE: [lambda x: torch.erfinv(x), lambda x: x.erfinv(), lambda x: x.clone().erfinv_()],
+    CUTS: [lambda x: x.detach() + x, lambda x: x.data + x],
+    RANDOM: [lambda x: F.dropout(x, 0.5), lambda x: x + torch.randn_like(x)],
+    FIXED: [
+        lambda x: torch.gather(x, 1, x.argsort(1)),
+        lambda x: torch.index_select(x, 1, x.sum(0).argmax().reshape(1)),
+        lambda x: x / (x > 0).sum(1, keepdim=True),
+    ],
+}
+# What is linear, and needs no report, although it is not a module.
+LINEAR: list[Callable[[Tensor], Any]] = [
+    lambda x: x @ WEIGHT + F.linear(x, WEIGHT) * 2 - x / 3,
+    lambda x: torch.cat([x, x.flip(1)], 1).view(-1, 2, 4).transpose(1, 2).mean(2),
+    lambda x: torch.einsum("bi,ij->bj", x, WEIGHT).cumsum(1)[:, 1:],
+    lambda x: x.masked_fill(MASK, 0.0) + torch.where(MASK, x, -x),
+    lambda x: x.index_select(1, INDEX) + x[:, INDEX],
+    lambda x: F.pad(F.interpolate(F.avg_pool1d(x[:, None], 2), scale_factor=2.0), (1, 1)),
+    lambda x: torch.fft.rfft(x).real + x.chunk(2, 1)[0].sum(1, keepdim=True),
+    lambda x: F.dropout(x, 0.5, training=False),
+    lambda x: (x + x.new_zeros(len(WEIGHT))).unbind(1)[0],
+]  # fmt: skip
+
+
+def line_of(function: Any) -> str:
+    return f"test_uncovered.py:{inspect.getsourcelines(function)[1]}"
+
+
+@pytest.mark.parametrize("kind", [Computes, ComputesInCode], ids=["graph", "code"])
+@pytest.mark.parametrize(
+    ("reason", "function"), [(reason, each) for reason, those in NOT_LINEAR.items() for each in those]
+)
+def test_what_is_not_linear_is_reported(kind: type[Computes], reason: str, function: Any) -> None:
+    report = decompose(kind(function), torch.rand(3, 3) / 9).report
+    assert bool(report.islands) == (kind is ComputesInCode)
+    assert reason in [each.reason for each in report.uncovered]
+    assert {each.source for each in report.uncovered} == {line_of(function)}
+
+
+@pytest.mark.parametrize("kind", [Computes, ComputesInCode], ids=["graph", "code"])
+@pytest.mark.parametrize("function", LINEAR)
+def test_what_is_linear_is_not_reported(kind: type[Computes], function: Any) -> None:
+    # The oracle: the double of the difference is the difference of the double.
+    x, d = torch.randn(2, 3, 3, dtype=torch.float64)
+    model = kind(function).double()
+    globals_in_double = {"WEIGHT": WEIGHT.double()}
+    function.__globals__.update(globals_in_double)
+    try:
+        a, b, c = (model(x + k * d * 1e-3) for k in range(3))
+        torch.testing.assert_close(c - b, b - a, rtol=0, atol=1e-12)
+        assert decompose(model, x).report.uncovered == ()
+    finally:
+        function.__globals__.update({"WEIGHT": globals_in_double["WEIGHT"].float()})
+
+
+def test_products_and_divisors_in_code() -> None:
+    for function, reason in (
+        (lambda x: x * x, PRODUCT),
+        (lambda x: x @ x.T, PRODUCT),
+        (lambda x: torch.einsum("bi,bi->b", x, x), PRODUCT),
+        (lambda x: F.linear(x, x), PRODUCT),
+        (lambda x: 1 / x.sum(), DIVISOR),
+        (lambda x: x * (x > 0), FIXED),
+        (lambda x: x.masked_fill(x > 0, 0.0), FIXED),
+    ):
+        found = decompose(ComputesInCode(function), torch.rand(3, 3)).report.uncovered
+        reasons = {each.reason for each in found}
+        # 1 / x is a reciprocal and a product for torch's operators.
+        assert reasons & {reason, NO_RULE} == reasons
+        assert reasons
+
+
+def test_what_does_not_reach_the_output_is_not_reported() -> None:
+    for kind in (Computes, ComputesInCode):
+        model = kind(lambda x: (x.erfinv() > 0, x.erfinv().shape, x + 1)[2])
+        assert decompose(model, torch.rand(3, 3)).report.uncovered == ()
+
+
+def test_a_decision_on_a_value_is_reported() -> None:
+    report = decompose(gallery.ValueControlFlow(), torch.randn(4, 5, 3)).report
+    (found,) = report.uncovered
+    assert found.operation == "bool"
+    assert found.reason.startswith(FIXED)
+    source, first = inspect.getsourcelines(gallery.ValueControlFlow.forward)
+    offset = next(k for k, line in enumerate(source) if "if out.mean()" in line)
+    assert found.source == f"gallery.py:{first + offset}"
+
+
+class Loud(nn.ReLU):
+    """A subclass that computes something else."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).erfinv()
+
+
+def test_subclasses_and_hooked_modules_are_reported() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), Loud(), nn.Tanh(), nn.Linear(4, 2))
+    model[2].register_forward_hook(lambda *_: None)
+    found = {each.name: each for each in decompose(model).report.uncovered}
+    assert found["1"].operation == "Loud"
+    assert "a subclass of ReLU" in found["1"].reason
+    assert found["2"].operation == "Tanh"
+    assert "hooks" in found["2"].reason
+    assert len(found) == 2
+
+
+def test_batch_statistics_are_reported() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.BatchNorm1d(4))
+    (found,) = decompose(model).report.uncovered
+    assert (found.name, found.reason) == ("1", ROWS)
+
+
+@pytest.mark.parametrize("cls", [nn.Linear, nn.BatchNorm1d, nn.AvgPool1d, nn.Dropout])
+def test_linear_modules_are_linear(cls: type[nn.Module]) -> None:
+    size = {nn.Linear: (4, 4), nn.AvgPool1d: (2,), nn.Dropout: (0.5,)}.get(cls, (4,))
+    module = cls(*size).double().eval()
+    assert why_no_rule_for_module(module) is None
+    a, b, c = (module(torch.full((2, 4), k, dtype=torch.float64)) for k in (1.0, 2.0, 3.0))
+    torch.testing.assert_close(c - b, b - a, rtol=0, atol=1e-12)
+
+
+def test_what_runs_inside_rewritten_layers_is_covered() -> None:
+    for model in (gallery.ReadsLength(), gallery.Packing("GRU", bidirectional=True)):
+        found = decompose(model, torch.randn(4, 5, 3)).report.uncovered
+        assert not [each for each in found if "rnn" in each.name or "cell" in each.name]
+
+
+def test_without_example_inputs_islands_are_named() -> None:
+    report = decompose(nn.Sequential(nn.Linear(3, 3), gallery.ValueControlFlow())).report
+    assert list(report.islands) == ["1"]
+    assert report.uncovered == ()
+
+
+class OnlyInside(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.erfinv() if len(x) else x
+
+
+def test_an_island_in_a_graph() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), OnlyInside(), nn.Sigmoid())
+    (found,) = decompose(model, torch.randn(2, 3)).report.uncovered
+    assert (found.name, found.operation, found.reason) == ("1", "erfinv", NO_RULE)
+
+
+class InPlace(nn.Module):
+    """Writes what has no rule into a view of what is returned."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = torch.zeros(len(x), 4)
+        kept[:, 1:] = x.erfinv()
+        kept.narrow(1, 0, 1).add_(x[:, :1].lgamma())
+        return kept
+
+
+def test_writing_in_place_is_followed() -> None:
+    found = uncovered_calls(InPlace(), [""], (torch.rand(2, 3),), {})
+    assert [each.operation for each in found] == ["erfinv", "lgamma"]
+
+
+class InputIsADict(nn.Module):
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"y": batch["x"].erfinv() if len(batch) else batch["x"]}
+
+
+def test_inputs_and_outputs_in_containers() -> None:
+    report = decompose(InputIsADict(), ({"x": torch.rand(2)},)).report
+    assert [each.operation for each in report.uncovered] == ["erfinv"]
+
+
+def test_the_run_leaves_no_trace() -> None:
+    model = ComputesInCode(lambda x: F.dropout(x.erfinv(), 0.5, training=True))
+    before, x = model.layer.weight.clone(), torch.rand(3, 3)
+    state = torch.get_rng_state()
+    report = decompose(model, x).report
+    assert len(report.uncovered) == 2
+    assert torch.equal(model.layer.weight, before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(model.layer.__dict__) == list(nn.Linear(3, 4).__dict__)
+
+
+def test_report_shows_and_exports_them() -> None:
+    report = decompose(Computes(lambda x: torch.erfinv(x))).report
+    (found,) = report.uncovered
+    assert isinstance(found, UncoveredReport)
+    lines = str(report).splitlines()
+    row = next(line for line in lines if "erfinv" in line)
+    assert found.source in row
+    assert NO_RULE in row
+    assert json.loads(json.dumps(report.to_dict()))["uncovered"][0]["source"] == found.source
+    assert not rewriter.decompose(nn.Linear(2, 2)).report.uncovered
