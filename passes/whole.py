@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from passes import activations, extrema, norms, pooling, products, softmax, variance, vector_norms
+from passes import activations, extrema, norms, pooling, products, similarity, softmax, variance, vector_norms
 from passes.lower_calls import Lowering, Textbook, Varies
 from passes.module_lowerings import Build
 
@@ -15,6 +15,7 @@ MODULES: Mapping[type[nn.Module], Build] = {
     **activations.MODULES,
     **softmax.MODULES,
     **norms.MODULES,
+    **similarity.MODULES,
     **pooling.MODULES,
 }
 
@@ -42,6 +43,7 @@ CALLS: Mapping[Any, Lowering] = _in_turn(
     norms.CALLS,
     variance.CALLS,
     vector_norms.CALLS,
+    similarity.CALLS,
     extrema.CALLS,
     pooling.CALLS,
 )

@@ -56,6 +56,7 @@ LEVELS = [
         "norms",
         "variance",
         "vector_norms",
+        "similarity",
     },
     {"attention"},
     {"whole"},
