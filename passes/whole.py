@@ -7,7 +7,19 @@ from typing import Any
 
 from torch import nn
 
-from passes import activations, extrema, norms, pooling, products, similarity, softmax, variance, vector_norms
+from passes import (
+    activations,
+    attention,
+    extrema,
+    norms,
+    pooling,
+    products,
+    similarity,
+    softmax,
+    transformer,
+    variance,
+    vector_norms,
+)
 from passes.lower_calls import Lowering, Textbook, Varies
 from passes.module_lowerings import Build
 
@@ -16,6 +28,8 @@ MODULES: Mapping[type[nn.Module], Build] = {
     **softmax.MODULES,
     **norms.MODULES,
     **similarity.MODULES,
+    **attention.MODULES,
+    **transformer.MODULES,
     **pooling.MODULES,
 }
 
@@ -39,6 +53,7 @@ def _first(*lowerings: Lowering) -> Lowering:
 CALLS: Mapping[Any, Lowering] = _in_turn(
     activations.CALLS,
     products.CALLS,
+    attention.CALLS,
     softmax.CALLS,
     norms.CALLS,
     variance.CALLS,

@@ -15,7 +15,9 @@ from typing import Any
 
 import wrapt
 
+from passes.attention_layout import AttentionBegin, AttentionEnd, CloseRows, MaskScores
 from passes.layout import CellBegin, CellEnd, SequenceBegin, SequenceDropout, SequenceEnd
+from passes.transformer import AdditiveMask, SameBatch
 from passes.unroll import ExpectSteps
 from rewriter._adapt import EXPLAINING, guard_method, holds_atoms
 from rewriter._multipliers import RULES
@@ -62,6 +64,12 @@ def _register(deep_pytorch: ModuleType) -> None:
         CellBegin,
         CellEnd,
         ExpectSteps,
+        MaskScores,
+        CloseRows,
+        AttentionBegin,
+        AttentionEnd,
+        AdditiveMask,
+        SameBatch,
     ):
         deep_pytorch.op_handler[leaf.__name__] = deep_pytorch.passthrough
     guard_method(deep_pytorch.PyTorchDeep, "__init__", _constructing)
