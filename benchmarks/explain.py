@@ -60,7 +60,7 @@ def measure(kind: str, layers: int, size: Size, *, quick: bool) -> dict[str, Any
         errors = {name: problem.additivity_error(peer.run(), peer.base) for name, peer in peers.items()}
         runs = {name: peer.run for name, peer in peers.items()}
         timed = within({"ours": problem.explain, **runs}, quick=quick)
-    times = {
+    ratios = {
         name: timed[name].ratio_to(timed["ours"]) * size.K * size.M / peers[name].samples for name in peers
     }
     ours = problem.additivity_error(problem.explain(), problem.mean_output)
