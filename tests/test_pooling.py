@@ -266,3 +266,42 @@ def test_modules_in_a_parent_that_cannot_be_traced() -> None:
         f = (model(x) - model(background).mean(0)).numpy()
     for values in (stock(model, background, x), DeepExplainer(model, background).shap_values(x)):
         assert np.abs(values.sum((1, 2)) - f).max() <= 1e-10
+
+
+def exact_values(model: nn.Module, x: Tensor, x0: Tensor) -> np.ndarray:
+    """Return exact Shapley values of one sample against one reference, by all subsets of the inputs."""
+    n = x.numel()
+    subsets = torch.tensor(list(itertools.product([False, True], repeat=n)))
+    with torch.no_grad():
+        f = model(torch.where(subsets, x.flatten(), x0.flatten()).view(-1, *x.shape[1:])).numpy()[:, 0]
+    size = subsets.sum(1).numpy()
+    weights = np.array([1 / (n * math.comb(n - 1, k)) for k in range(n)])
+    values = []
+    for player in range(n):
+        without = np.flatnonzero(~subsets[:, player].numpy())
+        with_player = without + 2 ** (n - 1 - player)
+        values.append((weights[size[without]] * (f[with_player] - f[without])).sum())
+    return np.array(values)
+
+
+@pytest.mark.parametrize(("length", "kernel"), [(10, 2), (11, 3), (10, 8)])
+def test_nearer_to_exact_values_than_shares_by_place(length: int, kernel: int) -> None:
+    """Stock shap gives all of a window to the place of its maximum, which is additive as well."""
+    ours, theirs = [], []
+    for seed in range(30):
+        torch.manual_seed(seed)
+        head = nn.Linear(4 * ((length - 2) // kernel), 1)
+        model = nn.Sequential(
+            nn.Conv1d(1, 4, 3), nn.ReLU(), nn.MaxPool1d(kernel), nn.Flatten(), head
+        ).double()
+        x, x0 = (torch.randn(1, 1, length, dtype=DOUBLE) for _ in range(2))
+        exact = exact_values(model, x, x0)
+        for errors, explainer in ((ours, DeepExplainer(model, x0)), (theirs, shap.DeepExplainer(model, x0))):
+            values = np.asarray(explainer.shap_values(x)).flatten()
+            assert values.sum() == pytest.approx(exact.sum(), abs=1e-10)
+            errors.append(np.linalg.norm(values - exact) / np.linalg.norm(exact))
+    nearer = sum(a < b for a, b in zip(ours, theirs, strict=True))
+    print(f"windows of {kernel}: {nearer} of 30, {np.median(ours):.2f} against {np.median(theirs):.2f}")
+    # Counted when this was written: 26, 30 and 27 of 30; half would be chance.
+    assert nearer >= 20
+    assert np.median(ours) < np.median(theirs)
