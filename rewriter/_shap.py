@@ -16,6 +16,7 @@ from typing import Any
 import wrapt
 
 from passes.attention_layout import AttentionBegin, AttentionEnd, CloseRows, MaskScores
+from passes.exported import ExpectLike
 from passes.layout import CellBegin, CellEnd, SequenceBegin, SequenceDropout, SequenceEnd
 from passes.transformer import AdditiveMask, SameBatch
 from passes.unroll import ExpectSteps
@@ -64,6 +65,7 @@ def _register(deep_pytorch: ModuleType) -> None:
         CellBegin,
         CellEnd,
         ExpectSteps,
+        ExpectLike,
         MaskScores,
         CloseRows,
         AttentionBegin,
