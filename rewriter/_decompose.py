@@ -16,7 +16,8 @@ from passes.calls import as_arguments, copied, record_calls
 from passes.cleanup import Cleanup
 from passes.clone import clone_structure, named_clones
 from passes.errors import Decline, DeclinedError, RewriteError
-from passes.exported import NotExportedError, exported
+from passes.export_checks import NotExportedError
+from passes.exported import exported
 from passes.face import StandIn
 from passes.kernels import fused_nodes
 from passes.lower_calls import LowerCalls, LoweredCall

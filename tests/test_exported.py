@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from passes.errors import InputError
-from passes.exported import NotExportedError, exported
+from passes.export_checks import NotExportedError
+from passes.exported import exported
 from rewriter import DeepExplainer, decompose
 from tests import gallery
 from tests.compare import assert_same_model
