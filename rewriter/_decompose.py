@@ -15,6 +15,7 @@ from passes.base import Pipeline
 from passes.calls import as_arguments, copied, record_calls
 from passes.cleanup import Cleanup
 from passes.clone import clone_structure, named_clones
+from passes.embedded import MarkEmbeddings
 from passes.errors import Decline, DeclinedError, RewriteError
 from passes.face import StandIn
 from passes.kernels import fused_nodes
@@ -179,7 +180,7 @@ def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool) -> nn.Mo
     declines = [*rules.declines, *_declined_nodes(traced.model)]
     _raise_declines(declines, strict=strict)
     calls = LowerCalls(CALLS if whole else {})
-    rolled = Pipeline(calls, UnshareAtoms(), Cleanup())(traced.model).model
+    rolled = Pipeline(calls, MarkEmbeddings(), UnshareAtoms(), Cleanup())(traced.model).model
     layers = tuple(_first_report(rolled, rewrite, traced, split=split) for rewrite in rules.rewrites)
     operations = (*map(_module_operation, exact.rewrites), *map(_call_operation, calls.lowered))
     uncovered = tuple(uncovered_nodes(rolled, traced.islands))

@@ -15,9 +15,11 @@ from typing import Any
 
 import wrapt
 
+from passes.embedded import EmbeddingOutput
 from passes.layout import CellBegin, CellEnd, SequenceBegin, SequenceDropout, SequenceEnd
 from passes.unroll import ExpectSteps
 from rewriter._adapt import EXPLAINING, guard_method, holds_atoms
+from rewriter._integers import integers_as_numbers
 from rewriter._multipliers import RULES
 from rewriter._pairs import bound_rules
 from rewriter._pulls import BOUND
@@ -62,6 +64,7 @@ def _register(deep_pytorch: ModuleType) -> None:
         CellBegin,
         CellEnd,
         ExpectSteps,
+        EmbeddingOutput,
     ):
         deep_pytorch.op_handler[leaf.__name__] = deep_pytorch.passthrough
     guard_method(deep_pytorch.PyTorchDeep, "__init__", _constructing)
@@ -84,5 +87,6 @@ def _explaining(explainer: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
     if not holds_atoms(explainer.model):
         yield
         return
-    with EXPLAINING, as_found(explainer.model), bound_rules(explainer.model.eval()):
+    model = explainer.model
+    with EXPLAINING, as_found(model), bound_rules(model.eval()), integers_as_numbers(explainer):
         yield

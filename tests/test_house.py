@@ -45,7 +45,7 @@ LEVELS = [
         "contractions",
     },
     {"bilinear", "lower_calls", "linear_calls"},
-    {"observed"},
+    {"embedded", "observed"},
     {
         "activations",
         "extrema",
