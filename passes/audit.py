@@ -14,7 +14,7 @@ import dis
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType, FunctionType
 from typing import Any
@@ -39,11 +39,16 @@ class RanCode:
         self.places: dict[CodeType, tuple[str, type | None]] = {}
         self.modes: dict[str, str] = {}
 
-    def hazards(self) -> dict[str, str]:
-        """Return what a graph would have fixed, by the place where it ran."""
+    def hazards(self, recorded: Container[tuple[CodeType, int]] = ()) -> dict[str, str]:
+        """Return what a graph would have fixed, by the place where it ran.
+
+        Args:
+            recorded: instructions that assigned to an item and became a node of the graph.
+
+        """
         found = dict(self.modes)
         for code, (place, owner) in self.places.items():
-            reason = hazard(code, owner)
+            reason = hazard(code, owner, recorded)
             if reason is not None:
                 found.setdefault(place, reason)
         return found
@@ -105,12 +110,15 @@ def _modes() -> tuple[bool, ...]:
     )
 
 
-def hazard(code: CodeType, owner: type | None = None) -> str | None:
+def hazard(
+    code: CodeType, owner: type | None = None, recorded: Container[tuple[CodeType, int]] = ()
+) -> str | None:
     """Return what in ``code`` a graph would fix, or None.
 
     Args:
         code: a function that ran.
         owner: the class of its ``self``, if that is a module.
+        recorded: instructions that a graph has.
 
     """
     state = _assigned_outside_init(owner) if owner is not None else frozenset()
@@ -120,7 +128,7 @@ def hazard(code: CodeType, owner: type | None = None) -> str | None:
         if isinstance(each.starts_line, int) and not isinstance(each.starts_line, bool):
             line = each.starts_line
         found = _hazard_at(instructions, k, state)
-        if found:
+        if found and (code, each.offset) not in recorded:
             at = getattr(each, "line_number", None) or line
             return f"{code.co_qualname} ({os.path.basename(code.co_filename)}:{at}) {found}"
     return None

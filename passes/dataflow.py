@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from passes.in_place import write_of
+
 # What these return depends on shapes, types and devices only.
 _OF_SHAPE_METHODS = {
     "size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "get_device", "type",
@@ -67,11 +69,23 @@ class Dataflow:
             return
         if any(each in self.varying for each in node.all_input_nodes):
             self._into(self.steps if _is_step(node) else self.varying, node)
+            write = write_of(node)
+            if write is not None:
+                self._write(write.written)
         elif any(each in self.steps for each in node.all_input_nodes):
             self._into(self.steps, node)
 
     def _into(self, found: dict[fx.Node, None], node: fx.Node) -> None:
         found[node] = None
+
+    def _write(self, tensor: Any) -> None:
+        """A value is written into ``tensor``, hence into all that may share its memory."""
+        while isinstance(tensor, fx.Node) and tensor not in self.varying and tensor.op.startswith("call_"):
+            self._into(self.varying, tensor)
+            for user in tensor.users:
+                if user not in self.varying and user.op != "output":
+                    self.follow(user)
+            tensor = tensor.args[0] if tensor.args else None
 
     def varies(self, value: Any) -> bool:
         """Whether an argument is, or holds, a tensor that varies with the inputs."""

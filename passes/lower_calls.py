@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -161,7 +162,7 @@ def place(
 def _replace_uses(node: fx.Node, value: Any) -> None:
     """Let what used ``node`` use ``value``, a node or a tuple of nodes."""
     for user in list(node.users):
-        item = user.args[1] if len(user.args) == 2 and user.args[0] is node else None
+        item = user.args[1] if user.target is operator.getitem and user.args[0] is node else None
         part: Any = None
         if isinstance(value, tuple | list):
             # Items by number, and those of a named tuple by name.

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from passes.atoms import Atom
+from passes.atoms import Atom, Mul
+from passes.elementwise import Elementwise
 from passes.face import StandIn, put_on_face
 from passes.lower_calls import Lowering, Textbook, Varies
 from passes.module_lowerings import Build
@@ -159,6 +160,36 @@ class InstanceNorm3dAtoms(InstanceNormAtoms, nn.InstanceNorm3d):
     space = 3
 
 
+class LocalResponseNormAtoms(nn.Module):
+    """``nn.LocalResponseNorm``: a product with a power of the mean square of the channels around.
+
+    Args:
+        size: number of channels around.
+        alpha: factor of the mean square.
+        beta: exponent.
+        k: added to the mean square.
+
+    """
+
+    def __init__(self, size: int, alpha: float, beta: float, k: float) -> None:
+        super().__init__()
+        self.size = size
+        self.alpha = alpha
+        self.beta = beta
+        self.k = k
+        self.square = Elementwise("square")
+        self.power = Elementwise("pow", exponent=-beta)
+        self.product = Mul()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised ``input``, (B, C, *)."""
+        squares = self.square(input).flatten(2).unsqueeze(1)
+        around = F.pad(squares, (0, 0, self.size // 2, (self.size - 1) // 2))
+        means = F.avg_pool2d(around, (self.size, 1), stride=1).squeeze(1).reshape(input.shape)
+        normalised: Tensor = self.product(input, self.power(means * self.alpha + self.k))
+        return normalised
+
+
 def _per_channel(norm: Any, standard: Tensor, channel: int) -> Tensor:
     if norm.weight is None:
         return standard
@@ -189,6 +220,7 @@ MODULES: Mapping[type[nn.Module], Build] = {
         RMSNormAtoms, norm, Standardize(tuple(norm.normalized_shape), norm.eps, centred=False)
     ),
     nn.GroupNorm: lambda norm: _with_atom(GroupNormAtoms, norm, Standardize(-1, norm.eps)),
+    nn.LocalResponseNorm: lambda norm: LocalResponseNormAtoms(norm.size, norm.alpha, norm.beta, norm.k),
     nn.InstanceNorm1d: _instance(InstanceNorm1dAtoms),
     nn.InstanceNorm2d: _instance(InstanceNorm2dAtoms),
     nn.InstanceNorm3d: _instance(InstanceNorm3dAtoms),
@@ -268,7 +300,16 @@ def _instance_norm(
     return _with_weights(Scaled(Standardize(2, eps), channels=True), input, weight, bias)
 
 
+def _local_response_norm(
+    varies: Varies, input: Any, size: Any, alpha: Any = 1e-4, beta: Any = 0.75, k: Any = 1.0
+) -> Textbook | None:
+    if not all(isinstance(each, int | float) for each in (size, alpha, beta, k)):
+        return None
+    return LocalResponseNormAtoms(size, alpha, beta, k), (input,)
+
+
 CALLS: Mapping[Any, Lowering] = {
+    F.local_response_norm: _local_response_norm,
     F.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any
 
 from torch import fx, nn
@@ -15,6 +16,7 @@ from passes.audit import watch
 from passes.face import StandIn
 from passes.layout import Layout
 from passes.lowered import graph_module
+from passes.proxies import WritableProxy, factories_recorded
 from passes.randomness import random_state, random_state_kept, same_random_state
 from passes.reach import fingerprint
 from passes.recurrence import Recurrence
@@ -42,11 +44,19 @@ class LoweringTracer(fx.Tracer):
 
     def __init__(self, opaque: Iterable[nn.Module] = ()) -> None:
         # Of packed sequences fx knows nothing, so the functions that make and unmake them are nodes.
-        super().__init__(autowrap_modules=(math, rnn))
+        super().__init__(autowrap_modules=(math, rnn))  # type: ignore[arg-type]
+        # Tests of a type, of ``Tensor`` say, which that module imports, need the type itself.
+        self._autowrap_function_ids -= {id(each) for each in vars(rnn).values() if isinstance(each, type)}
         self.opaque = {id(module) for module in opaque}
         self.inside: list[str] = []
         # What a graph would fix, by the module that does it.
         self.found: dict[str, str] = {}
+        # Where in the code an item was assigned that is a node.
+        self.recorded: set[tuple[CodeType, int]] = set()
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return what stands for the value of ``node``."""
+        return WritableProxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` becomes one node."""
@@ -143,12 +153,12 @@ def _try_trace(twin: Twin, opaque: Iterable[str]) -> tuple[fx.GraphModule | None
     before = random_state()
     with random_state_kept():
         try:
-            with watch(tracer.where) as ran:
+            with watch(tracer.where) as ran, factories_recorded():
                 graph = tracer.trace(model)
         except Exception as error:
             return None, tracer.where(), f"{type(error).__name__}: {error}".splitlines()[0]
         drew = not same_random_state(before, random_state())
-    found = ran.hazards() | tracer.found
+    found = ran.hazards(tracer.recorded) | tracer.found
     if drew and _DRAWS not in found.values():
         found[""] = _DRAWS
     for place, value in _attributes(model).items():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from passes.atoms import Atom
@@ -77,6 +78,29 @@ class Normalize(Atom):
         return f"{self.order}, dim={self.dim}, eps={self.eps}"
 
 
+class LargestAbsolute(nn.Module):
+    """The norm of infinite order: the largest absolute value.
+
+    Args:
+        dim: the dimensions it is taken of.
+        keepdim: keep them with size 1.
+
+    Example:
+        >>> LargestAbsolute((-1,), False)(torch.tensor([[3.0, -4.0]]))
+        tensor([4.])
+
+    """
+
+    def __init__(self, dim: tuple[int, ...], keepdim: bool) -> None:
+        super().__init__()
+        self.dim = dim
+        self.keepdim = keepdim
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the norm of ``input``, any shape; the two calls become atoms in their turn."""
+        return input.abs().amax(self.dim, self.keepdim)
+
+
 def _dims(dim: Any) -> tuple[int, ...] | None:
     """Return the dimensions, None if they are not known or all: those of a batch would be mixed."""
     dims = tuple(dim) if isinstance(dim, list | tuple) else (dim,)
@@ -86,8 +110,10 @@ def _dims(dim: Any) -> tuple[int, ...] | None:
 def _vector(order: Any, dim: Any, keepdim: Any, dtype: Any, out: Any, input: Any) -> Textbook | None:
     dims = _dims(dim)
     known = dims and isinstance(keepdim, bool) and (dtype is None or isinstance(dtype, torch.dtype))
-    if not known or dims is None or out is not None or order not in (1, 2):
+    if not known or dims is None or out is not None or order not in (1, 2, math.inf):
         return None
+    if order == math.inf:
+        return (LargestAbsolute(dims, keepdim), (input,)) if dtype is None else None
     return VectorNorm(int(order), dims, keepdim, dtype), (input,)
 
 

@@ -7,7 +7,19 @@ from typing import Any
 
 from torch import nn
 
-from passes import activations, extrema, norms, pooling, products, softmax, variance, vector_norms
+from passes import (
+    activations,
+    attention,
+    extrema,
+    norms,
+    pooling,
+    products,
+    similarity,
+    softmax,
+    transformer,
+    variance,
+    vector_norms,
+)
 from passes.lower_calls import Lowering, Textbook, Varies
 from passes.module_lowerings import Build
 
@@ -15,6 +27,9 @@ MODULES: Mapping[type[nn.Module], Build] = {
     **activations.MODULES,
     **softmax.MODULES,
     **norms.MODULES,
+    **similarity.MODULES,
+    **attention.MODULES,
+    **transformer.MODULES,
     **pooling.MODULES,
 }
 
@@ -38,10 +53,12 @@ def _first(*lowerings: Lowering) -> Lowering:
 CALLS: Mapping[Any, Lowering] = _in_turn(
     activations.CALLS,
     products.CALLS,
+    attention.CALLS,
     softmax.CALLS,
     norms.CALLS,
     variance.CALLS,
     vector_norms.CALLS,
+    similarity.CALLS,
     extrema.CALLS,
     pooling.CALLS,
 )

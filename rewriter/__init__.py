@@ -11,6 +11,7 @@ from rewriter._report import Report
 from rewriter._shap import register_shap
 
 if TYPE_CHECKING:
+    from rewriter._diagnose import Diagnosis, diagnose
     from rewriter._equivalence import assert_equivalent, check_equivalence
     from rewriter._equivalence_report import EquivalenceReport
     from rewriter._explainer import DeepExplainer
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ONNX_OPERATORS",
     "DeepExplainer",
+    "Diagnosis",
     "EquivalenceReport",
     "Report",
     "RewriteError",
     "assert_equivalent",
     "check_equivalence",
     "decompose",
+    "diagnose",
     "export_onnx",
     "register_captum",
     "register_shap",
@@ -35,9 +38,11 @@ __all__ = [
 _LATER = {
     "ONNX_OPERATORS": "rewriter._onnx",
     "DeepExplainer": "rewriter._explainer",
+    "Diagnosis": "rewriter._diagnose",
     "EquivalenceReport": "rewriter._equivalence_report",
     "assert_equivalent": "rewriter._equivalence",
     "check_equivalence": "rewriter._equivalence",
+    "diagnose": "rewriter._diagnose",
     "export_onnx": "rewriter._onnx",
 }
 

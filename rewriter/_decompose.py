@@ -21,6 +21,7 @@ from passes.face import StandIn
 from passes.kernels import fused_nodes
 from passes.lower_calls import LowerCalls, LoweredCall
 from passes.module_lowerings import ModuleRule
+from passes.out_of_place import OutOfPlace
 from passes.recurrence import Recurrence
 from passes.recurrent_rules import recurrent_rules
 from passes.rule import ApplyRules, Rewrite
@@ -180,7 +181,8 @@ def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool) -> nn.Mo
     declines = [*rules.declines, *_declined_nodes(traced.model)]
     _raise_declines(declines, strict=strict)
     calls = LowerCalls(CALLS if whole else {})
-    rolled = Pipeline(calls, MarkEmbeddings(), UnshareAtoms(), Cleanup())(traced.model).model
+    passes = (OutOfPlace(), calls, MarkEmbeddings(), UnshareAtoms(), Cleanup())
+    rolled = Pipeline(*passes)(traced.model).model
     layers = tuple(_first_report(rolled, rewrite, traced, split=split) for rewrite in rules.rewrites)
     operations = (*map(_module_operation, exact.rewrites), *map(_call_operation, calls.lowered))
     uncovered = tuple(uncovered_nodes(rolled, traced.islands))

@@ -15,8 +15,10 @@ from typing import Any
 
 import wrapt
 
+from passes.attention_layout import AttentionBegin, AttentionEnd, CloseRows, MaskScores
 from passes.embedded import EmbeddingOutput
 from passes.layout import CellBegin, CellEnd, SequenceBegin, SequenceDropout, SequenceEnd
+from passes.transformer import AdditiveMask, SameBatch
 from passes.unroll import ExpectSteps
 from rewriter._adapt import EXPLAINING, guard_method, holds_atoms
 from rewriter._integers import integers_as_numbers
@@ -65,6 +67,12 @@ def _register(deep_pytorch: ModuleType) -> None:
         CellEnd,
         ExpectSteps,
         EmbeddingOutput,
+        MaskScores,
+        CloseRows,
+        AttentionBegin,
+        AttentionEnd,
+        AdditiveMask,
+        SameBatch,
     ):
         deep_pytorch.op_handler[leaf.__name__] = deep_pytorch.passthrough
     guard_method(deep_pytorch.PyTorchDeep, "__init__", _constructing)

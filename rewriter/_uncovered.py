@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from passes.dataflow import Dataflow, is_of_shape
 from passes.layout import Layout
 from passes.linear_calls import (
+    CUTS,
     FIXED,
     RANDOM,
     name_of_call,
@@ -44,9 +45,9 @@ def uncovered_nodes(model: nn.Module, islands: Mapping[str, str]) -> Iterator[Un
     Example:
         >>> class Model(nn.Module):
         ...     def forward(self, x):
-        ...         return x.erfinv() * x.shape[0] + 1
+        ...         return x.cumprod(1) * x.shape[0] + 1
         >>> [(each.operation, each.reason) for each in uncovered_nodes(fx.symbolic_trace(Model()), {})]
-        [('erfinv', 'has no rule')]
+        [('cumprod', 'has no rule')]
 
     """
     if not isinstance(model, fx.GraphModule):
@@ -127,15 +128,15 @@ def uncovered_calls(
     Example:
         >>> class Branching(nn.Module):
         ...     def forward(self, x):
-        ...         return x.erfinv() if x.dim() else x
+        ...         return x.cumprod(0) if x.dim() else x
         >>> [each.operation for each in uncovered_calls(Branching(), [""], (torch.zeros(2),), {})]
-        ['erfinv']
+        ['cumprod']
 
     """
     run = _Coverage(islands)
     for tensor in _tensors((args, kwargs)):
         run.note([tensor], tensor.is_floating_point())
-    with torch.no_grad(), random_state_kept(), warnings.catch_warnings():
+    with torch.enable_grad(), random_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = observe(model, run, args, kwargs)
     return run.found(result)
@@ -187,7 +188,8 @@ class _Coverage(Observer):
             return None if covered else why_no_rule_for_module(call.function)
         if call.operation == "bool" and (self.varies(args) or self.steps(args)):
             return f"{FIXED} decides what the code does"
-        return why_no_rule_for_call(call.function, args, kwargs, self.varies, self.steps)
+        reason = why_no_rule_for_call(call.function, args, kwargs, self.varies, self.steps)
+        return CUTS if reason is None and not torch.is_grad_enabled() else reason
 
     def _in_island(self, where: str) -> bool:
         return any(each == "" or f"{where}.".startswith(f"{each}.") for each in self.islands)

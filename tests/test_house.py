@@ -16,12 +16,14 @@ ROOT = Path(rewriter.__file__).parent.parent
 PUBLIC = [
     "ONNX_OPERATORS",
     "DeepExplainer",
+    "Diagnosis",
     "EquivalenceReport",
     "Report",
     "RewriteError",
     "assert_equivalent",
     "check_equivalence",
     "decompose",
+    "diagnose",
     "export_onnx",
     "register_captum",
     "register_shap",
@@ -29,7 +31,7 @@ PUBLIC = [
 ]
 # Each level may import those before it, and torch.
 LEVELS = [
-    {"errors", "atoms", "reach", "randomness", "source"},
+    {"errors", "atoms", "proxies", "reach", "randomness", "source"},
     {"audit", "clone", "twin", "cells", "elementwise", "gates", "face", "layout", "lowered", "kernels"},
     {"base", "rule", "recurrence", "activation_layers"},
     {"tracing", "layers", "cell_layers"},
@@ -43,9 +45,10 @@ LEVELS = [
         "module_lowerings",
         "attention_layout",
         "contractions",
+        "in_place",
     },
-    {"bilinear", "lower_calls", "linear_calls"},
-    {"embedded", "observed"},
+    {"bilinear", "lower_calls", "out_of_place", "linear_calls"},
+    {"embedded", "observed", "lower_running"},
     {
         "activations",
         "extrema",
@@ -56,8 +59,9 @@ LEVELS = [
         "norms",
         "variance",
         "vector_norms",
+        "similarity",
     },
-    {"attention"},
+    {"attention", "transformer"},
     {"whole"},
 ]
 

@@ -42,9 +42,13 @@ WEIGHT = torch.randn(4, 4)
 INDEX = torch.tensor([0, 2])
 MASK = torch.tensor([True, False, True, True])
 
-# What is not linear, by the reason that is given; torch.erfinv stands for what nobody writes a rule for.
+# What is not linear, by the reason that is given; torch.renorm stands for what nobody writes a rule for.
 NOT_LINEAR: dict[str, list[Callable[[Tensor], Any]]] = {
-    NO_RULE: [lambda x: torch.erfinv(x), lambda x: x.erfinv(), lambda x: x.clone().erfinv_()],
+    NO_RULE: [
+        lambda x: torch.renorm(x, 2, 0, 0.1),
+        lambda x: x.renorm(2, 0, 0.1),
+        lambda x: x.clone().renorm_(2, 0, 0.1),
+    ],
     CUTS: [lambda x: x.detach() + x, lambda x: x.data + x],
     RANDOM: [lambda x: F.dropout(x, 0.5), lambda x: x + torch.randn_like(x)],
     FIXED: [
@@ -117,7 +121,7 @@ def test_products_and_divisors_in_code() -> None:
 
 def test_what_does_not_reach_the_output_is_not_reported() -> None:
     for kind in (Computes, ComputesInCode):
-        model = kind(lambda x: (x.erfinv() > 0, x.erfinv().shape, x + 1)[2])
+        model = kind(lambda x: (x.renorm(2, 0, 0.1) > 0, x.renorm(2, 0, 0.1).shape, x + 1)[2])
         assert decompose(model, torch.rand(3, 3)).report.uncovered == ()
 
 
@@ -135,7 +139,7 @@ class Loud(nn.ReLU):
     """A subclass that computes something else."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input).erfinv()
+        return super().forward(input).renorm(2, 0, 0.1)
 
 
 def test_subclasses_and_hooked_modules_are_reported() -> None:
@@ -178,13 +182,13 @@ def test_without_example_inputs_islands_are_named() -> None:
 
 class OnlyInside(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x.erfinv() if len(x) else x
+        return x.renorm(2, 0, 0.1) if len(x) else x
 
 
 def test_an_island_in_a_graph() -> None:
     model = nn.Sequential(nn.Linear(3, 3), OnlyInside(), nn.Sigmoid())
     (found,) = decompose(model, torch.randn(2, 3)).report.uncovered
-    assert (found.name, found.operation, found.reason) == ("1", "erfinv", NO_RULE)
+    assert (found.name, found.operation, found.reason) == ("1", "renorm", NO_RULE)
 
 
 class InPlace(nn.Module):
@@ -192,28 +196,28 @@ class InPlace(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kept = torch.zeros(len(x), 4)
-        kept[:, 1:] = x.erfinv()
-        kept.narrow(1, 0, 1).add_(x[:, :1].lgamma())
+        kept[:, 1:] = x.renorm(2, 0, 0.1)
+        kept.narrow(1, 0, 1).add_(x[:, :1].cumprod(1))
         return kept
 
 
 def test_writing_in_place_is_followed() -> None:
     found = uncovered_calls(InPlace(), [""], (torch.rand(2, 3),), {})
-    assert [each.operation for each in found] == ["erfinv", "lgamma"]
+    assert [each.operation for each in found] == ["renorm", "cumprod"]
 
 
 class InputIsADict(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"y": batch["x"].erfinv() if len(batch) else batch["x"]}
+        return {"y": batch["x"].renorm(2, 0, 0.1) if len(batch) else batch["x"]}
 
 
 def test_inputs_and_outputs_in_containers() -> None:
-    report = decompose(InputIsADict(), ({"x": torch.rand(2)},)).report
-    assert [each.operation for each in report.uncovered] == ["erfinv"]
+    report = decompose(InputIsADict(), ({"x": torch.rand(2, 2)},)).report
+    assert [each.operation for each in report.uncovered] == ["renorm"]
 
 
 def test_the_run_leaves_no_trace() -> None:
-    model = ComputesInCode(lambda x: F.dropout(x.erfinv(), 0.5, training=True))
+    model = ComputesInCode(lambda x: F.dropout(x.renorm(2, 0, 0.1), 0.5, training=True))
     before, x = model.layer.weight.clone(), torch.rand(3, 3)
     state = torch.get_rng_state()
     report = decompose(model, x).report
@@ -224,11 +228,11 @@ def test_the_run_leaves_no_trace() -> None:
 
 
 def test_report_shows_and_exports_them() -> None:
-    report = decompose(Computes(lambda x: torch.erfinv(x))).report
+    report = decompose(Computes(lambda x: torch.renorm(x, 2, 0, 0.1))).report
     (found,) = report.uncovered
     assert isinstance(found, UncoveredReport)
     lines = str(report).splitlines()
-    row = next(line for line in lines if "erfinv" in line)
+    row = next(line for line in lines if "renorm" in line)
     assert found.source in row
     assert NO_RULE in row
     assert json.loads(json.dumps(report.to_dict()))["uncovered"][0]["source"] == found.source
