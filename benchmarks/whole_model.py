@@ -153,14 +153,20 @@ class Problem:
 
 def errors(case: Case) -> dict[str, float]:
     """Return the additivity error of each explainer on one model."""
-    single, double = (Problem(case, dtype) for dtype in (torch.float32, torch.float64))
+    # Stock shap leaves its hooks on a model that it fails on, so that model is nobody else's.
+    as_is, single, double = (Problem(case, each) for each in (torch.float32, torch.float32, torch.float64))
     return {
-        "stock, as it is": single.error(lambda: single.stock(single.model)),
+        "stock, as it is": as_is.error(lambda: as_is.stock(as_is.model)),
         "stock, decomposed": single.error(lambda: single.stock(rewriter.decompose(single.model))),
         "float64": double.error(lambda: double.stock(rewriter.decompose(double.model))),
         "ours": single.error(single.ours),
         "ours, float64": double.error(double.ours),
     }
+
+
+def shown(error: float) -> str:
+    """Return an error as text; there is none where the explainer failed."""
+    return "fails" if np.isnan(error) else f"{error:.1e}"
 
 
 def main() -> None:
@@ -171,8 +177,8 @@ def main() -> None:
     names = list(CASES)[:2] if options.quick else list(CASES)
     records = [{"model": name} | errors(CASES[name]) for name in names]
     header = tuple(records[0])
-    rows = [(each["model"], *(f"{each[key]:.1e}" for key in header[1:])) for each in records]
-    worst = ", ".join(f"{key} {max(each[key] for each in records):.1e}" for key in header[1:])
+    rows = [(each["model"], *(shown(each[key]) for key in header[1:])) for each in records]
+    worst = ", ".join(f"{key} {np.nanmax([each[key] for each in records]):.1e}" for key in header[1:])
     notes = [
         "Worst |sum of attributions - (f(x) - mean f(background))| / max(1, max |f(x)|).",
         f"worst: {worst}",

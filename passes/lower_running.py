@@ -77,16 +77,17 @@ class LowerRunning(TorchFunctionMode):
         kwargs = kwargs or {}
         if not (self.varies(args) or self.varies(kwargs)):
             return func(*args, **kwargs)
-        textbook = self._textbook(func, args, kwargs)
+        asked, elsewhere, options = _out_of_place(func, args, kwargs)
+        textbook = self._textbook(func, elsewhere, options)
         if textbook is None:
             result = func(*args, **kwargs)
             if not is_of_shape(name_of_call(func)):
                 self.note(result)
-            if _writes(func) and isinstance(args[0], Tensor):
+            if (asked or _writes(func)) and isinstance(args[0], Tensor):
                 self.note([args[0], args[0]._base])
             return result
         result = self._called(name_of_call(func), *textbook)
-        if _writes(func) or _asked_to_write(func, args, kwargs):
+        if asked or _writes(func):
             result = args[0].copy_(result)
         self.note(result)
         return result
@@ -182,11 +183,15 @@ def _writes(func: Any) -> bool:
     return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
-def _asked_to_write(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _out_of_place(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[bool, tuple[Any, ...], dict[str, Any]]:
+    """Return whether a call asks to write to its input, and its arguments without that."""
     place = _place_of_inplace(func)
     if place is None:
-        return False
-    return bool(kwargs.get("inplace", args[place] if len(args) > place else False))
+        return False, args, kwargs
+    asked = bool(kwargs.get("inplace", args[place] if len(args) > place else False))
+    return asked, args[:place], {name: each for name, each in kwargs.items() if name != "inplace"}
 
 
 @lru_cache(maxsize=1024)

@@ -53,7 +53,8 @@ def linked_copy(model: nn.Module) -> nn.Module:
         if rule is not None:
             if getattr(module, "inplace", False):
                 module.inplace = False
-            object.__setattr__(module, "forward", partial(run_quietly, _rule_forward, module.forward, name, rule))
+            forward = partial(run_quietly, _rule_forward, module.forward, name, rule)
+            object.__setattr__(module, "forward", forward)
     for module, lowered in lowered_islands(copy, islands_of(model), lambda name: partial(_call, name)):
         object.__setattr__(module, "forward", partial(_island_forward, module.forward, lowered))
     return copy
