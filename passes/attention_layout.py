@@ -224,4 +224,6 @@ class AttentionEnd(Layout):
         """Return output and weights, (N, L, E) and (N, ..., L, S), as the caller expects them."""
         if not batched:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
-        return output if self.batch_first else output.transpose(0, 1), weights
+        # Laid out in memory as torch does, for dropout after it draws in the order of the memory.
+        sequence_first = output.transpose(0, 1).contiguous()
+        return sequence_first.transpose(0, 1) if self.batch_first else sequence_first, weights

@@ -100,6 +100,7 @@ _LINEAR_MODULES: set[type[nn.Module]] = {
     nn.ChannelShuffle,
 }  # fmt: skip
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 def why_no_rule_for_module(module: nn.Module) -> str | None:
@@ -117,7 +118,7 @@ def why_no_rule_for_module(module: nn.Module) -> str | None:
         return "has hooks, which may change what it returns"
     if kind in _BATCH_NORMS:
         return ROWS if module.running_mean is None else None
-    if kind in _LINEAR_MODULES:
+    if kind in _LINEAR_MODULES or (kind in _INSTANCE_NORMS and module.track_running_stats):
         return None
     base = next((each for each in kind.__mro__ if each.__module__.startswith("torch.nn.")), nn.Module)
     if base not in (kind, nn.Module) and not kind.__module__.startswith("passes."):

@@ -101,7 +101,7 @@ class TransformerEncoderLayerAtoms(_Block, nn.TransformerEncoderLayer):
             result: Tensor = self.dropout1(seen[0])
             return result
 
-        x = src
+        x: Tensor = src
         if self.norm_first:
             x = x + look(self.norm1(x))
             x = x + self.dropout2(self._feed_forward(self.norm2(x)))
@@ -153,7 +153,7 @@ class TransformerDecoderLayerAtoms(_Block, nn.TransformerDecoderLayer):
             result: Tensor = self.dropout2(seen[0])
             return result
 
-        x = tgt
+        x: Tensor = tgt
         if self.norm_first:
             x = x + look(self.norm1(x))
             x = x + remember(self.norm2(x))

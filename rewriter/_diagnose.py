@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import DeclinedError, RewriteError
+from passes.linear_calls import RANDOM
 from passes.observed import Call
 from rewriter._advice import Advice
 from rewriter._inputs import as_inputs, check_like
@@ -66,6 +67,8 @@ class Diagnosis:
         scale: the largest output, to which errors compare.
         tolerance: relative to the scale; gaps below are rounding.
         explainer: whose rules were followed.
+        unexplained: what the rows do not account for: it is rounding unless rows of a batch differ in more
+            than their inputs, as they do where random numbers are drawn.
 
     """
 
@@ -74,6 +77,7 @@ class Diagnosis:
     scale: float
     tolerance: float
     explainer: str
+    unexplained: float
 
     @property
     def broken(self) -> tuple[DiagnosedOperation, ...]:
@@ -82,6 +86,11 @@ class Diagnosis:
 
     def __str__(self) -> str:
         head = f"additivity error of {self.explainer}: {self.total:.1e}, largest output {self.scale:.1e}"
+        if not self.unexplained <= self.tolerance * self.scale:
+            head += (
+                f"\n{self.unexplained:.1e} of it comes from no operation: the rows of a batch differ in more "
+                "than their inputs, random numbers for example"
+            )
         if not self.broken:
             return f"{head}\nevery operation passes on all that it gets, to rounding"
         rows = [
@@ -214,6 +223,11 @@ def _is_decomposed(model: nn.Module) -> bool:
 def _diagnosis(found: list[Gaps], advice: Advice, *, decomposed: bool) -> Diagnosis:
     scale = max(each.scale for each in found)
     total = max(abs(gap) for each in found for gap in each.total)
+    unexplained = max(
+        abs(total + sum(flow.flows_out[k] - flow.flows_in[k] for flow in each.flows))
+        for each in found
+        for k, total in enumerate(each.total)
+    )
     tolerance = ROUNDING[torch.float64 if found[0].double else torch.float32]
     worst: dict[tuple[str, str, str], tuple[float, float, float, Flow]] = {}
     for each in found:
@@ -231,13 +245,13 @@ def _diagnosis(found: list[Gaps], advice: Advice, *, decomposed: bool) -> Diagno
             flow_out,
             gap,
             gap / everything,
-            "" if gap <= tolerance * scale else advice.of(flow.call, flow.reason),
+            "" if gap <= tolerance * scale and flow.reason != RANDOM else advice.of(flow.call, flow.reason),
         )
         for key, (gap, flow_in, flow_out, flow) in worst.items()
     ]
     rows.sort(key=lambda row: row.gap, reverse=True)
     explainer = "rewriter's rules" if decomposed else "stock shap.DeepExplainer"
-    return Diagnosis(tuple(rows), total, scale, tolerance, explainer)
+    return Diagnosis(tuple(rows), total, scale, tolerance, explainer, unexplained)
 
 
 def _by_operation(flows: list[Flow]) -> dict[tuple[str, str, str], tuple[Flow, list[list[float]]]]:

@@ -170,6 +170,9 @@ def test_what_is_linear_or_mixes_rows_is_left() -> None:
         exact = decompose(nn.Sequential(layer).eval())
         assert not atoms(exact)
         assert type(exact.get_submodule("0")) is type(layer)
+        # Only the last is not linear.
+        assert ("batch statistics" in str(exact.report)) == (layer.running_mean is None)
+        assert ("no rule" in str(exact.report)) is False
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from decimal import Decimal, localcontext
 from typing import Any
 
 import pytest
+import shap
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -315,6 +316,34 @@ def test_nearer_to_shapley_values_than_the_other_candidates() -> None:
         total = {name: total[name] + distance[name] / length for name in total}
     # By a quarter on the whole; for single sizes and scales the two logarithmic means may change places.
     assert total["ours"] < 0.85 * total["montgomery"]
+
+
+@pytest.mark.filterwarnings("ignore:Your TensorFlow version is newer than 2.4.0:UserWarning")
+# Keras says that shap puts the one input into a list.
+@pytest.mark.filterwarnings("ignore:(?s).*The structure of `inputs` does:UserWarning")
+@pytest.mark.parametrize("equal_maxima", [False, True])
+def test_nearer_than_shaps_tensorflow_backend(equal_maxima: bool) -> None:
+    keras = pytest.importorskip("tensorflow", reason="TensorFlow is not installed").keras
+    inputs = keras.Input((5,))
+    readout = keras.layers.Dense(1, use_bias=False)
+    model = keras.Model(inputs, readout(keras.layers.Softmax()(inputs)))
+    ours = theirs = 0.0
+    for _ in range(8):
+        x, x0 = 2 * torch.randn(2, 5, dtype=DOUBLE).clamp(max=2)
+        d = torch.randn(5, dtype=DOUBLE)
+        if equal_maxima:
+            # Then centring by the maximum takes the same off both rows, and is linear.
+            x[0], x0[1] = 5.0, 5.0
+        readout.set_weights([d.float().numpy()[:, None]])
+        explainer = shap.DeepExplainer(model, x0[None].float().numpy())
+        values = explainer.shap_values(x[None].float().numpy(), check_additivity=False)[0, :, 0]
+        if equal_maxima:
+            # The restatement above is what TensorFlow's backend does; float32.
+            assert exponential_over_sum(x - 5, x0 - 5, d).numpy() == pytest.approx(values, abs=1e-5)
+        exact = shapley(lambda z, d=d: (z.softmax(0) * d).sum(), x, x0)
+        ours += (pulled(ATOMS[SoftmaxAtom], x, x0, d[None])[0] * (x - x0) - exact).norm().item()
+        theirs += (torch.from_numpy(values) - exact).norm().item()
+    assert ours < theirs
 
 
 # Whole models
