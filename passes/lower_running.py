@@ -148,8 +148,15 @@ def run_quietly(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return plain(*args, **kwargs)
     with torch._C.DisableTorchFunction():
         result = plain(*args, **kwargs)
-    mode.note(result)
+    note_varying(result)
     return result
+
+
+def note_varying(value: Any) -> None:
+    """In code that is lowered while it runs, say that ``value`` varies."""
+    mode = _active.get()
+    if mode is not None:
+        mode.note(value)
 
 
 def lowering_of(func: Any, lowerings: Mapping[Any, Lowering]) -> Lowering | None:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import wrapt
+from torch import nn
 
 from passes.attention_layout import AttentionBegin, AttentionEnd, CloseRows, MaskScores
 from passes.embedded import EmbeddingOutput
@@ -22,6 +23,7 @@ from passes.transformer import AdditiveMask, SameBatch
 from passes.unroll import ExpectSteps
 from rewriter._adapt import EXPLAINING, guard_method, holds_atoms
 from rewriter._integers import integers_as_numbers
+from rewriter._islands import islands_of
 from rewriter._multipliers import RULES
 from rewriter._pairs import bound_rules
 from rewriter._pulls import BOUND
@@ -92,9 +94,32 @@ def _constructing(_: Any, model: Any, *args: Any, **kwargs: Any) -> Iterator[Non
 
 @contextmanager
 def _explaining(explainer: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
-    if not holds_atoms(explainer.model):
+    model = explainer.model
+    if not holds_atoms(model):
         yield
         return
-    model = explainer.model
-    with EXPLAINING, as_found(model), bound_rules(model.eval()), integers_as_numbers(explainer):
+    with (
+        EXPLAINING,
+        as_found(model),
+        _recognized(model),
+        bound_rules(model.eval()),
+        integers_as_numbers(explainer),
+    ):
         yield
+
+
+@contextmanager
+def _recognized(model: nn.Module) -> Iterator[None]:
+    """Keep shap from warning of the user's modules whose calls are given their rules while they run."""
+    from shap.explainers._deep import deep_pytorch
+
+    handlers = deep_pytorch.op_handler
+    modules = dict(model.named_modules())
+    kinds = {type(modules[name]).__name__ for name in islands_of(model) if name in modules}
+    new = kinds - handlers.keys()
+    handlers.update(dict.fromkeys(new, deep_pytorch.passthrough))
+    try:
+        yield
+    finally:
+        for kind in new:
+            del handlers[kind]

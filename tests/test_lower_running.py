@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shap
 import torch
+from captum.attr import DeepLift
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -92,6 +94,25 @@ def test_attributions_add_up(name: str, dtype: torch.dtype, exact: float) -> Non
         expected = (model(x).double() - model(background).double().mean(0)).numpy()
     size = max(1.0, model(x).abs().max().item(), model(background).abs().max().item())
     assert np.abs(values.reshape(4, 15, -1).sum(1) - expected).max() < exact * size
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stock_shap_gives_the_same(name: str) -> None:
+    model = CASES[name]().double()
+    x, background = (torch.randn(n, 5, 3, dtype=torch.float64) for n in (4, 6))
+    got = shap.DeepExplainer(decompose(model), background).shap_values(x, check_additivity=False)
+    expected = DeepExplainer(model, background).shap_values(x)
+    assert np.abs(got - expected).max() < 1e-12 * max(1, np.abs(expected).max())
+
+
+# Captum says so in every attribution.
+@pytest.mark.filterwarnings("ignore:Setting forward, backward hooks:UserWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_captum_adds_up(name: str) -> None:
+    model = CASES[name]().double()
+    x, background = (torch.randn(4, 5, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    _, delta = DeepLift(decompose(model)).attribute(x, background, target=1, return_convergence_delta=True)
+    assert delta.abs().max() < 1e-12 * max(1, model(x).abs().max())
 
 
 class Branching(Code):
