@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from passes.atoms import Mul, ReLUAtom, SigmoidAtom
 from passes.elementwise import Elementwise
@@ -100,8 +99,9 @@ class LearnedLeakyReLU(nn.Module):
         self.negative = Elementwise("clamp", max=0)
 
     def forward(self, input: Tensor, weight: Tensor) -> Any:
-        """Return the shape of ``input``; what is not positive torch only multiplies by the weight."""
-        return self.positive(input) + F.prelu(self.negative(input), weight)
+        """Return the shape of ``input``; channels are in dimension 1, if it has one."""
+        channels_last = self.negative(input).unsqueeze(-1).transpose(1, -1)
+        return self.positive(input) + (channels_last * weight).transpose(1, -1).squeeze(-1)
 
 
 class LearnedLeakyReLULayer(nn.Module):
@@ -115,6 +115,7 @@ class LearnedLeakyReLULayer(nn.Module):
     def __init__(self, module: nn.PReLU) -> None:
         super().__init__()
         self.num_parameters = module.num_parameters
+        self.init = module.init
         self.weight = module.weight
         self.slope = LearnedLeakyReLU()
 
@@ -138,4 +139,10 @@ class InPlace(nn.Module):
 
     def forward(self, input: Tensor) -> Any:
         """Keep what the atom saw: its rule needs it."""
-        return input.copy_(self.atom(input.clone()))
+        result = self.atom(input.clone())
+        try:
+            return input.copy_(result)
+        except RuntimeError:
+            # Torch refuses to replace the gradient of what a module with hooks returned.
+            input.detach().copy_(result)
+            return result

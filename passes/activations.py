@@ -233,7 +233,7 @@ def _module(function: str, *settings: str) -> Build:
 
 def _random(module: Any) -> nn.Module:
     atom = RandomLeakyReLU(module.lower, module.upper)
-    return InPlace(atom) if module.inplace else in_place_of(module, atom)
+    return InPlace(atom) if module.inplace else atom
 
 
 MODULES: Mapping[type[nn.Module], Build] = {

@@ -35,7 +35,7 @@ class TanhAtom(Atom, nn.Tanh):
     """
 
 
-class ReLUAtom(Atom):
+class ReLUAtom(Atom, nn.ReLU):
     """Rectifier ``max(x, 0)``, elementwise.
 
     Example:

@@ -30,7 +30,6 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
                 torch.exp2,
                 torch.expm1,
                 torch.floor,
-                torch.floor_divide,
                 torch.fmod,
             ),
             *(torch.frac, torch.lgamma, torch.log, torch.log10, torch.log1p, torch.log2, torch.logit),
@@ -52,6 +51,8 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     },
     "logsigmoid": F.logsigmoid,
     "threshold": F.threshold,
+    # As torch.floor_divide, which has no derivative.
+    "floor_divide": lambda x, other: torch.div(x, other, rounding_mode="floor"),
     "entr": torch.special.entr,
     "log_ndtr": torch.special.log_ndtr,
     "ndtr": torch.special.ndtr,
@@ -99,12 +100,8 @@ class Elementwise(Atom):
         return _blank, (kind, _own_class(type(self))), self.__dict__.copy()
 
 
-class RandomLeakyReLU(Elementwise):
-    """``F.rrelu``: a random slope in training mode, the mean slope otherwise.
-
-    Args:
-        lower: least slope of negative values.
-        upper: greatest.
+class RandomLeakyReLU(Atom, nn.RReLU):
+    """A random slope of negative values in training mode, the mean slope otherwise.
 
     Example:
         >>> RandomLeakyReLU(0.25, 0.75).eval()(torch.tensor([-2.0, 3.0]))
@@ -112,14 +109,9 @@ class RandomLeakyReLU(Elementwise):
 
     """
 
-    def __init__(self, lower: float, upper: float) -> None:
-        super().__init__("leaky_relu", negative_slope=(lower + upper) / 2)
-        self.lower = lower
-        self.upper = upper
-
-    def forward(self, input: Tensor, *fixed: Tensor) -> Tensor:
-        """Return the function of ``input``, any shape."""
-        return F.rrelu(input, self.lower, self.upper, training=self.training)
+    def in_evaluation(self) -> Elementwise:
+        """Return the function that it is then."""
+        return Elementwise("leaky_relu", negative_slope=(self.lower + self.upper) / 2)
 
 
 _CLASSES: dict[tuple[type[nn.Module], type[Elementwise]], type[Elementwise]] = {}

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from passes.proxies import leaf
+
 # Out of place, these return a view, or another tensor object: there is no value that they write.
 _NO_VALUE = {
     "apply", "as_strided", "detach", "index_put", "map", "map2", "put", "rename", "requires_grad", "resize",
@@ -50,6 +52,19 @@ _LINEAR = {
 }  # fmt: skip
 
 
+@leaf
+def set_item(tensor: Any, index: Any, value: Any) -> None:
+    """Do ``tensor[index] = value``."""
+    tensor[index] = value
+
+
+@leaf
+def augment(operation: str, tensor: Any, value: Any) -> Any:
+    """Do ``tensor += value`` for the operation ``iadd``, and so on; return what the name stands for then."""
+    return getattr(operator, operation)(tensor, value)
+
+
+@leaf
 def with_item(tensor: Any, index: Any, value: Any) -> Any:
     """Return what ``tensor`` is after ``tensor[index] = value``.
 
@@ -63,11 +78,13 @@ def with_item(tensor: Any, index: Any, value: Any) -> Any:
     return changed
 
 
+@leaf
 def clone(value: Any) -> Any:
     """Return a copy of a tensor; what is no tensor stays."""
     return value.clone() if isinstance(value, Tensor) else value
 
 
+@leaf
 def overwritten(tensor: Tensor, value: Any) -> Tensor:
     """Return what ``tensor`` is after ``tensor.copy_(value)`` or ``tensor.fill_(value)``.
 
@@ -135,7 +152,9 @@ def write_of(node: fx.Node) -> Write | None:
 def _counterpart(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     target, args, kwargs = node.target, node.args, dict(node.kwargs)
     none: tuple[Any, tuple[Any, ...], dict[str, Any]] = None, (), {}
-    if target in (operator.setitem, "__setitem__"):
+    if target is augment:
+        return OPERATORS[getattr(operator, str(args[0]))], args[1:], kwargs
+    if target in (operator.setitem, "__setitem__", set_item):
         # Of what has names, or is a plain list, the item is not a part of a tensor.
         return none if isinstance(args[1], str) else (with_item, args, kwargs)
     if target in ("copy_", "fill_"):

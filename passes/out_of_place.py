@@ -10,7 +10,7 @@ from torch import fx, nn
 from passes.atoms import Atom
 from passes.base import Pass, PassResult
 from passes.dataflow import Dataflow
-from passes.in_place import OPERATORS, Write, clone, overwritten, with_item, write_of
+from passes.in_place import OPERATORS, Write, augment, clone, overwritten, set_item, with_item, write_of
 
 # Functions, methods and operators that return memory of their own.
 _FRESH = {
@@ -50,20 +50,17 @@ class OutOfPlace(Pass):
         if not isinstance(model, fx.GraphModule):
             return PassResult(model, modified=False)
         memory = Memory(model)
-        flow = Dataflow(model.graph)
         modified = False
         for node in list(model.graph.nodes):
             write = write_of(node)
-            if write is None or _stays(node, write, flow):
+            if write is None:
                 memory.add(node)
+            elif memory.is_number(node, write):
+                memory.keep(node)
+                modified = True
             else:
                 modified |= memory.written(node, write)
         return PassResult(model, modified)
-
-
-def _stays(node: fx.Node, write: Write, flow: Dataflow) -> bool:
-    """Whether ``n += x`` is about what may be a number: a size, say."""
-    return node.target in OPERATORS and write.written not in flow.varying
 
 
 class Memory:
@@ -77,6 +74,7 @@ class Memory:
     def __init__(self, model: fx.GraphModule) -> None:
         self.model = model
         self.graph = model.graph
+        self.flow = Dataflow(model.graph)
         self.order = {node: k for k, node in enumerate(self.graph.nodes)}
         self.sharing: dict[fx.Node, set[fx.Node]] = {}
         self.clones: set[fx.Node] = set()
@@ -89,6 +87,19 @@ class Memory:
                 shared |= self.sharing[each]
         for each in shared:
             self.sharing[each] = shared
+
+    def is_number(self, node: fx.Node, write: Write) -> bool:
+        """Whether ``n += x`` is about what may be a number: a size, say."""
+        return node.target in OPERATORS and write.written not in self.flow.varying
+
+    def keep(self, node: fx.Node) -> None:
+        """Note a write that stays, as a call: ``+=`` and its kind would not survive a pickle."""
+        self.add(node)
+        if node.target in OPERATORS:
+            node.args = (cast("Any", node.target).__name__, *node.args)
+            node.target = augment
+        elif node.target is operator.setitem:
+            node.target = set_item
 
     def _is_fresh(self, node: fx.Node) -> bool:
         if node.op == "call_module":
@@ -104,8 +115,8 @@ class Memory:
         shared = self.sharing[tensor]
         if any(each.op == "get_attr" for each in shared):
             # The state of the model.
-            self.add(node)
-            return False
+            self.keep(node)
+            return True
         others = {each for each in shared - {tensor} if self._is_used_after(each, node)}
         if not others and not any(map(self._is_users, shared)):
             new = self._value(node, write)
@@ -117,7 +128,7 @@ class Memory:
             self._clone_first(shared)
             write = cast("Write", write_of(node))
             if write.linear:
-                self.add(node)
+                self.keep(node)
             else:
                 self._compute_before(node, write)
         return True
@@ -131,6 +142,7 @@ class Memory:
             with self.graph.inserting_after(root):
                 own = self.graph.call_function(clone, (root,))
             self.clones.add(own)
+            self.flow.follow(own)
             self.order[own] = self.order[root]
             root.replace_all_uses_with(own, lambda user, own=own: user is not own)  # type: ignore[misc]
             shared.remove(root)
@@ -168,6 +180,7 @@ class Memory:
         for each in added:
             self.order[each] = self.order[node]
             self.sharing[each] = {each}
+            self.flow.follow(each)
         return added[-1]
 
     def _through(self, node: fx.Node, write: Write, base: fx.Node) -> None:

@@ -11,13 +11,15 @@ from functools import partial, reduce
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from passes.atoms import Atom, Mul
 from passes.bilinear import Bilinear
 from passes.contractions import equation_of_sublists, pairwise_equations
+from passes.face import StandIn, put_on_face
 from passes.lower_calls import Lowering, Plain, Textbook, Varies
+from passes.module_lowerings import Build
 from passes.pairwise import Pairwise
 
 
@@ -27,6 +29,8 @@ def _two(atom: Callable[..., Atom], *names: str) -> Lowering:
     def lower(varies: Varies, *args: Any, **kwargs: Any) -> Textbook | None:
         given = dict(zip(names, args, strict=False)) | kwargs
         a, b = (given.pop(name, None) for name in names[:2])
+        if given.get("out", 0) is None:
+            del given["out"]
         plain = not any(isinstance(each, fx.Node) for each in given.values())
         if not (varies(a) and varies(b) and plain and given.keys() <= set(names)):
             return None
@@ -119,6 +123,27 @@ def _bilinear(varies: Varies, input1: Any, input2: Any, weight: Any, bias: Any =
     if bias is None:
         return Plain(lambda a, b, w: form(a, w, b)), (input1, input2, weight)
     return Plain(lambda a, b, w, c: form(a, w, b) + c), (input1, input2, weight, bias)
+
+
+class BilinearFormAtoms(StandIn, nn.Bilinear):
+    """An ``nn.Bilinear`` made of a linear map and a product."""
+
+    product: Bilinear
+
+    def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
+        """Return what the original returns, (*, out_features)."""
+        mapped = torch.einsum("...i,oij->...oj", input1, self.weight)
+        result: Tensor = self.product(mapped, input2)
+        return result if self.bias is None else result + self.bias
+
+
+def _form(layer: nn.Bilinear) -> BilinearFormAtoms:
+    stand_in = put_on_face(BilinearFormAtoms, layer, set(), "")
+    stand_in.product = Bilinear("einsum", equation="...oj,...j->...o")
+    return stand_in
+
+
+MODULES: Mapping[type[nn.Module], Build] = {nn.Bilinear: _form}
 
 
 def _linear(varies: Varies, input: Any, weight: Any, bias: Any = None) -> Textbook | None:

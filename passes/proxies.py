@@ -85,23 +85,33 @@ def factories_recorded() -> Iterator[None]:
     """
     originals = {name: getattr(torch, name) for name in _FACTORIES}
     try:
-        for name, original in originals.items():
-            setattr(torch, name, _recorded(original))
+        for name in originals:
+            setattr(torch, name, globals()[name])
         yield
     finally:
         for name, original in originals.items():
             setattr(torch, name, original)
 
 
-def _recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+def leaf(function: Callable[..., Any], module: str | None = None) -> Callable[..., Any]:
+    """Make a function a node of whatever graph is traced through it, also by torch's own tracer.
+
+    Args:
+        function: what the node calls.
+        module: where the result is found by the function's name, if elsewhere.
+
+    """
+
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         found: list[fx.Proxy] = []
         fx.node.map_aggregate((args, kwargs), lambda each: _note(each, found))
         if not found:
             return function(*args, **kwargs)
-        return found[0].tracer.create_proxy("call_function", function, args, kwargs)
+        return found[0].tracer.create_proxy("call_function", call, args, kwargs)
 
+    if module is not None:
+        call.__module__, call.__qualname__ = module, function.__name__
     return call
 
 
@@ -109,3 +119,7 @@ def _note(value: Any, found: list[fx.Proxy]) -> Any:
     if isinstance(value, fx.Proxy):
         found.append(value)
     return value
+
+
+for _name in _FACTORIES:
+    globals()[_name] = leaf(getattr(torch, _name), __name__)

@@ -28,6 +28,7 @@ MODULES: Mapping[type[nn.Module], Build] = {
     **softmax.MODULES,
     **norms.MODULES,
     **similarity.MODULES,
+    **products.MODULES,
     **attention.MODULES,
     **transformer.MODULES,
     **pooling.MODULES,

@@ -194,6 +194,11 @@ def _erfc(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
     return -_erf(x, x0, -y, -y0)
 
 
+def _ndtr(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    a, b = x * math.sqrt(0.5), x0 * math.sqrt(0.5)
+    return _erf(a, b, torch.erf(a), torch.erf(b)) * (math.sqrt(0.5) / 2)
+
+
 def _elu(
     x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, alpha: float = 1.0, scale: float = 1.0, rate: float = 1.0
 ) -> Tensor:
@@ -243,6 +248,7 @@ CLOSED: Mapping[str, Slope] = {
     "log2": _logarithm(2),
     "logsigmoid": _logsigmoid,
     "mish": _mish,
+    "ndtr": _ndtr,
     "pow": _pow,
     "powers": _powers,
     "reciprocal": _reciprocal,

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from passes.elementwise import Elementwise, RandomLeakyReLU
+from passes.elementwise import Elementwise
 from rewriter._closed_slopes import CLOSED, Slope, mean_of, quotient
 from rewriter._multipliers import Operands, Rule
 
@@ -69,8 +69,6 @@ def rule_for(atom: Elementwise) -> Rule:
     """
     if atom.function in CLOSED:
         return partial(_closed, partial(CLOSED[atom.function], **atom.options))
-    if isinstance(atom, RandomLeakyReLU):
-        return partial(chord_multiplier, Elementwise(atom.function, **atom.options).forward)
     return partial(chord_multiplier, atom.forward)
 
 

@@ -83,18 +83,6 @@ def run(
     state: tuple[Tensor, ...],
 ) -> tuple[Forward, tuple[Tensor, ...]]:
     """Run a recurrence and keep what the sweep needs; returns that, and the recurrence's own result."""
-    # What intercepts torch's functions elsewhere in the model has no business in this loop.
-    with torch._C.DisableTorchFunction():
-        return _run(sweep, steps, gates, mask, state)
-
-
-def _run(
-    sweep: CellSweep,
-    steps: Recurrence,
-    gates: Tensor | GatesToBe,
-    mask: Optional,
-    state: tuple[Tensor, ...],
-) -> tuple[Forward, tuple[Tensor, ...]]:
     weight, bias = fused(steps.hidden)
     scale = weight.new_tensor(sweep.scales).repeat_interleave(weight.shape[0] // len(sweep.scales))
     hidden = Hidden((weight * scale.unsqueeze(-1)).T, None if bias is None else bias * scale)
@@ -105,23 +93,25 @@ def _run(
         gates += hidden.bias
     projection = steps.projection
     length = gates.shape[0]
-    at = gates.unbind(0)
-    outputs: list[Tensor] = [state[0]] * length
-    size = scale.shape[0] // len(sweep.scales)
-    cell = compiled_cell(sweep.compiled, gates, size)
-    recording = (
-        sweep.record(length, gates.shape[1], size, gates)
-        if cell is None
-        else CompiledRecording(cell, gates, size)
-    )
-    for t in range(length - 1, -1, -1) if steps.reverse else range(length):
-        new = recording.advance(t, at[t], hidden, state)
-        if projection is not None:
-            new = (nn.functional.linear(new[0], projection.weight, projection.bias), *new[1:])
-        if mask is not None:
-            new = tuple(torch.where(mask[t], a, b) for a, b in zip(new, state, strict=True))
-        state = new
-        outputs[t] = state[0]
+    # What intercepts torch's functions elsewhere in the model has no business in this loop.
+    with torch._C.DisableTorchFunction():
+        at = gates.unbind(0)
+        outputs: list[Tensor] = [state[0]] * length
+        size = scale.shape[0] // len(sweep.scales)
+        cell = compiled_cell(sweep.compiled, gates, size)
+        recording = (
+            sweep.record(length, gates.shape[1], size, gates)
+            if cell is None
+            else CompiledRecording(cell, gates, size)
+        )
+        for t in range(length - 1, -1, -1) if steps.reverse else range(length):
+            new = recording.advance(t, at[t], hidden, state)
+            if projection is not None:
+                new = (nn.functional.linear(new[0], projection.weight, projection.bias), *new[1:])
+            if mask is not None:
+                new = tuple(torch.where(mask[t], a, b) for a, b in zip(new, state, strict=True))
+            state = new
+            outputs[t] = state[0]
     return Forward(recording.kept(), mask), (torch.stack(outputs), *state)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from passes.bilinear import Bilinear
-from passes.elementwise import Elementwise
+from passes.elementwise import Elementwise, RandomLeakyReLU
 from passes.extrema import Extremum
 from passes.norms import Standardize
 from passes.pairwise import Pairwise
@@ -59,6 +59,7 @@ def _multiply(rule: Rule, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: T
 #: Rules that need to know the options of their atom.
 BOUND: Mapping[type[nn.Module], Callable[[Any], BoundRule]] = {
     Elementwise: lambda atom: elementwise(rule_for(atom)),
+    RandomLeakyReLU: lambda atom: elementwise(rule_for(atom.in_evaluation())),
     Pairwise: lambda atom: elementwise(pairwise_rule_for(atom)),
     Bilinear: lambda atom: BoundRule(partial(bilinear_pull, atom), elementwise=False),
     Extremum: lambda atom: BoundRule(partial(extremum_pull, atom), elementwise=False),

@@ -1,5 +1,6 @@
 """The benchmarks run; what they measure is not asserted, because machines differ."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,23 @@ def test_growth_is_the_slope_in_a_log_log_plot() -> None:
         check=True,
     )
     assert abs(float(ran.stdout) - 2) < 1e-12
+
+
+def test_parts_of_a_benchmark_are_kept_apart(tmp_path: Path) -> None:
+    program = """
+import argparse, pathlib, sys, timing
+timing.RESULTS = pathlib.Path(sys.argv[1])
+options = argparse.Namespace(no_write=False)
+for part, value in (("a", "1"), ("b", "2"), ("a", "3")):
+    timing.publish("x", options, ("h",), [(value,)], ["note " + part], [{"value": value}], part=part)
+"""
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=BENCHMARKS, check=True, capture_output=True
+    )
+    data = json.loads((tmp_path / "x.json").read_text())
+    assert {part: each["results"] for part, each in data.items()} == {
+        "a": [{"value": "3"}],
+        "b": [{"value": "2"}],
+    }
+    text = (tmp_path / "x.txt").read_text()
+    assert text.index("note a") < text.index("note b")

@@ -1,0 +1,385 @@
+"""Products, quotients and contractions: torch as the oracle of values, brute force as that of the rule."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+import rewriter
+from passes.atoms import Atom, Mul
+from passes.bilinear import PRODUCTS, Bilinear
+from passes.contractions import explicit_equation
+from passes.pairwise import Pairwise
+from rewriter._multipliers import product_multipliers
+from rewriter._pairs import bound_rules
+from rewriter._pairwise_rules import corner_multipliers, pairwise_rule_for
+from rewriter._product_rules import _by_transposition, bilinear_pull
+
+N = 3
+Function = Callable[[Any, Tensor, Tensor], Tensor]
+
+
+class Model(nn.Module):
+    """A function of two inputs, with constants of several shapes at hand."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+        self.w = nn.Parameter(torch.randn(4, 5, dtype=torch.float64))
+        self.form = nn.Parameter(torch.randn(2, 4, 5, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.randn(2, dtype=torch.float64))
+        self.cube = nn.Parameter(torch.randn(2 * N, 4, 5, dtype=torch.float64))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.function(self, a, b)
+
+
+# Function, shapes of its operands without the batch.
+BATCHED: dict[str, tuple[Function, tuple[int, ...], tuple[int, ...]]] = {
+    "*": (lambda m, a, b: a * b, (4,), (4,)),
+    "mul broadcast": (lambda m, a, b: torch.mul(a, b), (3, 1), (1, 4)),
+    "mul method": (lambda m, a, b: a.mul(b), (4,), (1,)),
+    "multiply": (lambda m, a, b: torch.multiply(a, other=b), (4,), (4,)),
+    "@": (lambda m, a, b: a @ b, (2, 4), (4, 3)),
+    "matmul heads": (lambda m, a, b: torch.matmul(a, b), (2, 3, 4), (2, 4, 5)),
+    "matmul broadcast": (lambda m, a, b: a.matmul(b), (2, 3, 4), (1, 4, 5)),
+    "bmm": (lambda m, a, b: torch.bmm(a, b), (2, 4), (4, 3)),
+    "bmm method": (lambda m, a, b: a.bmm(mat2=b), (2, 4), (4, 3)),
+    "baddbmm": (lambda m, a, b: torch.baddbmm(m.cube, a, b, beta=0.5, alpha=2), (4, 3), (3, 5)),
+    "baddbmm method": (lambda m, a, b: a.baddbmm(a.transpose(1, 2), b, alpha=3), (4, 4), (4, 4)),
+    "addcmul": (lambda m, a, b: torch.addcmul(a, a, b, value=2), (4,), (4,)),
+    "addcdiv": (lambda m, a, b: torch.addcdiv(a, a, b + 9, value=0.5), (4,), (4,)),
+    "einsum": (lambda m, a, b: torch.einsum("bij,bjk->bik", a, b), (2, 4), (4, 3)),
+    "einsum list": (lambda m, a, b: torch.einsum("b i, b i -> b", [a, b]), (4,), (4,)),
+    "einsum dots": (lambda m, a, b: torch.einsum("...i,...i->...", a, b), (2, 4), (1, 4)),
+    "einsum sublists": (lambda m, a, b: torch.einsum(a, [0, 1, 2], b, [0, 2], [0, 1]), (2, 4), (4,)),
+    "einsum sum of one": (lambda m, a, b: torch.einsum("bij,bk->bk", a, b), (2, 4), (3,)),
+    "einsum diagonal": (lambda m, a, b: torch.einsum("bii,bi->bi", a, b), (4, 4), (4,)),
+    "einsum weight": (lambda m, a, b: torch.einsum("bi,ij,bj->b", a, m.w, b), (4,), (5,)),
+    "einsum weight first": (lambda m, a, b: torch.einsum("ij,bi,bj->bj", m.w, a, b), (4,), (5,)),
+    "vecdot": (lambda m, a, b: torch.linalg.vecdot(a, b, dim=1), (4, 2), (4, 2)),
+    "cross": (lambda m, a, b: torch.cross(a, b, dim=1), (3, 2), (3, 2)),
+    "linalg.cross": (lambda m, a, b: torch.linalg.cross(a, b), (2, 3), (2, 3)),
+    "bilinear": (lambda m, a, b: F.bilinear(a, b, m.form, m.bias), (3, 4), (3, 5)),
+    "lerp": (lambda m, a, b: torch.lerp(m.w[0], b, a), (5,), (5,)),
+    "/": (lambda m, a, b: a / b, (4,), (4,)),
+    "div broadcast": (lambda m, a, b: torch.div(a, b), (3, 4), (3, 1)),
+    "true_divide": (lambda m, a, b: a.true_divide(b), (4,), (4,)),
+    "**": (lambda m, a, b: a.abs() ** b, (4,), (4,)),
+    "pow": (lambda m, a, b: torch.pow(a.abs(), b), (4,), (1,)),
+    "atan2": (lambda m, a, b: torch.atan2(a, b), (4,), (4,)),
+    "arctan2": (lambda m, a, b: a.arctan2(b), (4,), (4,)),
+    "hypot": (lambda m, a, b: torch.hypot(a, other=b), (4,), (4,)),
+}
+UNBATCHED: dict[str, tuple[Function, tuple[int, ...], tuple[int, ...]]] = {
+    "einsum implicit": (lambda m, a, b: torch.einsum("jb,ja", a, b), (2, 4), (2, 3)),
+    "mm": (lambda m, a, b: torch.mm(a, b), (2, 4), (4, 3)),
+    "mv": (lambda m, a, b: a.mv(b), (2, 4), (4,)),
+    "vector @": (lambda m, a, b: a @ b, (4,), (4, 3)),
+    "vector @ many": (lambda m, a, b: a @ b, (4,), (2, 4, 3)),
+    "many @ vector": (lambda m, a, b: a @ b, (2, 3, 4), (4,)),
+    "dot": (lambda m, a, b: torch.dot(a, b), (4,), (4,)),
+    "vdot": (lambda m, a, b: torch.vdot(a, b), (4,), (4,)),
+    "inner": (lambda m, a, b: torch.inner(a, b), (2, 4), (3, 4)),
+    "outer": (lambda m, a, b: torch.outer(a, b), (4,), (3,)),
+    "ger": (lambda m, a, b: a.ger(b), (4,), (3,)),
+    "kron": (lambda m, a, b: torch.kron(a, b), (2, 2), (3, 2)),
+    "tensordot": (lambda m, a, b: torch.tensordot(a, b, dims=2), (3, 4, 5), (4, 5, 2)),
+    "tensordot dims": (lambda m, a, b: torch.tensordot(a, b, ([1], [0])), (3, 4), (4, 2)),
+    "addmm": (lambda m, a, b: torch.addmm(a, a, b, beta=2, alpha=3), (4, 4), (4, 4)),
+    "addmm beta 0": (lambda m, a, b: torch.addmm(m.w / 0, a, b, beta=0), (4, 3), (3, 5)),
+    "addmv": (lambda m, a, b: b.addmv(a, b), (4, 4), (4,)),
+    "addr": (lambda m, a, b: torch.addr(m.w, a, b), (4,), (5,)),
+    "addbmm": (lambda m, a, b: torch.addbmm(m.w, a, b), (2, 4, 3), (2, 3, 5)),
+    "multi_dot": (lambda m, a, b: torch.linalg.multi_dot([a, m.w, b]), (3, 4), (5, 2)),
+    "linear": (lambda m, a, b: F.linear(a, b), (3, 4), (2, 4)),
+    "linear bias": (lambda m, a, b: F.linear(a, b, m.bias), (3, 4), (2, 4)),
+    "conv1d": (lambda m, a, b: F.conv1d(a, b, m.bias, 2, padding=1), (3, 4, 6), (2, 4, 3)),
+    "conv2d": (lambda m, a, b: F.conv2d(a, b, dilation=2), (1, 4, 6, 6), (2, 4, 2, 2)),
+    "conv_transpose1d": (lambda m, a, b: F.conv_transpose1d(a, b, m.bias, 2), (3, 4, 6), (4, 2, 3)),
+    "three": (lambda m, a, b: torch.einsum("bi,bj,bi->bij", a, b, a), (3, 4), (3, 5)),
+}
+
+
+def lowered(function: Function) -> tuple[Model, nn.Module]:
+    model = Model(function)
+    decomposed = rewriter.decompose(model)
+    assert isinstance(decomposed, fx.GraphModule)
+    assert any(isinstance(module, Atom) for module in decomposed.modules())
+    assert decomposed.report.operations
+    return model, decomposed
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", [*BATCHED, *UNBATCHED])
+def test_lowered_products_are_torchs(kind: str) -> None:
+    function, *shapes = (BATCHED | UNBATCHED)[kind]
+    lead = (2 * N,) if kind in BATCHED else ()
+    model, decomposed = lowered(function)
+    inputs = [drawn(*lead, *shape).requires_grad_() for shape in shapes]
+    expected, got = model(*inputs), decomposed(*inputs)
+    # The same sums, some in another order.
+    torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-13)
+    weights = torch.randn_like(expected)
+    both = [torch.autograd.grad((each * weights).sum(), inputs) for each in (got, expected)]
+    torch.testing.assert_close(*both, rtol=1e-12, atol=1e-12)
+
+
+def shapley(game: Callable[[bool, bool], Tensor]) -> list[Tensor]:
+    """The two players' values by their definition: the mean over both orders of what each adds."""
+    values = [torch.zeros(()), torch.zeros(())]
+    for order in itertools.permutations((0, 1)):
+        present = [False, False]
+        for player in order:
+            before = game(*present)
+            present[player] = True
+            values[player] = values[player] + (game(*present) - before) / 2
+    return values
+
+
+@pytest.mark.parametrize("kind", BATCHED)
+def test_shares_are_the_two_player_shapley_values(kind: str) -> None:
+    function, *shapes = BATCHED[kind]
+    model, decomposed = lowered(function)
+    a, b = (drawn(2 * N, *shape).requires_grad_() for shape in shapes)
+    weights = torch.randn_like(model(a, b)[:N].detach())
+    with bound_rules(decomposed):
+        (decomposed(a, b) * torch.cat([weights, weights])).sum().backward()
+    shares = []
+    for each in (a, b):
+        assert each.grad is not None
+        x, x0 = each.detach().chunk(2)
+        # Both halves carry the multipliers of the pair.
+        torch.testing.assert_close(*each.grad.chunk(2), rtol=0, atol=1e-12)
+        shares.append((each.grad[:N] * (x - x0)).flatten(1).sum(1))
+
+    def game(with_a: bool, with_b: bool) -> Tensor:
+        taken = [each.detach().chunk(2)[0 if own else 1] for each, own in ((a, with_a), (b, with_b))]
+        # The model's constants come for a whole batch.
+        y = model(*(torch.cat([each, each]) for each in taken)).detach()
+        return (y[:N] * weights).reshape(N, -1).sum(1)
+
+    if kind in ("baddbmm method", "addcdiv", "**", "pow"):
+        # An operand is used twice, or goes through more: the shares are those of no single game.
+        torch.testing.assert_close(sum(shares), game(True, True) - game(False, False), rtol=0, atol=1e-11)
+        return
+    if kind == "addcmul":
+        # A sum of two games, each with its own Shapley values, which add up.
+        torch.testing.assert_close(sum(shares), sum(shapley(game)), rtol=0, atol=1e-11)
+    torch.testing.assert_close(shares, shapley(game), rtol=0, atol=1e-11)
+
+
+OPTIONS: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {
+    "matmul": ({}, (2, 4), (4, 3)),
+    "bmm": ({}, (2, 2, 4), (2, 4, 3)),
+    "mm": ({}, (2, 4), (4, 3)),
+    "mv": ({}, (2, 4), (4,)),
+    "dot": ({}, (4,), (4,)),
+    "inner": ({}, (2, 4), (3, 4)),
+    "outer": ({}, (2,), (3,)),
+    "kron": ({}, (2, 2), (2, 3)),
+    "vecdot": ({"dim": 0}, (4, 2), (4, 2)),
+    "cross": ({"dim": 0}, (3, 2), (3, 2)),
+    "linalg_cross": ({}, (2, 3), (2, 3)),
+    "tensordot": ({"dims": 1}, (2, 4), (4, 3)),
+    "einsum": ({"equation": "...ij,kj->...k"}, (2, 3, 4), (5, 4)),
+    "linear": ({}, (2, 4), (3, 4)),
+    "conv1d": ({"stride": 2}, (2, 4, 7), (3, 4, 2)),
+    "conv2d": ({"padding": 1}, (2, 4, 3, 3), (3, 4, 2, 2)),
+    "conv3d": ({}, (2, 1, 3, 3, 3), (3, 1, 2, 2, 2)),
+    "conv_transpose1d": ({}, (2, 4, 3), (4, 2, 2)),
+    "conv_transpose2d": ({"groups": 2}, (2, 4, 3, 3), (4, 2, 2, 2)),
+    "conv_transpose3d": ({}, (2, 1, 2, 2, 2), (1, 2, 2, 2, 2)),
+}
+
+
+def test_every_product_is_tested() -> None:
+    assert OPTIONS.keys() == PRODUCTS.keys()
+
+
+@pytest.mark.parametrize("function", OPTIONS)
+@pytest.mark.parametrize("constant", [None, 0, 1])
+def test_multipliers_are_gradients_at_the_mean_of_the_other(function: str, constant: int | None) -> None:
+    options, *shapes = OPTIONS[function]
+    atom = Bilinear(function, **options)
+    x, x0 = (tuple(drawn(4, *shape) for shape in shapes) for _ in range(2))
+    if constant is not None:
+        # What is the same for all pairs comes once.
+        x = tuple(each[:1] if k == constant else each for k, each in enumerate(x))
+        x0 = tuple(x[k] if k == constant else each for k, each in enumerate(x0))
+    d = drawn(2, 4, *atom(x[0][0], x[1][0]).shape)
+    got = bilinear_pull(atom, x, x0, d[0], d[0], d)
+    assert [each.shape for each in got] == [(2, 4, *shape) for shape in shapes]
+    for k, pair in itertools.product(range(2), range(4)):
+        sample, reference = (tuple(each[min(pair, len(each) - 1)] for each in side) for side in (x, x0))
+        a, b = (((s + r) / 2).requires_grad_() for s, r in zip(sample, reference, strict=True))
+        expected = torch.autograd.grad((atom(a, b) * d[k, pair]).sum(), (a, b))
+        torch.testing.assert_close(tuple(each[k, pair] for each in got), expected, rtol=0, atol=1e-12)
+
+        def game(
+            with_a: bool,
+            with_b: bool,
+            sides: Any = (reference, sample),
+            weights: Tensor = d[k, pair],
+        ) -> Tensor:
+            return (atom(sides[with_a][0], sides[with_b][1]) * weights).sum()
+
+        shares = [(each[k, pair] * (s - r)).sum() for each, s, r in zip(got, sample, reference, strict=True)]
+        torch.testing.assert_close(shares, shapley(game), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("ij,jk->ik", ((2, 3), (3, 4))),
+        ("...ij,...jk->...ik", ((5, 2, 3), (3, 4))),
+        ("...i,...i->...", ((5, 1, 3), (2, 3))),
+        ("bij,jb", ((5, 2, 3), (3, 5))),
+        ("ii,ij->j", ((3, 3), (3, 4))),
+        ("ij,k->k", ((2, 3), (4,))),
+        ("ij,j->", ((2, 3), (3,))),
+        ("i,ij->ij", ((1,), (2, 3))),
+    ],
+)
+def test_einsum_written_out_equals_its_transposition(equation: str, shapes: Any) -> None:
+    atom = Bilinear("einsum", equation=equation)
+    a, b = (drawn(4, *shape) for shape in shapes)
+    d = drawn(2, 4, *atom(a[0], b[0]).shape)
+    got = bilinear_pull(atom, (a, b), (a, b), d[0], d[0], d)
+    torch.testing.assert_close(got, _by_transposition(atom, a, b, d), rtol=0, atol=1e-12)
+    terms, result = explicit_equation(equation, [len(shape) for shape in shapes])
+    written = torch.einsum(f"{','.join(terms)}->{result}", a[0], b[0])
+    torch.testing.assert_close(written, torch.einsum(equation, a[0], b[0]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: x * m.w,
+        lambda m, x: x @ m.w.T,
+        lambda m, x: torch.einsum("bij,ij->bi", x, m.w),
+        lambda m, x: x / m.w,
+        lambda m, x: x * x.shape[0] * 2.0,
+        lambda m, x: F.linear(x, m.w),
+        lambda m, x: torch.lerp(x, x.neg(), 0.3),
+        lambda m, x: torch.addmm(m.bias, m.form[0] * 1.0, m.w.T) + x.sum(),
+        lambda m, x: x * (x > 0),
+        lambda m, x: torch.div(x, x, rounding_mode="floor"),
+    ],
+)
+def test_product_with_a_constant_stays(function: Callable[[Any, Tensor], Tensor]) -> None:
+    class One(Model):
+        def __init__(self) -> None:
+            super().__init__(lambda m, a, b: a)
+            self.bias = nn.Parameter(drawn(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return function(self, x)
+
+    model = One()
+    decomposed = rewriter.decompose(model)
+    assert not [module for module in decomposed.modules() if isinstance(module, Atom)]
+    x = drawn(2, 4, 5)
+    torch.testing.assert_close(decomposed(x), model(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("function", "answer"),
+    [
+        (lambda x: x * x, lambda x, x0: x**2 - x0**2),
+        (lambda x: x / x, lambda x, x0: 0 * x),
+        (lambda x: 3 / x, lambda x, x0: 3 / x - 3 / x0),
+        (lambda x: (x @ x.transpose(1, 2)).diagonal(dim1=1, dim2=2), None),
+    ],
+)
+def test_both_operands_the_same(function: Any, answer: Any) -> None:
+    class One(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    decomposed = rewriter.decompose(One())
+    x = (drawn(2 * N, 2, 3) + 5).requires_grad_()
+    with bound_rules(decomposed):
+        decomposed(x).sum().backward()
+    assert x.grad is not None
+    a, a0 = x.detach().chunk(2)
+    share = x.grad[:N] * (a - a0)
+    if answer is not None:
+        torch.testing.assert_close(share, answer(a, a0), rtol=0, atol=1e-12)
+    total = (function(a) - function(a0)).flatten(1).sum(1)
+    torch.testing.assert_close(share.flatten(1).sum(1), total, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float64])
+def test_mask_that_is_an_input(dtype: torch.dtype) -> None:
+    x, mask = drawn(2 * N, 4).requires_grad_(), torch.rand(N, 4).round().repeat(2, 1).to(dtype)
+    mul = Mul()
+    with bound_rules(mul):
+        mul(x, mask).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, mask.double(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("function", ["div", "pow", "atan2", "hypot"])
+@pytest.mark.parametrize("gap", [0.0, 1e-300, 1e-12, 1e-7, 1e-5, 1e-2, 1.0, 100.0])
+def test_corners_for_every_size_of_delta(function: str, gap: float) -> None:
+    atom = Pairwise(function)
+    a0, b0 = drawn(50).abs() + 0.5, drawn(50).abs() + 0.5
+    a, b = a0 + gap, b0 - gap * 1e-3
+    m_a, m_b = pairwise_rule_for(atom)((a, b), (a0, b0), atom(a, b), atom(a0, b0))
+    rise = m_a * (a - a0) + m_b * (b - b0)
+    expected = atom(a, b) - atom(a0, b0)
+    size = torch.maximum(atom(a, b), atom(a0, b0)).abs().clamp_min(1)
+    # Values of that size are subtracted, which leaves some roundings of 2e-16.
+    assert ((rise - expected).abs() / size).max() <= 4e-15
+    if gap <= 1e-12:
+        leaves = (a0.clone().requires_grad_(), b0.clone().requires_grad_())
+        gradient = torch.autograd.grad(atom(*leaves).sum(), leaves)
+        torch.testing.assert_close((m_a, m_b), gradient, rtol=1e-10, atol=1e-10)
+
+
+def test_quotient_is_a_product_with_the_reciprocal() -> None:
+    (a, b), (a0, b0) = ((drawn(20), drawn(20)) for _ in range(2))
+    m_a, m_r = product_multipliers((a, 1 / b), (a0, 1 / b0), a / b, a0 / b0)
+    got = pairwise_rule_for(Pairwise("div"))((a, b), (a0, b0), a / b, a0 / b0)
+    rescaled = m_r * (1 / b - 1 / b0) / (b - b0)
+    torch.testing.assert_close(got, (m_a, rescaled), rtol=1e-10, atol=0)
+    corners = corner_multipliers(torch.div, (a, b), (a0, b0), a / b, a0 / b0)
+    torch.testing.assert_close(got, corners, rtol=1e-9, atol=1e-12)
+
+
+def test_no_derivative_at_the_origin_of_hypot() -> None:
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    got = corner_multipliers(torch.hypot, (zero, zero), (zero, zero), zero, zero)
+    assert got == (zero, zero)
+
+
+def test_bilinear_layer_keeps_its_parameters() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.form = nn.Bilinear(3, 4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.form(x[..., :3], x[..., 3:])
+
+    model = Two().double()
+    decomposed = rewriter.decompose(model)
+    assert dict(decomposed.named_parameters())["form.weight"] is model.form.weight
+    x = drawn(2 * N, 7).requires_grad_()
+    torch.testing.assert_close(decomposed(x), model(x), rtol=0, atol=1e-14)
+    with bound_rules(decomposed):
+        decomposed(x).sum().backward()
+    assert x.grad is not None
+    a, a0 = x.detach().chunk(2)
+    share = (x.grad[:N] * (a - a0)).sum(1)
+    torch.testing.assert_close(share, (model(a) - model(a0)).sum(1).detach(), rtol=0, atol=1e-13)
