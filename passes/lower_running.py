@@ -16,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from passes.atoms import Atom
 from passes.dataflow import is_of_shape
 from passes.linear_calls import name_of_call
-from passes.lower_calls import Lowering, Textbook
+from passes.lower_calls import Lowering, Textbook, Varies
 
 _active: ContextVar[LowerRunning | None] = ContextVar("passes_lowering", default=None)
 #: Takes the name of a call, an atom and its operands, and returns what the atom makes of them.
@@ -77,8 +77,8 @@ class LowerRunning(TorchFunctionMode):
         kwargs = kwargs or {}
         if not (self.varies(args) or self.varies(kwargs)):
             return func(*args, **kwargs)
-        asked, elsewhere, options = _out_of_place(func, args, kwargs)
-        textbook = self._textbook(func, elsewhere, options)
+        asked = _asks_to_write(func, args, kwargs)
+        textbook = textbook_of(func, self.lowerings, self.varies, args, kwargs)
         if textbook is None:
             result = func(*args, **kwargs)
             if not is_of_shape(name_of_call(func)):
@@ -91,10 +91,6 @@ class LowerRunning(TorchFunctionMode):
             result = args[0].copy_(result)
         self.note(result)
         return result
-
-    def _textbook(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Textbook | None:
-        lowering = lowering_of(func, self.lowerings)
-        return lowering(self.varies, *args, **kwargs) if lowering else None
 
     def _called(self, name: str, module: nn.Module, operands: tuple[Any, ...]) -> Any:
         module.eval()
@@ -159,6 +155,32 @@ def note_varying(value: Any) -> None:
         mode.note(value)
 
 
+def textbook_of(
+    func: Any,
+    lowerings: Mapping[Any, Lowering],
+    varies: Varies,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Textbook | None:
+    """Return what a call becomes, out of place; None if it stays.
+
+    Args:
+        func: as a ``TorchFunctionMode`` sees it.
+        lowerings: by function, or by name of the method.
+        varies: says whether an argument varies.
+        args: of the call.
+        kwargs: of the call.
+
+    """
+    lowering = lowering_of(func, lowerings)
+    if lowering is None:
+        return None
+    place = _place_of_inplace(func)
+    if place is not None:
+        args, kwargs = args[:place], {name: each for name, each in kwargs.items() if name != "inplace"}
+    return lowering(varies, *args, **kwargs)
+
+
 def lowering_of(func: Any, lowerings: Mapping[Any, Lowering]) -> Lowering | None:
     """Return what lowers a function that a ``TorchFunctionMode`` sees.
 
@@ -190,15 +212,11 @@ def _writes(func: Any) -> bool:
     return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
-def _out_of_place(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[bool, tuple[Any, ...], dict[str, Any]]:
-    """Return whether a call asks to write to its input, and its arguments without that."""
+def _asks_to_write(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     place = _place_of_inplace(func)
     if place is None:
-        return False, args, kwargs
-    asked = bool(kwargs.get("inplace", args[place] if len(args) > place else False))
-    return asked, args[:place], {name: each for name, each in kwargs.items() if name != "inplace"}
+        return False
+    return bool(kwargs.get("inplace", args[place] if len(args) > place else False))
 
 
 @lru_cache(maxsize=1024)
