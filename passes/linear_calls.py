@@ -43,10 +43,12 @@ _LINEAR = {
     *("pad_sequence", "pad_packed_sequence", "_pad_packed_sequence", "pack_sequence", "requires_grad"),
     *("embedding", "stft", "istft", "lift_fresh_copy", "as_tensor", "values", "items", "retain_grad"),
     *( "PackedSequence", "unpack_sequence", "unpad_sequence"),
+    *("augment", "overwritten"),
 }  # fmt: skip
 # Linear, if the argument at this place (or of this name) does not vary.
 _FIXED_PLACES: Mapping[str, tuple[tuple[int, str], ...]] = {
-    "getitem": ((1, ""),), "index": ((1, "indices"),), "setitem": ((1, ""),), "index_put": ((1, "indices"),),
+    "getitem": ((1, ""),), "index": ((1, "indices"),), "setitem": ((1, ""),), "with_item": ((1, ""),), "set_item": ((1, ""),),
+    "index_put": ((1, "indices"),),
     "index_select": ((2, "index"),), "gather": ((2, "index"),), "take": ((1, "index"),),
     "take_along_dim": ((1, "indices"),), "masked_select": ((1, "mask"),), "masked_fill": ((1, "mask"),),
     "masked_scatter": ((1, "mask"),), "where": ((0, "condition"),), "scatter": ((2, "index"),),
@@ -211,7 +213,7 @@ def _name_of(function: Any) -> str | None:
     if schema is not None:
         return str(schema.name).partition("::")[2] if str(schema.name).startswith("aten::") else None
     own = isinstance(function, FunctionType | MethodType)
-    if own and not str(function.__module__).startswith("torch"):
+    if own and not str(function.__module__).startswith(("torch", "passes.in_place", "passes.proxies")):
         return None
     name = getattr(function, "__name__", "")
     return _NUMBERS.get(name) or name_of_call(function)

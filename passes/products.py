@@ -109,6 +109,15 @@ def _contract(equation: str, first: Any, *others: Any) -> Any:
     return first
 
 
+def _cdist(varies: Varies, x1: Any, x2: Any, p: Any = 2.0, compute_mode: Any = None) -> Textbook | None:
+    if isinstance(p, fx.Node):
+        return None
+    return Plain(lambda a, b: torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, dim=-1)), (
+        x1,
+        x2,
+    )
+
+
 def _multi_dot(varies: Varies, *tensors: Any) -> Textbook | None:
     operands = tuple(tensors[0]) if len(tensors) == 1 else tensors
     if sum(map(varies, operands)) < 2:
@@ -223,6 +232,7 @@ CALLS: Mapping[Any, Lowering] = {
     operator.pow: _pow,
     torch.einsum: _einsum,
     torch.tensordot: _product("tensordot", "a", "b", "dims"),
+    torch.cdist: _cdist,
     torch.chain_matmul: _multi_dot,
     torch.linalg.multi_dot: _multi_dot,
     torch.linalg.matmul: _matmul,

@@ -14,6 +14,7 @@ from passes import (
     norms,
     pooling,
     products,
+    running_products,
     similarity,
     softmax,
     transformer,
@@ -54,6 +55,7 @@ def _first(*lowerings: Lowering) -> Lowering:
 CALLS: Mapping[Any, Lowering] = _in_turn(
     activations.CALLS,
     products.CALLS,
+    running_products.CALLS,
     attention.CALLS,
     softmax.CALLS,
     norms.CALLS,

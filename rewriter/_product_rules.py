@@ -1,4 +1,4 @@
-"""The product rule for functions that are linear in each of two operands."""
+"""The product rule for functions that are linear in each of two operands, and for products of many."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from passes.bilinear import Bilinear
+from passes.running_products import RunningProduct
 from rewriter._multipliers import Operands
 
 
@@ -57,3 +58,32 @@ def _by_transposition(atom: Bilinear, a: Tensor, b: Tensor, d: Tensor) -> Operan
     of_pairs = torch.func.vmap(of_one)
     pulled: tuple[Tensor, Tensor] = torch.func.vmap(of_pairs, in_dims=(None, None, 0))(a, b, d)
     return pulled
+
+
+def running_product_pull(
+    atom: RunningProduct, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor
+) -> Operands:
+    """Take multipliers through ``p_k = p_(k-1) x_k``, a product of two operands at each element.
+
+    Arguments are those of :func:`bilinear_pull`; nothing is divided, so elements may be zero.
+
+    Example:
+        >>> x, d = torch.tensor([[[2.0, 3.0]]]), torch.ones(1, 1, 1)
+        >>> running_product_pull(RunningProduct(-1), (x,), (0 * x,), d[0], d[0], d)
+        (tensor([[[[1.5000, 1.0000]]]]),)
+
+    """
+    dim = atom.dim if atom.dim < 0 else atom.dim - (x[0].dim() - 1)
+    a, a0 = (side[0].movedim(dim, -1) for side in (x, x0))
+    d = d.unsqueeze(dim) if not (atom.cumulative or atom.keepdim) else d
+    d = d.movedim(dim, -1)
+    mean = (a + a0) / 2
+    so_far = (a.cumprod(-1) + a0.cumprod(-1)) / 2
+    multipliers = []
+    through = torch.zeros_like(d[..., -1])
+    for k in reversed(range(a.shape[-1])):
+        if atom.cumulative or k == a.shape[-1] - 1:
+            through = through + (d[..., k] if atom.cumulative else d[..., 0])
+        multipliers.append(through * so_far[..., k - 1] if k else through)
+        through = through * mean[..., k]
+    return (torch.stack(multipliers[::-1], -1).movedim(-1, dim),)

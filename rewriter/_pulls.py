@@ -15,6 +15,7 @@ from passes.extrema import Extremum
 from passes.norms import Standardize
 from passes.pairwise import Pairwise
 from passes.pooling import AdaptiveMaxPool, MaxPool
+from passes.running_products import RunningProduct
 from passes.softmax import LogSoftmaxAtom, LogSumExp, SoftmaxAtom
 from passes.variance import Variance
 from passes.vector_norms import Normalize, VectorNorm
@@ -24,7 +25,7 @@ from rewriter._multipliers import RULES, Operands, Rule
 from rewriter._norm_rules import normalize_pull, standardize_pull, variance_pull, vector_norm_pull
 from rewriter._pairwise_rules import pairwise_rule_for
 from rewriter._pooling_rules import pool_pull
-from rewriter._product_rules import bilinear_pull
+from rewriter._product_rules import bilinear_pull, running_product_pull
 from rewriter._softmax_rules import log_softmax_pull, logsumexp_pull, softmax_pull
 
 #: Takes the operands of samples and references, (n or 1, *operand shape), what the module made of them,
@@ -61,6 +62,7 @@ BOUND: Mapping[type[nn.Module], Callable[[Any], BoundRule]] = {
     Elementwise: lambda atom: elementwise(rule_for(atom)),
     RandomLeakyReLU: lambda atom: elementwise(rule_for(atom.in_evaluation())),
     Pairwise: lambda atom: elementwise(pairwise_rule_for(atom)),
+    RunningProduct: lambda atom: BoundRule(partial(running_product_pull, atom), elementwise=False),
     Bilinear: lambda atom: BoundRule(partial(bilinear_pull, atom), elementwise=False),
     Extremum: lambda atom: BoundRule(partial(extremum_pull, atom), elementwise=False),
     MaxPool: lambda atom: BoundRule(partial(pool_pull, atom), elementwise=False),

@@ -55,6 +55,7 @@ LEVELS = [
         "pairwise",
         "pooling",
         "products",
+        "running_products",
         "softmax",
         "norms",
         "variance",

@@ -383,3 +383,55 @@ def test_bilinear_layer_keeps_its_parameters() -> None:
     a, a0 = x.detach().chunk(2)
     share = (x.grad[:N] * (a - a0)).sum(1)
     torch.testing.assert_close(share, (model(a) - model(a0)).sum(1).detach(), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.prod(1),
+        lambda x: torch.prod(x, -1, keepdim=True),
+        lambda x: torch.cumprod(x, 2),
+        lambda x: x.cumprod(dim=-2),
+    ],
+)
+def test_product_along_a_dimension(function: Callable[[Tensor], Tensor]) -> None:
+    class One(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    decomposed = rewriter.decompose(One())
+    x = drawn(2 * N, 2, 3)
+    # Zeros, in the sample, in the reference and in both.
+    x[0, 0, 0] = x[N + 1, 1, 2] = x[2, 1, 1] = x[N + 2, 1, 1] = 0.0
+    x.requires_grad_()
+    weights = torch.randn_like(function(x)[:N].detach())
+    with bound_rules(decomposed):
+        (decomposed(x) * torch.cat([weights, weights])).sum().backward()
+    assert x.grad is not None
+    a, a0 = x.detach().chunk(2)
+    rise = ((function(a) - function(a0)) * weights).flatten(1).sum(1)
+    torch.testing.assert_close((x.grad[:N] * (a - a0)).flatten(1).sum(1), rise, rtol=0, atol=1e-13)
+    if x.shape[1] == 2 and function(x).shape == (2 * N, 3):
+        # Of two elements it is the game of two players.
+        shares = (x.grad[:N] * (a - a0)).unbind(1)
+        sides = ((a0[:, 0], a0[:, 1]), (a[:, 0], a[:, 1]))
+        expected = shapley(lambda first, second: sides[first][0] * sides[second][1] * weights)
+        torch.testing.assert_close(list(shares), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+def test_distances_of_all_pairs_add_up(order: float) -> None:
+    class One(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cdist(x, x[:, :2] * 0.5, p=order)
+
+    model = One()
+    decomposed = rewriter.decompose(model)
+    x = drawn(2 * N, 3, 4).requires_grad_()
+    torch.testing.assert_close(decomposed(x), model(x), rtol=1e-12, atol=1e-12)
+    with bound_rules(decomposed):
+        decomposed(x).sum().backward()
+    assert x.grad is not None
+    a, a0 = x.detach().chunk(2)
+    rise = (model(a) - model(a0)).flatten(1).sum(1)
+    torch.testing.assert_close((x.grad[:N] * (a - a0)).flatten(1).sum(1), rise, rtol=0, atol=1e-12)
