@@ -20,6 +20,8 @@ EXTREMA: Mapping[str, Callable[..., Any]] = {
     "min": torch.min,
 }
 
+_TENSORS = {torch.zeros_like, torch.ones_like, torch.full_like, torch.tensor, "new_zeros", "new_full"}
+
 
 class Extremum(Atom):
     """Largest or smallest element over some dimensions.
@@ -104,7 +106,8 @@ def _extremum_or_pair(function: str) -> Lowering:
             return pair(varies, input, other)
         if isinstance(dim, fx.Node):
             # A number that the model computes, unless it is a tensor for certain.
-            return pair(varies, input, dim) if varies(dim) or dim.op == "get_attr" else None
+            tensor = varies(dim) or dim.op == "get_attr" or dim.target in _TENSORS
+            return pair(varies, input, dim) if tensor else None
         if dim is None:
             return Extremum(function), (input,)
         if not isinstance(keepdim, bool):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from types import FunctionType, MethodType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from passes.tracing import has_hooks
 
@@ -42,19 +43,19 @@ _LINEAR = {
     *("fft_ifftshift", "slice_scatter", "select_scatter", "diagonal_scatter", "complex", "rnn_pad", "copy"),
     *("pad_sequence", "pad_packed_sequence", "_pad_packed_sequence", "pack_sequence", "requires_grad"),
     *("embedding", "stft", "istft", "lift_fresh_copy", "as_tensor", "values", "items", "retain_grad"),
-    *( "PackedSequence", "unpack_sequence", "unpad_sequence"),
-    *("augment", "overwritten"),
+    *( "PackedSequence", "unpack_sequence", "unpad_sequence", "get"),
+    "overwritten",
 }  # fmt: skip
 # Linear, if the argument at this place (or of this name) does not vary.
 _FIXED_PLACES: Mapping[str, tuple[tuple[int, str], ...]] = {
-    "getitem": ((1, ""),), "index": ((1, "indices"),), "setitem": ((1, ""),), "with_item": ((1, ""),), "set_item": ((1, ""),),
-    "index_put": ((1, "indices"),),
+    "getitem": ((1, ""),), "index": ((1, "indices"),), "setitem": ((1, ""),), "index_put": ((1, "indices"),),
     "index_select": ((2, "index"),), "gather": ((2, "index"),), "take": ((1, "index"),),
     "take_along_dim": ((1, "indices"),), "masked_select": ((1, "mask"),), "masked_fill": ((1, "mask"),),
     "masked_scatter": ((1, "mask"),), "where": ((0, "condition"),), "scatter": ((2, "index"),),
     "scatter_add": ((2, "index"),), "index_add": ((2, "index"),), "index_copy": ((2, "index"),),
     "index_fill": ((2, "index"),), "repeat_interleave": ((1, "repeats"),), "lerp": ((2, "weight"),),
     "pack_padded_sequence": ((1, "lengths"),), "_pack_padded_sequence": ((1, "lengths"),),
+    "with_item": ((1, "index"),), "set_item": ((1, "index"),),
     "grid_sample": ((1, "grid"),), "grid_sampler": ((1, "grid"),),
 }  # fmt: skip
 # Linear in each of their operands: of those at these places (all, if empty) one at most may vary.
@@ -152,10 +153,15 @@ def why_no_rule_for_call(
 
     """
     name = function if isinstance(function, str) else _name_of(function)
+    if _builds(function):
+        return None
     if name is None:
         return f"{NO_RULE}: a function of the model's own"
     if not isinstance(function, str) and name == "getattr":
         name = str(args[1])
+        if not hasattr(Tensor, name):
+            # A field of an object that holds tensors.
+            return None
     name = _plain(name)
     if name in _RANDOM:
         return RANDOM
@@ -213,10 +219,17 @@ def _name_of(function: Any) -> str | None:
     if schema is not None:
         return str(schema.name).partition("::")[2] if str(schema.name).startswith("aten::") else None
     own = isinstance(function, FunctionType | MethodType)
-    if own and not str(function.__module__).startswith(("torch", "passes.in_place", "passes.proxies")):
+    if own and not str(function.__module__).startswith(("torch", "passes.")):
         return None
     name = getattr(function, "__name__", "")
     return _NUMBERS.get(name) or name_of_call(function)
+
+
+def _builds(function: Any) -> bool:
+    """Whether a function puts its arguments into an object."""
+    return isinstance(function, type) and (
+        issubclass(function, tuple | list | dict) or is_dataclass(function)
+    )
 
 
 def _plain(name: str) -> str:

@@ -22,6 +22,9 @@ Textbook = tuple[nn.Module, tuple[Any, ...]]
 #: Takes :data:`Varies` and the arguments of a call, in the function's own signature.
 Lowering = Callable[..., Textbook | None]
 
+# Torch takes numpy's names of arguments for its own.
+_NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}
+
 
 @dataclass(frozen=True)
 class LoweredCall:
@@ -73,7 +76,10 @@ class LowerCalls(Pass):
         if node._erased or node.op not in ("call_function", "call_method") or node not in flow.varying:
             return None
         lowering = self.lowerings.get(node.target)
-        textbook = lowering and lowering(flow.varies, *node.args, **node.kwargs)
+        if lowering is None or node.kwargs.get("out") is not None:
+            return None
+        named = {_NUMPY_NAMES.get(name, name): value for name, value in node.kwargs.items()}
+        textbook = lowering(flow.varies, *node.args, **named)
         if not textbook:
             return None
         module, operands = textbook

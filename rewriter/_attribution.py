@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from rewriter._linked import Pairing, Tape, running
 from rewriter._linked_recurrence import Forward
+from rewriter._merged_axes import Merged, merged_axes
 from rewriter._packing import PackByIndex
 from rewriter._tiles import Tiles, default_budget, spans
 
@@ -83,11 +84,13 @@ class Remembered:
 
     Args:
         sizes: bytes that one row leaves, by its shape.
+        merged: where the batch is merged with a dimension in front of it, by the shape of a row.
         references: the run, with the versions of the weights that it was made with.
 
     """
 
     sizes: dict[Any, tuple[int, int]] = field(default_factory=dict)
+    merged: dict[Any, Merged] = field(default_factory=dict)
     references: tuple[tuple[int, ...], Tape, Tensor] | None = None
 
 
@@ -124,7 +127,10 @@ def attribute(
     row = [each[:1] for each in samples]
     key = tuple((each.shape, each.dtype) for each in row)
     if key not in sizes:
-        sizes[key] = _measure(target, row)
+        alone, _ = _record(target, row)
+        sizes[key] = _measure(alone, row)
+        other = [(each[:, 0] if own else each)[:1] for each in references]
+        remembered.merged[key] = merged_axes(alone, row, other, lambda rows: _record(target, rows)[0])
     row_bytes, step_bytes = sizes[key]
     tiles = Tiles.choose(counts, row_bytes, step_bytes, budget, device.type, own=own)
     small = not own and tiles.references == count and row_bytes * count <= _SMALL
@@ -141,15 +147,14 @@ def attribute(
             else:
                 recorded = Tape(entries=tape.entries, inputs=tape.inputs, tokens=target.tokens)
                 background = [each.unsqueeze(1) for each in shared]
-            pairing = Pairing(s1 - s0, r1 - r0, own)
+            pairing = Pairing(s1 - s0, r1 - r0, own, merged=remembered.merged[key])
             sums, outputs = _pair(target, rows, background, recorded, pairing, chosen[s0:s1], tiles)
             total = torch.unflatten(base, 0, (r1 - r0, -1)).sum(0)
             yield Part(s0, s1, outputs, total, sums, (s1 - s0) * (r1 - r0))
 
 
-def _measure(target: Target, row: Inputs) -> tuple[int, int]:
+def _measure(tape: Tape, row: Inputs) -> tuple[int, int]:
     """Return the bytes that a run of one row leaves, and that one step of its widest recurrence does."""
-    tape, _ = _record(target, row)
     total = step = 0
     for _, entry in tape.entries:
         if isinstance(entry, Forward):

@@ -8,7 +8,7 @@ autograd graph under ``torch.func.vmap``, in which the batch of vmap is outputs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -31,6 +31,8 @@ class Pairing:
         outputs: outputs explained at a time, K.
         begin: first reference of the pass.
         end: behind its last reference.
+        merged: where the batch is merged with a dimension in front of it, see
+            :mod:`rewriter._merged_axes`.
 
     """
 
@@ -40,16 +42,18 @@ class Pairing:
     outputs: int = 1
     begin: int = 0
     end: int = 0
+    merged: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         """The number of references of the pass."""
         return self.end - self.begin
 
-    def pairs(self, x: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+    def pairs(self, x: Tensor, x0: Tensor, outer: int = 1) -> tuple[Tensor, Tensor]:
         """Bring a sample's and a reference's tensor into one shape (n, *shape of x), unless it broadcasts.
 
-        Where the batch is, is seen from the sizes, which differ: M for samples, N for references.
+        Where the batch is, is seen from the sizes, which differ: M for samples, N for references. Of what
+        is merged with it, ``outer`` values are in front of it.
 
         Example:
             >>> x, x0 = Pairing(2, 3, begin=0, end=3).pairs(torch.zeros(5, 2, 4), torch.zeros(5, 3, 4))
@@ -73,15 +77,14 @@ class Pairing:
                 f"the batch cannot be told in tensors of shape {tuple(x.shape)} for {self.samples} samples "
                 f"and {tuple(x0.shape)} for {rows} references"
             )
-        x0 = torch.unflatten(x0, batch, (self.references, -1)).movedim(batch, 0)[self.begin : self.end]
-        if not self.own:
-            if each == 1:
-                return x.unsqueeze(0), x0
-            x0 = x0.unsqueeze(batch + 1)
+        own = self.samples if self.own else 1
+        x0 = torch.unflatten(x0, batch, (outer, self.references, own, -1))
+        x0 = x0.movedim(batch + 1, 0)[self.begin : self.end]
+        if each > 1:
             shape = [*x0.shape]
-            shape[batch + 1] = self.samples
-            x0 = x0.expand(shape).flatten(batch + 1, batch + 2)
-        return x.unsqueeze(0), x0
+            shape[batch + 2] = self.samples
+            x0 = x0.expand(shape)
+        return x.unsqueeze(0), x0.flatten(batch + 1, batch + 3)
 
 
 @dataclass

@@ -120,7 +120,8 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
         tape.add(name, (noted, output))
         return result
     noted0, output0 = tape.next(name)
-    link = RuleLink(rule, noted, noted0, output, output0, tape.pairing)
+    outer = tape.pairing.merged.get(tape.position - 1, (1,) * (len(noted) + 1))
+    link = RuleLink(rule, noted, noted0, output, output0, tape.pairing, outer)
     return LinkedRule.apply(link, (result,), *operands)  # type: ignore[no-untyped-call]
 
 
@@ -134,17 +135,19 @@ class RuleLink:
     y: Tensor
     y0: Tensor
     pairing: Pairing
+    # Of the operands, and of the output.
+    outer: tuple[int, ...]
 
     def backward(self, d: Tensor) -> Operands:
         """Take multipliers (K, n, *output shape) to those of the operands, (K, n, *operand shape)."""
-        y, y0 = self.pairing.pairs(self.y, self.y0)
+        *outer, last = self.outer
+        y, y0 = self.pairing.pairs(self.y, self.y0, last)
+        operands = zip(self.x, self.x0, outer, strict=True)
         if not self.rule.elementwise:
-            each = [self.pairing.pairs(a, b) for a, b in zip(self.x, self.x0, strict=True)]
+            each = [self.pairing.pairs(a, b, k) for a, b, k in operands]
             return self.rule.pull(tuple(a for a, _ in each), tuple(b for _, b in each), y, y0, d)
         shape = (self.pairing.count, *self.y.shape)
-        pairs = [
-            self.pairing.pairs(*_aligned(a, b, self.y.dim())) for a, b in zip(self.x, self.x0, strict=True)
-        ]
+        pairs = [self.pairing.pairs(*_aligned(a, b, self.y.dim()), k) for a, b, k in operands]
         whole = [(a.expand(shape), b.expand(shape)) for a, b in pairs] if len(pairs) > 1 else pairs
         pulled = self.rule.pull(tuple(a for a, _ in whole), tuple(b for _, b in whole), y, y0, d)
         return tuple(

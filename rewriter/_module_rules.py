@@ -22,5 +22,6 @@ def bound_rule_for(module: nn.Module) -> BoundRule | None:
     rule = rule_of(module)
     kind = type(module)
     if rule is None and kind in MODULES and "forward" not in module.__dict__:
-        return rule_of(MODULES[kind](module))
+        becomes = MODULES[kind](module)
+        return None if becomes is None else rule_of(becomes)
     return rule

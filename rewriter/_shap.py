@@ -18,6 +18,7 @@ from torch import nn
 
 from passes.attention_layout import AttentionBegin, AttentionEnd, CloseRows, MaskScores
 from passes.embedded import EmbeddingOutput
+from passes.exported import ExpectLike
 from passes.layout import CellBegin, CellEnd, SequenceBegin, SequenceDropout, SequenceEnd
 from passes.transformer import AdditiveMask, SameBatch
 from passes.unroll import ExpectSteps
@@ -69,6 +70,7 @@ def _register(deep_pytorch: ModuleType) -> None:
         CellEnd,
         ExpectSteps,
         EmbeddingOutput,
+        ExpectLike,
         MaskScores,
         CloseRows,
         AttentionBegin,

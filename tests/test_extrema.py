@@ -140,6 +140,8 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "of two, smaller": (lambda h: torch.min(h[:, :1], other=h), 1),
     "fmin": (lambda h: torch.fmin(h, h.tanh()), 2),
     "method": (lambda h: h[:, 1].minimum(h[:, 0]).fmax(h[:, 2]), 2),
+    "as numpy has it": (lambda h: h.max(axis=1)[0] + h.amin(axis=1, keepdims=True)[:, 0], 2),
+    "zeros": (lambda h: torch.max(h, torch.zeros_like(h)), 1),
     "a constant": (lambda h: h.maximum(torch.zeros(4, dtype=h.dtype)), 1),
 }
 

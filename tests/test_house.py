@@ -48,7 +48,7 @@ LEVELS = [
         "in_place",
     },
     {"bilinear", "lower_calls", "out_of_place", "linear_calls"},
-    {"embedded", "observed", "lower_running"},
+    {"embedded", "observed", "lower_running", "aten", "exported"},
     {
         "activations",
         "extrema",

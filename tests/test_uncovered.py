@@ -32,10 +32,14 @@ class Computes(nn.Module):
 
 
 class ComputesInCode(Computes):
-    """The same, where torch.fx cannot follow."""
+    """The same, where torch.fx cannot follow, nor torch.export because of the second argument."""
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor, unused: None = None) -> Any:
         return self.function(self.layer(x)) if len(x) else x
+
+
+def example(kind: type[Computes], x: Tensor) -> tuple[Any, ...]:
+    return (x, None) if kind is ComputesInCode else (x,)
 
 
 WEIGHT = torch.randn(4, 4)
@@ -80,7 +84,7 @@ def line_of(function: Any) -> str:
     ("reason", "function"), [(reason, each) for reason, those in NOT_LINEAR.items() for each in those]
 )
 def test_what_is_not_linear_is_reported(kind: type[Computes], reason: str, function: Any) -> None:
-    report = decompose(kind(function), torch.rand(3, 3) / 9).report
+    report = decompose(kind(function), example(kind, torch.rand(3, 3) / 9)).report
     assert bool(report.islands) == (kind is ComputesInCode)
     assert reason in [each.reason for each in report.uncovered]
     assert {each.source for each in report.uncovered} == {line_of(function)}
@@ -97,7 +101,7 @@ def test_what_is_linear_is_not_reported(kind: type[Computes], function: Any) -> 
     try:
         a, b, c = (model(x + k * d * 1e-3) for k in range(3))
         torch.testing.assert_close(c - b, b - a, rtol=0, atol=1e-12)
-        assert decompose(model, x).report.uncovered == ()
+        assert decompose(model, example(kind, x)).report.uncovered == ()
     finally:
         function.__globals__.update({"WEIGHT": globals_in_double["WEIGHT"].float()})
 
@@ -112,7 +116,7 @@ def test_products_and_divisors_in_code() -> None:
         (lambda x: x * (x > 0), FIXED),
         (lambda x: x.masked_fill(x > 0, 0.0), FIXED),
     ):
-        found = decompose(ComputesInCode(function), torch.rand(3, 3)).report.uncovered
+        found = decompose(ComputesInCode(function), (torch.rand(3, 3), None)).report.uncovered
         reasons = {each.reason for each in found}
         # 1 / x is a reciprocal and a product for torch's operators.
         assert reasons & {reason, NO_RULE} == reasons
@@ -122,7 +126,7 @@ def test_products_and_divisors_in_code() -> None:
 def test_what_does_not_reach_the_output_is_not_reported() -> None:
     for kind in (Computes, ComputesInCode):
         model = kind(lambda x: (x.renorm(2, 0, 0.1) > 0, x.renorm(2, 0, 0.1).shape, x + 1)[2])
-        assert decompose(model, torch.rand(3, 3)).report.uncovered == ()
+        assert decompose(model, example(kind, torch.rand(3, 3))).report.uncovered == ()
 
 
 def test_a_decision_on_a_value_is_reported() -> None:
@@ -182,7 +186,7 @@ def test_without_example_inputs_islands_are_named() -> None:
 
 class OnlyInside(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x.renorm(2, 0, 0.1) if len(x) else x
+        return x.renorm(2, 0, 0.1) if not self.training else x
 
 
 def test_an_island_in_a_graph() -> None:
@@ -220,7 +224,7 @@ def test_the_run_leaves_no_trace() -> None:
     model = ComputesInCode(lambda x: F.dropout(x.renorm(2, 0, 0.1), 0.5, training=True))
     before, x = model.layer.weight.clone(), torch.rand(3, 3)
     state = torch.get_rng_state()
-    report = decompose(model, x).report
+    report = decompose(model, (x, None)).report
     assert len(report.uncovered) == 2
     assert torch.equal(model.layer.weight, before)
     assert torch.equal(torch.get_rng_state(), state)

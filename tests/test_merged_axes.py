@@ -1,0 +1,69 @@
+"""``DeepExplainer`` knows in which order a model merges its batch with another dimension."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rewriter import DeepExplainer, RewriteError, decompose
+from tests.stock import stock
+from tests.test_batch_axis import MODELS, TimeMajorRows, additivity
+
+DOUBLE = torch.float64
+
+
+@pytest.mark.parametrize("rows", [(3, 4), (1, 1), (4, 4), (2, 1)])
+@pytest.mark.parametrize("kind", MODELS)
+def test_equals_stock_shap(kind: type[nn.Module], rows: tuple[int, int]) -> None:
+    model = kind().double()
+    x, background = (torch.randn(n, 8, 3, dtype=DOUBLE) for n in rows)
+    values = DeepExplainer(model, background).shap_values(x)
+    assert additivity(values, model, x, background) <= 1e-12
+    np.testing.assert_allclose(values, stock(model, background, x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_references_of_each_sample(kind: type[nn.Module]) -> None:
+    model = kind().double()
+    x, references = torch.randn(3, 4, 3, dtype=DOUBLE), torch.randn(3, 2, 4, 3, dtype=DOUBLE)
+    values = DeepExplainer(model, references[0]).shap_values(x, references=references)
+    with torch.no_grad():
+        f = torch.stack([model(x)[k] - model(references[k]).mean(0) for k in range(3)]).numpy()
+    np.testing.assert_allclose(values.sum((1, 2)), f, rtol=0, atol=1e-12)
+
+
+def test_a_sample_that_equals_its_reference() -> None:
+    """The order is not read off rows that are alike."""
+    model = TimeMajorRows().double()
+    background = torch.randn(3, 4, 3, dtype=DOUBLE)
+    x = torch.cat([background[:1], torch.randn(2, 4, 3, dtype=DOUBLE)])
+    values = DeepExplainer(model, background).shap_values(x)
+    assert additivity(values, model, x, background) <= 1e-12
+
+
+class ReadsRows(nn.Module):
+    """Reads (T, B) rows with a recurrent layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # (B, T, S, 3) to (T B, S, 3)
+        h = self.words(x.transpose(0, 1).flatten(0, 1))[0][:, -1]
+        result: Tensor = self.head(h.view(x.shape[1], x.shape[0], -1).sum(0))
+        return result
+
+
+def test_recurrent_layer_over_such_rows_is_refused() -> None:
+    model = ReadsRows()
+    x, background = torch.randn(2, 3, 4, 3), torch.randn(5, 3, 4, 3)
+    with pytest.raises(RewriteError, match=r"^words.*\(T, B\); merge them the other way round"):
+        DeepExplainer(model, background).shap_values(x)
+    # Stock shap takes it.
+    values = stock(model, background, x)
+    with torch.no_grad():
+        f = (decompose(model)(x) - model(background).mean(0)).numpy()
+    np.testing.assert_allclose(values.sum((1, 2, 3)), f, rtol=0, atol=1e-5)
