@@ -121,7 +121,7 @@ def hazard(
         recorded: instructions that a graph has.
 
     """
-    state = _assigned_outside_init(owner) if owner is not None else frozenset()
+    state = assigned_outside_init(owner) if owner is not None else frozenset()
     instructions = [each for each in dis.get_instructions(code) if each.opname not in _NO_OPERATION]
     line = code.co_firstlineno
     for k, each in enumerate(instructions):
@@ -179,7 +179,7 @@ def _is_setting(loads: list[dis.Instruction]) -> bool:
     )
 
 
-def _assigned_outside_init(owner: type) -> frozenset[str]:
+def assigned_outside_init(owner: type) -> frozenset[str]:
     """Return the attributes that a class's methods assign after construction: its state."""
     return frozenset(
         each.argval

@@ -16,11 +16,13 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from passes.aten import NoFunctionError, Written, write_call
+from passes.audit import assigned_outside_init, watch
 from passes.errors import InputError
 from passes.layout import Layout
 from passes.lower_calls import free_name
 from passes.lowered import graph_module
 from passes.randomness import random_state, random_state_kept, same_random_state
+from passes.tracing import module_attributes
 from passes.twin import Twin
 
 # As of the whole rewrite: relative to the largest output.
@@ -69,6 +71,9 @@ def exported(
         # Of one row torch.export would make a constant.
         args, kwargs = _repeated((args, kwargs), rows, [0, 0])
         rows = 2
+    kept = _state(model, args, kwargs)
+    if kept:
+        raise NotExportedError(kept)
     program = _program(model, args, kwargs, rows)
     twin = Twin(model)
     graph = _Build(twin.model, known, rows).graph(program, args, kwargs)
@@ -116,6 +121,29 @@ class ExpectLike(Layout):
         if self.dtype is not None and input.dtype != self.dtype:
             raise InputError(f"{self.name}: exported for inputs of {self.dtype}, got {input.dtype}")
         return input
+
+
+def _state(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Say what a model keeps from one call to the next, which torch.export would pass over."""
+    for name, module in model.named_modules():
+        assigned = assigned_outside_init(type(module))
+        if assigned:
+            return f"{name or type(module).__name__} assigns {', '.join(sorted(assigned))} in its methods"
+    twin = Twin(model).model.eval()
+    before = module_attributes(twin)
+    with random_state_kept(), watch(lambda: "") as ran, torch.no_grad():
+        try:
+            twin(*_copied(args), **_copied(kwargs))
+        except Exception as error:
+            return f"does not run: {type(error).__name__}: {error}".splitlines()[0]
+    changed = [place for place, value in module_attributes(twin).items() if before.get(place) != value]
+    if changed:
+        return f"stores values on {'.'.join(filter(None, changed[0]))}"
+    return next((reason for reason in ran.hazards().values() if " assigns " in reason), None)
+
+
+def _copied(value: Any) -> Any:
+    return pytree.tree_map(lambda each: each.detach().clone(), value)
 
 
 def _program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], rows: int) -> Any:

@@ -149,7 +149,7 @@ def _try_trace(twin: Twin, opaque: Iterable[str]) -> tuple[fx.GraphModule | None
     """Return a graph; or None, the module that stands in the way, and why."""
     model = twin.model
     tracer = LoweringTracer(model.get_submodule(name) for name in opaque)
-    attributes = _attributes(model)
+    attributes = module_attributes(model)
     before = random_state()
     with random_state_kept():
         try:
@@ -161,7 +161,7 @@ def _try_trace(twin: Twin, opaque: Iterable[str]) -> tuple[fx.GraphModule | None
     found = ran.hazards(tracer.recorded) | tracer.found
     if drew and _DRAWS not in found.values():
         found[""] = _DRAWS
-    for place, value in _attributes(model).items():
+    for place, value in module_attributes(model).items():
         if attributes.get(place) != value:
             found.setdefault(place[0], f"stores values on {place[1]}")
     for tensor in twin.written():
@@ -198,7 +198,7 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, name, None) for name in _HOOKS)
 
 
-def _attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
+def module_attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
     """Return what tells whether an attribute, or anything in it, was assigned."""
     return {
         (name, key): fingerprint(value)

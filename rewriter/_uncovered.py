@@ -47,9 +47,9 @@ def uncovered_nodes(model: nn.Module, islands: Mapping[str, str]) -> Iterator[Un
     Example:
         >>> class Model(nn.Module):
         ...     def forward(self, x):
-        ...         return x.cumprod(1) * x.shape[0] + 1
+        ...         return x.renorm(2, 0, 1.0) * x.shape[0] + 1
         >>> [(each.operation, each.reason) for each in uncovered_nodes(fx.symbolic_trace(Model()), {})]
-        [('cumprod', 'has no rule')]
+        [('renorm', 'has no rule')]
 
     """
     if not isinstance(model, fx.GraphModule):
@@ -130,9 +130,9 @@ def uncovered_calls(
     Example:
         >>> class Branching(nn.Module):
         ...     def forward(self, x):
-        ...         return x.cumprod(0) if x.dim() else x
-        >>> [each.operation for each in uncovered_calls(Branching(), [""], (torch.zeros(2),), {})]
-        ['cumprod']
+        ...         return x.renorm(2, 0, 1.0) if x.dim() else x
+        >>> [each.operation for each in uncovered_calls(Branching(), [""], (torch.zeros(2, 2),), {})]
+        ['renorm']
 
     """
     run = _Coverage(islands)

@@ -153,7 +153,7 @@ class Runs(nn.Module):
 
     def __init__(self, function: Callable[[Runs, Tensor], Any]) -> None:
         super().__init__()
-        self.function, self.calls = function, 0
+        self.function, self.log = function, {}
         self.norm = nn.BatchNorm1d(3)
         self.register_buffer("seen", torch.zeros(1))
 
@@ -164,6 +164,11 @@ class Runs(nn.Module):
 def counts(m: Runs, x: Tensor) -> Tensor:
     m.seen.add_(1)
     return x * m.seen
+
+
+def remembers(m: Runs, x: Tensor) -> Tensor:
+    m.log["x"] = x
+    return x * 2
 
 
 def without_gradients(m: Runs, x: Tensor) -> Tensor:
@@ -181,6 +186,7 @@ REFUSED: dict[str, Callable[[Runs, Tensor], Any]] = {
     "batch statistics": lambda m, x: m.norm(x),
     "a buffer that changes": counts,
     "no gradients": without_gradients,
+    "an item that is assigned": remembers,
 }
 
 
