@@ -29,13 +29,15 @@ class Case(NamedTuple):
     Args:
         model: its class.
         inputs: makes a number of rows of its inputs.
-        layer: name of the module whose input is explained where the model's input is made of integers.
+        layer: of the decomposed model, whose input stock shap explains where the model takes integers.
+        context: which input is read beside what is explained: lengths.
 
     """
 
     model: Callable[[], nn.Module]
     inputs: Callable[[int], tuple[Tensor, ...]]
     layer: str | None = None
+    context: int | None = None
 
 
 def sequences(*shapes: tuple[int, ...]) -> Callable[[int], tuple[Tensor, ...]]:
@@ -63,7 +65,7 @@ CASES = {
     "temporal fusion gating": Case(models.TemporalFusion, SERIES),
     "encoder-decoder GRU": Case(models.EncoderDecoderGRU, SERIES),
     "bidirectional, max over time": Case(models.MaxOverTime, SERIES),
-    "embedding + packed LSTM": Case(models.TextClassifier, texts, "lstm"),
+    "embedding + packed LSTM": Case(models.TextClassifier, texts, "embedding_output", 1),
     "residual LSTM, LayerNorm": Case(models.ResidualLSTM, SERIES),
     "convolution + GRU, audio": Case(models.AudioTagger, sequences((1, 2 * models.FEATURES, models.STEPS))),
     "hierarchical attention": Case(more.HierarchicalAttention, sequences((3, 4, models.FEATURES))),
@@ -105,9 +107,35 @@ class Problem:
         """Explain with stock shap."""
         import shap
 
-        layer = self.case.layer
-        explained = model if layer is None else (model, model.get_submodule(f"{layer}.begin"))
-        return shap.DeepExplainer(explained, self.background).shap_values(self.x, check_additivity=False)
+        explained = model if self.case.layer is None else (model, model.get_submodule(self.case.layer))
+        if self.case.context is None:
+            return shap.DeepExplainer(explained, self.background).shap_values(self.x, check_additivity=False)
+        # Stock shap knows no contexts: each sample gets a background of its own length.
+        return np.concatenate(
+            [
+                shap.DeepExplainer(explained, self.read(i)).shap_values(
+                    [each[i : i + 1] for each in self.x], check_additivity=False
+                )[0]
+                for i in range(SAMPLES)
+            ]
+        )
+
+    def read(self, i: int) -> list[Tensor]:
+        """Return the background as it is read in the context of one sample."""
+        return [
+            self.x[k][i].expand(REFERENCES) if k == self.case.context else each
+            for k, each in enumerate(self.background)
+        ]
+
+    def expected(self, values: list[Any]) -> tuple[Any, float]:
+        """Return what the attributions must sum to, and the size of the outputs."""
+        with torch.no_grad():
+            f = self.model(*self.x).double().numpy()
+            if len(values) == 1 and self.case.context is not None:
+                f0 = np.stack([self.model(*self.read(i)).double().numpy().mean(0) for i in range(SAMPLES)])
+            else:
+                f0 = self.model(*self.background).double().numpy().mean(0)
+        return f - f0, max(1.0, float(np.abs(f).max()))
 
     def error(self, explain: Callable[[], Any]) -> float:
         """Return max |sum of attributions - (f(x) - mean f(background))| over max(1, max |f(x)|)."""
@@ -117,23 +145,28 @@ class Problem:
         except Exception as error:
             print(f"{type(error).__name__}: {str(error)[:300]}")
             return float("nan")
-        with torch.no_grad():
-            f, f0 = (self.model(*each).double().numpy() for each in (self.x, self.background))
         parts = values if isinstance(values, list) else [values]
+        expected, size = self.expected(parts)
         total = sum(np.asarray(each).sum(tuple(range(1, each.ndim - 1))) for each in parts)
-        return float(np.abs(total - (f - f0.mean(0))).max() / max(1.0, np.abs(f).max()))
+        return float(np.abs(total - expected).max()) / size
 
 
 def errors(case: Case) -> dict[str, float]:
     """Return the additivity error of each explainer on one model."""
-    single, double = (Problem(case, dtype) for dtype in (torch.float32, torch.float64))
+    # Stock shap leaves its hooks on a model that it fails on, so that model is nobody else's.
+    as_is, single, double = (Problem(case, each) for each in (torch.float32, torch.float32, torch.float64))
     return {
-        "stock, as it is": single.error(lambda: single.stock(single.model)),
+        "stock, as it is": as_is.error(lambda: as_is.stock(as_is.model)),
         "stock, decomposed": single.error(lambda: single.stock(rewriter.decompose(single.model))),
         "float64": double.error(lambda: double.stock(rewriter.decompose(double.model))),
         "ours": single.error(single.ours),
         "ours, float64": double.error(double.ours),
     }
+
+
+def shown(error: float) -> str:
+    """Return an error as text; there is none where the explainer failed."""
+    return "fails" if np.isnan(error) else f"{error:.1e}"
 
 
 def main() -> None:
@@ -144,8 +177,8 @@ def main() -> None:
     names = list(CASES)[:2] if options.quick else list(CASES)
     records = [{"model": name} | errors(CASES[name]) for name in names]
     header = tuple(records[0])
-    rows = [(each["model"], *(f"{each[key]:.1e}" for key in header[1:])) for each in records]
-    worst = ", ".join(f"{key} {max(each[key] for each in records):.1e}" for key in header[1:])
+    rows = [(each["model"], *(shown(each[key]) for key in header[1:])) for each in records]
+    worst = ", ".join(f"{key} {np.nanmax([each[key] for each in records]):.1e}" for key in header[1:])
     notes = [
         "Worst |sum of attributions - (f(x) - mean f(background))| / max(1, max |f(x)|).",
         f"worst: {worst}",

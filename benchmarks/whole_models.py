@@ -107,8 +107,8 @@ class GatedResidual(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.fc1, self.fc2, self.gate = nn.Linear(size, size), nn.Linear(size, size), nn.Linear(size, 2 * size)
-        self.norm = nn.LayerNorm(size)
+        self.fc1, self.fc2 = nn.Linear(size, size), nn.Linear(size, size)
+        self.gate, self.norm = nn.Linear(size, 2 * size), nn.LayerNorm(size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the shape of ``x``."""

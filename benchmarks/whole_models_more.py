@@ -159,5 +159,5 @@ class GatedConvolution(nn.Module):
         """Return (B, OUTPUTS)."""
         z = F.pad(x.mT, (2, 0))
         z = torch.tanh(self.filter(z)).mul(torch.sigmoid(self.gate(z)))
-        out, (h, c) = self.lstm(z.mT)
+        _, (h, c) = self.lstm(z.mT)
         return self.head(F.normalize(h[-1], dim=-1) + c[-1].sin())

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from passes.atoms import Atom
+from rewriter._islands import islands_of
 
 _MARK = "_rewriter_guard"
 # Two explanations of one model at a time would take each other's hooks for the model's own.
@@ -18,8 +19,10 @@ EXPLAINING = threading.RLock()
 
 
 def holds_atoms(model: object) -> bool:
-    """Whether any part of ``model`` was rewritten."""
-    return isinstance(model, nn.Module) and any(isinstance(module, Atom) for module in model.modules())
+    """Whether any part of ``model`` was rewritten, or is while it runs."""
+    if not isinstance(model, nn.Module):
+        return False
+    return any(isinstance(module, Atom) for module in model.modules()) or bool(islands_of(model))
 
 
 def guard_method(owner: type, method: str, guard: Callable[..., AbstractContextManager[None]]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ from passes.atoms import Atom
 from passes.clone import clone_structure
 from passes.errors import RewriteError
 from passes.layout import SequenceBegin
+from passes.lower_running import CallAtom, run_quietly
 from passes.randomness import random_state_kept
+from rewriter._islands import islands_of, lowered_islands
 
 Tensors = tuple[Tensor, ...]
 
@@ -37,14 +40,29 @@ class Partners:
 
     def __init__(self, model: nn.Module) -> None:
         self._copy = clone_structure(model)
+        self._islands = islands_of(model)
         self._entries: deque[tuple[str, Tensors, Any]] | None = None
         for name, module in self._copy.named_modules():
             if isinstance(module, Atom | SequenceBegin):
                 module.register_forward_hook(self._note(name))
+                object.__setattr__(module, "forward", partial(run_quietly, module.forward))
+        for module, forward in lowered_islands(self._copy, self._islands, self._noting):
+            object.__setattr__(module, "forward", forward)
+
+    def _noting(self, island: str) -> CallAtom:
+        def call(name: str, atom: Atom, operands: Tensors) -> Any:
+            output = atom(*operands)
+            self._note(f"{island}.{name}")(atom, operands, output)
+            return output
+
+        return call
 
     def _note(self, name: str) -> Any:
         def note(_: nn.Module, operands: tuple[Any, ...], output: Any) -> None:
             if self._entries is not None:
+                if self._islands:
+                    # Their code may write to what an atom got or gave.
+                    operands, output = pytree.tree_map_only(Tensor, torch.clone, (operands, output))
                 self._entries.append((name, operands, output))
 
         return note

@@ -15,6 +15,7 @@ from passes.base import Pipeline
 from passes.calls import as_arguments, copied, record_calls
 from passes.cleanup import Cleanup
 from passes.clone import clone_structure, named_clones
+from passes.embedded import MarkEmbeddings
 from passes.errors import Decline, DeclinedError, RewriteError
 from passes.export_checks import NotExportedError
 from passes.exported import exported
@@ -186,7 +187,8 @@ def _lower(model: nn.Module, example_inputs: Any, *, split: bool, whole: bool, s
     declines = [*rules.declines, *_declined_nodes(traced.model)]
     _raise_declines(declines, strict=strict)
     calls = LowerCalls(CALLS if whole else {})
-    rolled = Pipeline(OutOfPlace(), calls, UnshareAtoms(), Cleanup())(traced.model).model
+    passes = (OutOfPlace(), calls, MarkEmbeddings(), UnshareAtoms(), Cleanup())
+    rolled = Pipeline(*passes)(traced.model).model
     layers = tuple(_first_report(rolled, rewrite, traced, split=split) for rewrite in rules.rewrites)
     operations = (*map(_module_operation, exact.rewrites), *map(_call_operation, calls.lowered))
     uncovered = tuple(uncovered_nodes(rolled, traced.islands))

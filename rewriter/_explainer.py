@@ -233,7 +233,7 @@ class DeepExplainer:
                 own=own,
                 max_memory=self._max_memory,
                 # What is remembered are references in their own context.
-                remembered=Remembered(self._remembered.sizes) if contexts else self._remembered,
+                remembered=replace(self._remembered, references=None) if contexts else self._remembered,
             )
             pairs = samples[0].shape[0] * background[0].shape[int(own)]
             return collect(parts, samples, background, chosen, tail, pairs if self._progress else 0, own=own)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from passes.clone import clone_structure
+from passes.lower_running import run_quietly
 from passes.recurrence import Recurrence
 from rewriter._cell_sweeps import sweep_for
+from rewriter._islands import islands_of, lowered_islands
 from rewriter._linked import Pairing, current
 from rewriter._linked_recurrence import GatesToBe, can_fuse, linked_recurrence
 from rewriter._module_rules import bound_rule_for
@@ -51,8 +53,21 @@ def linked_copy(model: nn.Module) -> nn.Module:
         if rule is not None:
             if getattr(module, "inplace", False):
                 module.inplace = False
-            object.__setattr__(module, "forward", partial(_rule_forward, module.forward, name, rule))
+            forward = partial(run_quietly, _rule_forward, module.forward, name, rule)
+            object.__setattr__(module, "forward", forward)
+    for module, lowered in lowered_islands(copy, islands_of(model), lambda name: partial(_call, name)):
+        object.__setattr__(module, "forward", partial(_island_forward, module.forward, lowered))
     return copy
+
+
+def _island_forward(plain: Forward, lowered: Forward, *args: Any, **kwargs: Any) -> Any:
+    return plain(*args, **kwargs) if current() is None else lowered(*args, **kwargs)
+
+
+def _call(island: str, name: str, atom: nn.Module, operands: tuple[Any, ...]) -> Any:
+    plain = partial(type(atom).forward, atom)
+    rule = bound_rule_for(atom)
+    return plain(*operands) if rule is None else _rule_forward(plain, f"{island}.{name}", rule, *operands)
 
 
 def _link_recurrences(copy: nn.Module) -> None:
@@ -62,7 +77,7 @@ def _link_recurrences(copy: nn.Module) -> None:
         sweep = sweep_for(module.cell)
         if sweep is None:
             continue
-        forward = partial(_recurrence_forward, module.forward, name, sweep, module)
+        forward = partial(run_quietly, _recurrence_forward, module.forward, name, sweep, module)
         object.__setattr__(module, "forward", forward)
         parent, _, own = name.rpartition(".")
         # passes.layers puts the Linear that feeds a recurrence beside it, and feeds nothing else with it.
@@ -107,7 +122,7 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
     noted0, output0 = tape.next(name)
     outer = tape.pairing.merged.get(tape.position - 1, (1,) * (len(noted) + 1))
     link = RuleLink(rule, noted, noted0, output, output0, tape.pairing, outer)
-    return LinkedRule.apply(link, result, *operands)  # type: ignore[no-untyped-call]
+    return LinkedRule.apply(link, (result,), *operands)  # type: ignore[no-untyped-call]
 
 
 @dataclass
@@ -158,10 +173,10 @@ class LinkedRule(torch.autograd.Function):
     """Stands for an operation with a rule in the samples' autograd graph."""
 
     @staticmethod
-    def forward(ctx: Any, link: RuleLink, output: Tensor, *operands: Tensor) -> Tensor:
-        """Hand on what the operation gave."""
+    def forward(ctx: Any, link: RuleLink, result: tuple[Tensor], *operands: Tensor) -> Tensor:
+        """Hand on what the operation gave; not a view of it, so that it may be written to."""
         ctx.link = link
-        return output.view_as(output)
+        return result[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

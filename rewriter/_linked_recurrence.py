@@ -273,7 +273,7 @@ class LinkedRecurrence(torch.autograd.Function):
         """Hand on what the recurrence gave."""
         ctx.link = link
         ctx.set_materialize_grads(False)
-        return tuple(each.view_as(each) for each in result)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Optional) -> tuple[Optional, ...]:
@@ -322,7 +322,9 @@ def linked_recurrence(
     state: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
     """Run a recurrence for the references, or for the samples linked to them."""
-    forward, result = run(sweep, steps, gates, mask, state)
+    forward, (outputs, *finals) = run(sweep, steps, gates, mask, state)
+    # The model's code may write to the final states, which are kept for the sweep.
+    result = (outputs, *(each.clone() for each in finals))
     if tape.pairing is None:
         tape.add(name, forward)
         return result

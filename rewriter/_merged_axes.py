@@ -84,9 +84,11 @@ def _same_path(a: Tape, b: Tape) -> bool:
 def _axis(one: Tensor, two: Tensor) -> int | None:
     """Return the dimension that holds the batch, counted from the end, if it is merged with something."""
     differing = [d for d in range(-one.dim(), 0) if one.shape[d] != two.shape[d]]
-    if one.dim() != two.dim() or len(differing) != 1 or one.shape[differing[0]] < 2:
+    if one.dim() != two.dim() or len(differing) != 1:
         return None
-    return differing[0]
+    each = one.shape[differing[0]]
+    # What is not twice as long counts something else, such as the steps of sequences of different length.
+    return differing[0] if each > 1 and two.shape[differing[0]] == 2 * each else None
 
 
 def _outer(one: Tensor, two: Tensor, turned: Tensor, known: dict[int, int]) -> int:

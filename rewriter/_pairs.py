@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 from passes.atoms import Atom
 from passes.errors import RewriteError
 from passes.layout import SequenceBegin
+from passes.lower_running import CallAtom, note_varying, run_quietly
 from rewriter._batch_axis import Partners, exchanged
+from rewriter._islands import islands_of, lowered_islands
 from rewriter._pulls import BoundRule, rule_of
 
 _MISSING = object()
@@ -44,21 +47,43 @@ def bound_rules(model: nn.Module) -> Iterator[None]:
 
     """
     binding = _Binding(model)
-    handles = [
-        module.register_forward_hook(hook)
-        for name, module in model.named_modules()
-        if (hook := binding.hook(name, module)) is not None
-    ]
-    own = model.__dict__.get("forward", _MISSING)
-    object.__setattr__(model, "forward", binding.forward)
+    handles = []
+    for name, module in model.named_modules():
+        hook = binding.hook(name, module)
+        if hook is not None:
+            handles.append(module.register_forward_hook(hook))
     try:
-        yield
+        with replaced_forwards(binding.forwards()):
+            yield
     finally:
         for handle in handles:
             handle.remove()
-        object.__delattr__(model, "forward")
-        if own is not _MISSING:
-            object.__setattr__(model, "forward", own)
+
+
+@contextmanager
+def replaced_forwards(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Give modules other forwards, for a time.
+
+    Example:
+        >>> module = nn.Identity()
+        >>> with replaced_forwards([(module, torch.neg)]):
+        ...     module(torch.ones(1))
+        tensor([-1.])
+        >>> module(torch.ones(1))
+        tensor([1.])
+
+    """
+    before = []
+    try:
+        for module, forward in forwards:
+            before.append((module, module.__dict__.get("forward", _MISSING)))
+            object.__setattr__(module, "forward", forward)
+        yield
+    finally:
+        for module, own in reversed(before):
+            object.__delattr__(module, "forward")
+            if own is not _MISSING:
+                object.__setattr__(module, "forward", own)
 
 
 class _Binding:
@@ -73,6 +98,31 @@ class _Binding:
         self.running = False
         # Of the batch of the run under way, if its halves can be exchanged.
         self.even = False
+
+    def forwards(self) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
+        """Yield what runs in another way while the rules are bound, each module once or from inside out."""
+        for module in self.root.modules():
+            if isinstance(module, Atom) and module is not self.root:
+                yield module, partial(run_quietly, module.forward)
+        yield from lowered_islands(self.root, islands_of(self.root), self.calling)
+        self.plain = self.root.forward
+        yield self.root, self.forward
+
+    def calling(self, island: str) -> CallAtom:
+        """Return what calls an atom in the place of a call in the code of an island."""
+
+        def call(name: str, atom: Atom, operands: tuple[Any, ...]) -> Any:
+            # The code may write to an operand afterwards.
+            operands = tuple(each.clone() if isinstance(each, Tensor) else each for each in operands)
+            output = type(atom).forward(atom, *operands)
+            rule = rule_of(atom)
+            if rule is None:
+                self.skip(f"{island}.{name}")()
+                return output
+            replaced = self.replace_gradient(f"{island}.{name}", rule)(atom, operands, output)
+            return output if replaced is None else replaced
+
+        return call
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model, after its copy on the exchanged batch."""
@@ -131,8 +181,9 @@ class _Binding:
                     "reference must have one shape"
                 )
             result: Tensor = _PairRule.apply(  # type: ignore[no-untyped-call]
-                rule, output.detach(), output0, len(operands), *operands, *operands0
+                rule, (output.detach(), output0), len(operands), *operands, *operands0
             )
+            note_varying(result)
             return result
 
         return replace
@@ -168,17 +219,20 @@ def _by_itself(
 class _PairRule(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, rule: BoundRule, output: Tensor, output0: Tensor, count: int, *operands: Tensor
+        ctx: Any, rule: BoundRule, outputs: tuple[Tensor, Tensor], count: int, *operands: Tensor
     ) -> Tensor:
         ctx.rule, ctx.count = rule, count
-        ctx.save_for_backward(output, output0, *operands)
-        return output.view_as(output)
+        y, y0 = outputs
+        ctx.save_for_backward(y.clone(), y0, *operands)
+        # Not a view of anything, so that the model's code may write to it.
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         y, y0, *operands = ctx.saved_tensors
-        wide = [each.expand(y.shape) for each in operands] if ctx.rule.elementwise else operands
+        # One shape and dtype, also where an operand holds integers.
+        wide = [each.expand(y.shape).to(y.dtype) for each in operands] if ctx.rule.elementwise else operands
         # To a rule the whole batch is one pair: every place has its partner in the same place.
         x, x0 = (tuple(each.unsqueeze(0) for each in side) for side in (wide[: ctx.count], wide[ctx.count :]))
         pulled = ctx.rule.pull(x, x0, y.unsqueeze(0), y0.unsqueeze(0), grad[None, None])
@@ -186,4 +240,4 @@ class _PairRule(torch.autograd.Function):
             each[0, 0].sum_to_size(operand.shape)
             for each, operand in zip(pulled, operands[: ctx.count], strict=True)
         )
-        return None, None, None, None, *grads, *(None,) * ctx.count
+        return None, None, None, *grads, *(None,) * ctx.count

@@ -14,13 +14,17 @@ from types import ModuleType
 from typing import Any
 
 import wrapt
+from torch import nn
 
 from passes.attention_layout import AttentionBegin, AttentionEnd, CloseRows, MaskScores
+from passes.embedded import EmbeddingOutput
 from passes.exported import ExpectLike
 from passes.layout import CellBegin, CellEnd, SequenceBegin, SequenceDropout, SequenceEnd
 from passes.transformer import AdditiveMask, SameBatch
 from passes.unroll import ExpectSteps
 from rewriter._adapt import EXPLAINING, guard_method, holds_atoms
+from rewriter._integers import integers_as_numbers
+from rewriter._islands import islands_of
 from rewriter._multipliers import RULES
 from rewriter._pairs import bound_rules
 from rewriter._pulls import BOUND
@@ -65,6 +69,7 @@ def _register(deep_pytorch: ModuleType) -> None:
         CellBegin,
         CellEnd,
         ExpectSteps,
+        EmbeddingOutput,
         ExpectLike,
         MaskScores,
         CloseRows,
@@ -91,8 +96,32 @@ def _constructing(_: Any, model: Any, *args: Any, **kwargs: Any) -> Iterator[Non
 
 @contextmanager
 def _explaining(explainer: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
-    if not holds_atoms(explainer.model):
+    model = explainer.model
+    if not holds_atoms(model):
         yield
         return
-    with EXPLAINING, as_found(explainer.model), bound_rules(explainer.model.eval()):
+    with (
+        EXPLAINING,
+        as_found(model),
+        _recognized(model),
+        bound_rules(model.eval()),
+        integers_as_numbers(explainer),
+    ):
         yield
+
+
+@contextmanager
+def _recognized(model: nn.Module) -> Iterator[None]:
+    """Keep shap from warning of the user's modules whose calls are given their rules while they run."""
+    from shap.explainers._deep import deep_pytorch
+
+    handlers = deep_pytorch.op_handler
+    modules = dict(model.named_modules())
+    kinds = {type(modules[name]).__name__ for name in islands_of(model) if name in modules}
+    new = kinds - handlers.keys()
+    handlers.update(dict.fromkeys(new, deep_pytorch.passthrough))
+    try:
+        yield
+    finally:
+        for kind in new:
+            del handlers[kind]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from passes.errors import RewriteError
 from rewriter._linked import Pairing, Tape, current
 
 
-class Lookup(NamedTuple):
+@dataclass(frozen=True)
+class Lookup:
     """One lookup by the samples, with its counterpart by the references.
 
     Args:

@@ -20,10 +20,12 @@ from passes.linear_calls import (
     why_no_rule_for_call,
     why_no_rule_for_module,
 )
+from passes.lower_running import textbook_of
 from passes.observed import Call, Observer, observe
 from passes.randomness import random_state_kept
 from passes.recurrence import Recurrence
 from passes.tracing import has_hooks
+from passes.whole import CALLS
 from rewriter._module_rules import bound_rule_for
 from rewriter._report import UncoveredReport
 
@@ -188,6 +190,9 @@ class _Coverage(Observer):
             return None if covered else why_no_rule_for_module(call.function)
         if call.operation == "bool" and (self.varies(args) or self.steps(args)):
             return f"{FIXED} decides what the code does"
+        if textbook_of(call.function, CALLS, self.varies, args, kwargs):
+            # The explainers give it its rule while the code runs.
+            return None
         reason = why_no_rule_for_call(call.function, args, kwargs, self.varies, self.steps)
         return CUTS if reason is None and not torch.is_grad_enabled() else reason
 

@@ -48,7 +48,7 @@ LEVELS = [
         "in_place",
     },
     {"bilinear", "lower_calls", "out_of_place", "linear_calls"},
-    {"observed", "aten", "export_checks", "exported"},
+    {"observed", "aten", "export_checks", "exported", "embedded", "lower_running"},
     {
         "activations",
         "extrema",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import shap
 import torch
+from captum.attr import LayerDeepLift
 from torch import Tensor, nn
 
-from rewriter import DeepExplainer, RewriteError
+from rewriter import DeepExplainer, RewriteError, decompose
 
 TOKENS, REFERENCES = 4, 7
 
@@ -65,9 +67,13 @@ def background() -> Tensor:
     return torch.randint(0, 19, (REFERENCES, 6))
 
 
-def difference(model: nn.Module, x: list[Tensor], background: list[Tensor]) -> np.ndarray:
+def outputs(model: nn.Module, inputs: list[Tensor]) -> np.ndarray:
     with torch.no_grad():
-        return model(*x).numpy() - model(*background).numpy().mean(0)
+        return model(*inputs).numpy()
+
+
+def difference(model: nn.Module, x: list[Tensor], background: list[Tensor]) -> np.ndarray:
+    return outputs(model, x) - outputs(model, background).mean(0)
 
 
 # float64 sums of a few hundred terms of size 1.
@@ -93,6 +99,24 @@ def test_the_output_of_an_embedding_can_be_explained(
     assert np.abs(got.sum((1, 2)) - difference(model, [tokens], [background])).max() < EXACT
     behind = DeepExplainer((model, model.lstm), background).shap_values(tokens)
     assert np.abs(got - behind).max() < EXACT
+
+
+def test_stock_shap_takes_tokens(model: Tagger, tokens: Tensor, background: Tensor) -> None:
+    decomposed = decompose(model)
+    explainer = shap.DeepExplainer((decomposed, decomposed.embedding_output), background)
+    got = explainer.shap_values(tokens)
+    expected = DeepExplainer((model, model.embedding), background).shap_values(tokens)
+    assert np.abs(got - expected).max() < EXACT
+    assert explainer.explainer.data[0] is background
+    assert not decomposed._forward_pre_hooks
+
+
+def test_captum_takes_tokens(model: Tagger, tokens: Tensor, background: Tensor) -> None:
+    decomposed = decompose(model)
+    explainer = LayerDeepLift(decomposed, decomposed.embedding)
+    got = explainer.attribute(tokens, background[:TOKENS], target=1).detach().numpy()
+    expected = outputs(model, [tokens])[:, 1] - outputs(model, [background[:TOKENS]])[:, 1]
+    assert np.abs(got.sum((1, 2)) - expected).max() < EXACT
 
 
 def test_positions_are_no_tokens(tokens: Tensor, background: Tensor) -> None:
