@@ -49,7 +49,8 @@ def main() -> None:
 
     # A fault that no shape check sees: input gate and forget gate swapped in one direction.
     wrong = copy.deepcopy(rewritten)
-    weight = wrong.lstm.weight_ih_l1_reverse
+    (place,) = rewritten.report.parameter_names["lstm.weight_ih_l1_reverse"]
+    weight = wrong.get_parameter(place)
     with torch.no_grad():
         weight.copy_(torch.cat((weight[16:32], weight[:16], weight[32:])))
     try:
