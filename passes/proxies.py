@@ -112,6 +112,7 @@ def leaf(function: Callable[..., Any], module: str | None = None) -> Callable[..
 
     if module is not None:
         call.__module__, call.__qualname__ = module, function.__name__
+        call.__doc__ = f"See ``{function.__name__}`` of the module that it stands for."
     return call
 
 

@@ -32,8 +32,9 @@ def chord_multiplier(
 
     Example:
         >>> one = torch.ones(1, 1)
-        >>> chord_multiplier(torch.square, (3 * one,), (one,), 9 * one, one)
-        (tensor([[4.]]),)
+        >>> (slope,) = chord_multiplier(torch.square, (3 * one,), (one,), 9 * one, one)
+        >>> round(slope.item(), 5)
+        4.0
 
     """
     delta = x[0] - x0[0]
