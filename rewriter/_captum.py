@@ -12,17 +12,10 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-import wrapt
-
 from rewriter._adapt import EXPLAINING, guard_method, holds_atoms
+from rewriter._hooks import EXPLAINERS
 from rewriter._pairs import bound_rules
 from rewriter._restore import as_found
-
-_MODULES = {
-    "captum.attr._core.deep_lift": ("DeepLift", "DeepLiftShap"),
-    "captum.attr._core.layer.layer_deep_lift": ("LayerDeepLift", "LayerDeepLiftShap"),
-    "captum.attr._core.neuron.neuron_deep_lift": ("NeuronDeepLift", "NeuronDeepLiftShap"),
-}
 
 
 def register_captum() -> None:
@@ -37,18 +30,13 @@ def register_captum() -> None:
         >>> register_captum()
 
     """
-    for name in _MODULES:
-        _register(importlib.import_module(name))
+    for name in EXPLAINERS:
+        teach(importlib.import_module(name))
 
 
-def register_when_imported() -> None:
-    """Have the registration follow the import of captum, in whatever order."""
-    for name in _MODULES:
-        wrapt.register_post_import_hook(_register, name)
-
-
-def _register(module: ModuleType) -> None:
-    for explainer in _MODULES[module.__name__]:
+def teach(module: ModuleType) -> None:
+    """Guard the explainers of one of captum's modules."""
+    for explainer in EXPLAINERS[module.__name__]:
         guard_method(getattr(module, explainer), "attribute", _attributing)
 
 

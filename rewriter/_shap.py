@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-import wrapt
 from torch import nn
 
 from passes.attention_layout import AttentionBegin, AttentionEnd, CloseRows, MaskScores
@@ -29,8 +28,6 @@ from rewriter._multipliers import RULES
 from rewriter._pairs import bound_rules
 from rewriter._pulls import BOUND
 from rewriter._restore import as_found
-
-_MODULE = "shap.explainers._deep.deep_pytorch"
 
 
 def register_shap() -> None:
@@ -51,15 +48,11 @@ def register_shap() -> None:
     """
     from shap.explainers._deep import deep_pytorch
 
-    _register(deep_pytorch)
+    teach(deep_pytorch)
 
 
-def register_when_imported() -> None:
-    """Have the registration follow the import of shap, in whatever order."""
-    wrapt.register_post_import_hook(_register, _MODULE)
-
-
-def _register(deep_pytorch: ModuleType) -> None:
+def teach(deep_pytorch: ModuleType) -> None:
+    """Register with the module in which shap keeps its rules."""
     for leaf in (
         *RULES,
         *BOUND,
