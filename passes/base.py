@@ -18,11 +18,13 @@ class PassResult:
     Args:
         model: the transformed model.
         modified: whether anything changed.
+        compiled: a GraphModule's code is that of its graph already.
 
     """
 
     model: nn.Module
     modified: bool
+    compiled: bool = False
 
 
 class Pass(abc.ABC):
@@ -33,7 +35,7 @@ class Pass(abc.ABC):
         ...     def run(self, model):
         ...         return PassResult(model, modified=False)
         >>> Nothing()(nn.Identity())
-        PassResult(model=Identity(), modified=False)
+        PassResult(model=Identity(), modified=False, compiled=False)
 
     """
 
@@ -54,14 +56,21 @@ class Pass(abc.ABC):
 
     @final
     def __call__(self, model: nn.Module) -> PassResult:
-        """Check, run, lint and recompile, check again."""
+        """Check, run, lint, check again, and recompile."""
+        result = self.checked(model)
+        if result.modified and not result.compiled and isinstance(result.model, fx.GraphModule):
+            result.model.recompile()
+        return result
+
+    @final
+    def checked(self, model: nn.Module) -> PassResult:
+        """Do all but recompile, which the next pass might make superfluous."""
         self.requires(model)
         result = self.run(model)
         if not isinstance(result, PassResult):
             raise PassError(f"{self.name}: run() must return a PassResult, got {type(result).__name__}")
         if result.modified and isinstance(result.model, fx.GraphModule):
             result.model.graph.lint()
-            result.model.recompile()
         self.ensures(result.model)
         return result
 
@@ -83,8 +92,10 @@ class Pipeline(Pass):
 
     def run(self, model: nn.Module) -> PassResult:
         """Run each pass on the result of the one before."""
-        modified = False
+        modified, compiled = False, True
         for each in self.passes:
-            result = each(model)
-            model, modified = result.model, modified or result.modified
-        return PassResult(model, modified)
+            result = each.checked(model)
+            if result.modified:
+                modified, compiled = True, result.compiled
+            model = result.model
+        return PassResult(model, modified, compiled)

@@ -23,7 +23,7 @@ class Cleanup(Pass):
                 model.graph.erase_node(node)
         cleaned = graph_module(model, model.graph)
         cleaned.meta.update(model.meta)
-        return PassResult(cleaned, modified=True)
+        return PassResult(cleaned, modified=True, compiled=True)
 
     def ensures(self, model: nn.Module) -> None:
         """Every item that is taken is used."""
