@@ -17,7 +17,7 @@ from rewriter._advice import Advice
 from rewriter._inputs import as_inputs, check_like
 from rewriter._local_gaps import Flow, Gaps, Half, gaps_of_sample, without_gradients
 from rewriter._module_rules import bound_rule_for
-from rewriter._pulls import BoundRule
+from rewriter._pulls import BoundRule, as_result, part_for
 from rewriter._report import Report, render_table
 from rewriter._stock import StockRules
 from rewriter._uncovered import is_covered
@@ -290,9 +290,11 @@ class _Ruled(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (grad,) = grads
         y, y0, *operands = ctx.saved_tensors
-        wide = [each.expand(y.shape) for each in operands] if ctx.rule.elementwise else operands
+        wide = [as_result(each.expand(y.shape), y) for each in operands] if ctx.rule.elementwise else operands
         x, x0 = ([each.unsqueeze(0) for each in part] for part in (wide[: ctx.count], wide[ctx.count :]))
         pulled = ctx.rule.pull(tuple(x), tuple(x0), y.unsqueeze(0), y0.unsqueeze(0), grad[None, None])
-        shapes = [each.shape for each in operands[: ctx.count]]
-        given = [each[0, 0].sum_to_size(shape) for each, shape in zip(pulled, shapes, strict=True)]
+        given = [
+            part_for(operand, each[0, 0].sum_to_size(operand.shape))
+            for each, operand in zip(pulled, operands[: ctx.count], strict=True)
+        ]
         return (None, None, None, None, *given, *(None for _ in given))

@@ -23,7 +23,7 @@ from passes.layout import SequenceBegin
 from passes.lower_running import CallAtom, note_varying, run_quietly
 from rewriter._batch_axis import Partners, exchanged
 from rewriter._islands import islands_of, lowered_islands
-from rewriter._pulls import BoundRule, rule_of
+from rewriter._pulls import BoundRule, as_result, part_for, rule_of
 
 _MISSING = object()
 
@@ -232,12 +232,12 @@ class _PairRule(torch.autograd.Function):
         (grad,) = grad_outputs
         y, y0, *operands = ctx.saved_tensors
         # One shape and dtype, also where an operand holds integers.
-        wide = [each.expand(y.shape).to(y.dtype) for each in operands] if ctx.rule.elementwise else operands
+        wide = [as_result(each.expand(y.shape), y) for each in operands] if ctx.rule.elementwise else operands
         # To a rule the whole batch is one pair: every place has its partner in the same place.
         x, x0 = (tuple(each.unsqueeze(0) for each in side) for side in (wide[: ctx.count], wide[ctx.count :]))
         pulled = ctx.rule.pull(x, x0, y.unsqueeze(0), y0.unsqueeze(0), grad[None, None])
         grads = (
-            each[0, 0].sum_to_size(operand.shape)
+            part_for(operand, each[0, 0].sum_to_size(operand.shape))
             for each, operand in zip(pulled, operands[: ctx.count], strict=True)
         )
         return None, None, None, *grads, *(None,) * ctx.count
