@@ -53,10 +53,24 @@ class LoweringTracer(fx.Tracer):
         self.found: dict[str, str] = {}
         # Where in the code an item was assigned that is a node.
         self.recorded: set[tuple[CodeType, int]] = set()
+        self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return what stands for the value of ``node``."""
         return WritableProxy(node, self)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """Look a parameter up; torch.fx goes through all of the model's, each time that one is read."""
+        if not isinstance(attr_val, nn.Parameter):
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if not self.parameters:
+            self.parameters = {id(each): (name, each) for name, each in self.root.named_parameters()}
+        name, _ = self.parameters.get(id(attr_val), (None, None))
+        if name is None:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` becomes one node."""

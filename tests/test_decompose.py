@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -324,3 +325,21 @@ def test_packed_and_flat() -> None:
     assert_same_model(model, masked, full)
     with pytest.raises(ValueError, match="unrolled for sequences of equal length"):
         decompose(model, full)(x)
+
+
+def test_the_cost_of_a_trace_grows_with_the_model_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[nn.Module] = []
+    plain = nn.Module.named_parameters
+
+    def counted(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        searches.append(self)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(nn.Module, "named_parameters", counted)
+    counts = []
+    for depth in (2, 12):
+        searches.clear()
+        decompose(nn.Sequential(*(nn.LayerNorm(3) for _ in range(depth))))
+        counts.append(len(searches))
+    # Each layer reads its weight and its bias.
+    assert counts[0] == counts[1]
