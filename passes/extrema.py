@@ -102,6 +102,8 @@ def _extremum_or_pair(function: str) -> Lowering:
     ) -> Textbook | None:
         if other is not None:
             return pair(varies, input, other)
+        if isinstance(dim, Tensor):
+            return pair(varies, input, dim)
         if isinstance(dim, fx.Node):
             # A number that the model computes, unless it is a tensor for certain.
             return pair(varies, input, dim) if varies(dim) or dim.op == "get_attr" else None

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -196,7 +197,10 @@ def lowering_of(func: Any, lowerings: Mapping[Any, Lowering]) -> Lowering | None
     name = getattr(func, "__name__", "")
     if getattr(func, "__qualname__", "").startswith("Tensor"):
         return lowerings.get(name.rstrip("_") if _writes(func) else name)
-    return lowerings.get(getattr(torch, name.rstrip("_"), None)) if _writes(func) else None
+    if not _writes(func):
+        return None
+    same = (getattr(space, name.rstrip("_"), None) for space in (torch, F))
+    return next((lowerings[each] for each in same if each in lowerings), None)
 
 
 def _known(func: Any, lowerings: Mapping[Any, Lowering]) -> Lowering | None:

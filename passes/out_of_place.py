@@ -178,6 +178,7 @@ class Memory:
 
     def _place(self, node: fx.Node, *added: fx.Node) -> fx.Node:
         for each in added:
+            each.meta["source"] = node.meta.get("source", "")
             self.order[each] = self.order[node]
             self.sharing[each] = {each}
             self.flow.follow(each)

@@ -276,6 +276,8 @@ def engine_rules(
     rule = bound_rule_for(call.function) if is_covered(call.function) else None
     if rule is None or not all(isinstance(each, Tensor) for each in args) or not isinstance(result, Tensor):
         return result
+    # The model may write to them before the backward pass.
+    args = tuple(each.clone() for each in args)
     return _Ruled.apply(rule, result, result0[0], len(args), *args, *args0)  # type: ignore[no-untyped-call]
 
 
