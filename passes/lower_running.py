@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from passes.atoms import Atom
-from passes.dataflow import is_of_shape
+from passes.dataflow import is_of_shape, is_step
 from passes.linear_calls import name_of_call
 from passes.lower_calls import Lowering, Textbook, Varies
 
@@ -53,9 +53,9 @@ class LowerRunning(TorchFunctionMode):
         self.varying: Any = WeakIdKeyDictionary()
 
     def note(self, value: Any) -> None:
-        """Remember that the floating-point tensors in ``value`` vary."""
+        """Remember that the tensors in ``value`` vary; masks are the same for all that a rule compares."""
         if isinstance(value, Tensor):
-            if value.is_floating_point() and not isinstance(value, nn.Parameter):
+            if value.dtype != torch.bool and not isinstance(value, nn.Parameter):
                 self.varying[value] = True
         elif isinstance(value, Mapping):
             self.note(list(value.values()))
@@ -82,7 +82,8 @@ class LowerRunning(TorchFunctionMode):
         textbook = textbook_of(func, self.lowerings, self.varies, args, kwargs)
         if textbook is None:
             result = func(*args, **kwargs)
-            if not is_of_shape(name_of_call(func)):
+            name = name_of_call(func)
+            if not (is_of_shape(name) or is_step(name)):
                 self.note(result)
             if (asked or _writes(func)) and isinstance(args[0], Tensor):
                 self.note([args[0], args[0]._base])
