@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import fx, nn
+from torch.nn.utils import rnn
 from torch.overrides import TorchFunctionMode
 
 from passes.atoms import Atom, Mul
@@ -343,3 +344,26 @@ def test_the_cost_of_a_trace_grows_with_the_model_not_faster(monkeypatch: pytest
         counts.append(len(searches))
     # Each layer reads its weight and its bias.
     assert counts[0] == counts[1]
+
+
+class Packs(nn.Module):
+    """Packs and unpacks, which a graph of it does by calling torch's functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(3, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        packed = rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True)[0].sum(1)
+
+
+def test_a_graph_that_packs_can_be_pickled() -> None:
+    rewritten = decompose(Packs())
+    x, lengths = torch.randn(3, 5, 3), torch.tensor([2, 5, 3])
+    loaded = pickle.loads(pickle.dumps(rewritten))
+    assert torch.equal(loaded(x, lengths), rewritten(x, lengths))
+    assert [node.name for node in loaded.graph.nodes] == [node.name for node in rewritten.graph.nodes]
+    # Loading leaves nothing behind in torch.fx.
+    assert isinstance(decompose(Packs()), fx.GraphModule)
+    assert isinstance(pickle.loads(pickle.dumps(loaded)), fx.GraphModule)
