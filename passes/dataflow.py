@@ -109,6 +109,17 @@ def is_of_shape(name: str) -> bool:
     return name in _OF_SHAPE_METHODS or any(name == each.__name__ for each in _OF_SHAPE_FUNCTIONS)
 
 
+def is_step(name: str) -> bool:
+    """Whether what a function or method returns is true or false, or a place: it has no slope.
+
+    Example:
+        >>> is_step("argmax"), is_step("max")
+        (True, False)
+
+    """
+    return name.strip("_") in _STEP_METHODS or any(name == each.__name__ for each in _STEP_FUNCTIONS)
+
+
 def _of_shape(node: fx.Node) -> bool:
     if node.op == "call_method":
         return node.target in _OF_SHAPE_METHODS

@@ -104,6 +104,8 @@ def _extremum_or_pair(function: str) -> Lowering:
     ) -> Textbook | None:
         if other is not None:
             return pair(varies, input, other)
+        if isinstance(dim, Tensor):
+            return pair(varies, input, dim)
         if isinstance(dim, fx.Node):
             # A number that the model computes, unless it is a tensor for certain.
             tensor = varies(dim) or dim.op == "get_attr" or dim.target in _TENSORS

@@ -44,7 +44,7 @@ _LINEAR = {
     *("pad_sequence", "pad_packed_sequence", "_pad_packed_sequence", "pack_sequence", "requires_grad"),
     *("embedding", "stft", "istft", "lift_fresh_copy", "as_tensor", "values", "items", "retain_grad"),
     *( "PackedSequence", "unpack_sequence", "unpad_sequence", "get"),
-    "overwritten",
+    *("augment", "overwritten", "zero", "fill"),
 }  # fmt: skip
 # Linear, if the argument at this place (or of this name) does not vary.
 _FIXED_PLACES: Mapping[str, tuple[tuple[int, str], ...]] = {

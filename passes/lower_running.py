@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from passes.atoms import Atom
-from passes.dataflow import is_of_shape
+from passes.dataflow import is_of_shape, is_step
 from passes.linear_calls import name_of_call
 from passes.lower_calls import Lowering, Textbook, Varies
 
@@ -52,9 +53,9 @@ class LowerRunning(TorchFunctionMode):
         self.varying: Any = WeakIdKeyDictionary()
 
     def note(self, value: Any) -> None:
-        """Remember that the floating-point tensors in ``value`` vary."""
+        """Remember that the tensors in ``value`` vary; masks are the same for all that a rule compares."""
         if isinstance(value, Tensor):
-            if value.is_floating_point() and not isinstance(value, nn.Parameter):
+            if value.dtype != torch.bool and not isinstance(value, nn.Parameter):
                 self.varying[value] = True
         elif isinstance(value, Mapping):
             self.note(list(value.values()))
@@ -81,7 +82,8 @@ class LowerRunning(TorchFunctionMode):
         textbook = textbook_of(func, self.lowerings, self.varies, args, kwargs)
         if textbook is None:
             result = func(*args, **kwargs)
-            if not is_of_shape(name_of_call(func)):
+            name = name_of_call(func)
+            if not (is_of_shape(name) or is_step(name)):
                 self.note(result)
             if (asked or _writes(func)) and isinstance(args[0], Tensor):
                 self.note([args[0], args[0]._base])
@@ -196,7 +198,10 @@ def lowering_of(func: Any, lowerings: Mapping[Any, Lowering]) -> Lowering | None
     name = getattr(func, "__name__", "")
     if getattr(func, "__qualname__", "").startswith("Tensor"):
         return lowerings.get(name.rstrip("_") if _writes(func) else name)
-    return lowerings.get(getattr(torch, name.rstrip("_"), None)) if _writes(func) else None
+    if not _writes(func):
+        return None
+    same = (getattr(space, name.rstrip("_"), None) for space in (torch, F))
+    return next((lowerings[each] for each in same if each in lowerings), None)
 
 
 def _known(func: Any, lowerings: Mapping[Any, Lowering]) -> Lowering | None:

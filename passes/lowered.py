@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
 from torch import fx, nn
+from torch.nn.utils import rnn
+
+
+class GraphTracer(fx.Tracer):
+    """Traces what packs and unpacks sequences as calls, whose inside torch.fx cannot follow.
+
+    Such calls are in the code that a pickled graph is traced from again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_modules=(math, rnn))  # type: ignore[arg-type]
+        # Tests of a type, of ``Tensor`` say, which that module imports, need the type itself.
+        self._autowrap_function_ids -= {id(each) for each in vars(rnn).values() if isinstance(each, type)}
+
+    def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
+        """Return a graph whose code can be run."""
+        graph = super().trace(*args, **kwargs)
+        for node in graph.nodes:
+            # The code would ask fx to wrap a function by a name that the code does not have.
+            node.meta.pop("is_wrapped", None)
+        return graph
 
 
 class Lowered(fx.GraphModule):
@@ -41,10 +63,8 @@ def graph_module(model: nn.Module, graph: fx.Graph, name: str | None = None) -> 
     for node in graph.nodes:
         # Neither an annotation that is a string nor a tracer of ours could be imported again.
         node.type = None
-        # The code would ask fx to wrap a function by a name that the code does not have.
-        node.meta.pop("is_wrapped", None)
     _read_each_attribute_once(graph)
-    graph._tracer_cls = fx.Tracer
+    graph._tracer_cls = GraphTracer
     result = Lowered(model, graph, class_name=name or type(model).__name__)
     _copy_training(model, result)
     return result
@@ -75,7 +95,7 @@ def _rebuild(rebuild: Callable[..., fx.GraphModule], arguments: tuple[Any, ...],
 
 
 def _renamed(graph: fx.Graph, names: list[str]) -> fx.Graph:
-    renamed = fx.Graph(tracer_cls=fx.Tracer)
+    renamed = fx.Graph(tracer_cls=GraphTracer)
     nodes: dict[fx.Node, fx.Node] = {}
     for node, name in zip(graph.nodes, names, strict=True):
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), nodes.__getitem__)

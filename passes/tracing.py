@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
 
 from torch import fx, nn
-from torch.nn.utils import rnn
 
 from passes.atoms import Atom
 from passes.audit import watch
 from passes.face import StandIn
 from passes.layout import Layout
-from passes.lowered import graph_module
+from passes.lowered import GraphTracer, graph_module
 from passes.proxies import WritableProxy, factories_recorded
 from passes.randomness import random_state, random_state_kept, same_random_state
 from passes.reach import fingerprint
@@ -32,7 +30,7 @@ _HOOKS = (
 _DRAWS = "draws random numbers of a fixed shape"
 
 
-class LoweringTracer(fx.Tracer):
+class LoweringTracer(GraphTracer):
     """Trace down to torch's own modules, atoms, layout modules and recurrences.
 
     Nodes that come from inside a rewritten layer are named after their place in the model.
@@ -43,20 +41,31 @@ class LoweringTracer(fx.Tracer):
     """
 
     def __init__(self, opaque: Iterable[nn.Module] = ()) -> None:
-        # Of packed sequences fx knows nothing, so the functions that make and unmake them are nodes.
-        super().__init__(autowrap_modules=(math, rnn))  # type: ignore[arg-type]
-        # Tests of a type, of ``Tensor`` say, which that module imports, need the type itself.
-        self._autowrap_function_ids -= {id(each) for each in vars(rnn).values() if isinstance(each, type)}
+        super().__init__()
         self.opaque = {id(module) for module in opaque}
         self.inside: list[str] = []
         # What a graph would fix, by the module that does it.
         self.found: dict[str, str] = {}
         # Where in the code an item was assigned that is a node.
         self.recorded: set[tuple[CodeType, int]] = set()
+        self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return what stands for the value of ``node``."""
         return WritableProxy(node, self)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """Look a parameter up; torch.fx goes through all of the model's, each time that one is read."""
+        if not isinstance(attr_val, nn.Parameter):
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if not self.parameters:
+            self.parameters = {id(each): (name, each) for name, each in self.root.named_parameters()}
+        name, _ = self.parameters.get(id(attr_val), (None, None))
+        if name is None:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` becomes one node."""

@@ -23,7 +23,7 @@ from passes.errors import RewriteError
 from passes.layout import SequenceBegin
 from passes.lower_running import CallAtom, run_quietly
 from passes.randomness import random_state_kept
-from rewriter._islands import islands_of, lowered_islands
+from rewriter._islands import islands_of, lowered_islands, may_write
 
 Tensors = tuple[Tensor, ...]
 
@@ -40,13 +40,13 @@ class Partners:
 
     def __init__(self, model: nn.Module) -> None:
         self._copy = clone_structure(model)
-        self._islands = islands_of(model)
+        self._writes = may_write(model)
         self._entries: deque[tuple[str, Tensors, Any]] | None = None
         for name, module in self._copy.named_modules():
             if isinstance(module, Atom | SequenceBegin):
                 module.register_forward_hook(self._note(name))
                 object.__setattr__(module, "forward", partial(run_quietly, module.forward))
-        for module, forward in lowered_islands(self._copy, self._islands, self._noting):
+        for module, forward in lowered_islands(self._copy, islands_of(model), self._noting):
             object.__setattr__(module, "forward", forward)
 
     def _noting(self, island: str) -> CallAtom:
@@ -60,8 +60,7 @@ class Partners:
     def _note(self, name: str) -> Any:
         def note(_: nn.Module, operands: tuple[Any, ...], output: Any) -> None:
             if self._entries is not None:
-                if self._islands:
-                    # Their code may write to what an atom got or gave.
+                if self._writes:
                     operands, output = pytree.tree_map_only(Tensor, torch.clone, (operands, output))
                 self._entries.append((name, operands, output))
 

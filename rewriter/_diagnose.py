@@ -17,7 +17,7 @@ from rewriter._advice import Advice
 from rewriter._inputs import as_inputs, check_like
 from rewriter._local_gaps import Flow, Gaps, Half, gaps_of_sample, without_gradients
 from rewriter._module_rules import bound_rule_for
-from rewriter._pulls import BoundRule
+from rewriter._pulls import BoundRule, as_result, part_for
 from rewriter._report import Report, render_table
 from rewriter._stock import StockRules
 from rewriter._uncovered import is_covered
@@ -276,6 +276,8 @@ def engine_rules(
     rule = bound_rule_for(call.function) if is_covered(call.function) else None
     if rule is None or not all(isinstance(each, Tensor) for each in args) or not isinstance(result, Tensor):
         return result
+    # The model may write to them before the backward pass.
+    args = tuple(each.clone() for each in args)
     return _Ruled.apply(rule, result, result0[0], len(args), *args, *args0)  # type: ignore[no-untyped-call]
 
 
@@ -290,9 +292,11 @@ class _Ruled(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (grad,) = grads
         y, y0, *operands = ctx.saved_tensors
-        wide = [each.expand(y.shape) for each in operands] if ctx.rule.elementwise else operands
+        wide = [as_result(each.expand(y.shape), y) for each in operands] if ctx.rule.elementwise else operands
         x, x0 = ([each.unsqueeze(0) for each in part] for part in (wide[: ctx.count], wide[ctx.count :]))
         pulled = ctx.rule.pull(tuple(x), tuple(x0), y.unsqueeze(0), y0.unsqueeze(0), grad[None, None])
-        shapes = [each.shape for each in operands[: ctx.count]]
-        given = [each[0, 0].sum_to_size(shape) for each, shape in zip(pulled, shapes, strict=True)]
+        given = [
+            part_for(operand, each[0, 0].sum_to_size(operand.shape))
+            for each, operand in zip(pulled, operands[: ctx.count], strict=True)
+        ]
         return (None, None, None, None, *given, *(None for _ in given))

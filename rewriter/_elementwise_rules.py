@@ -68,6 +68,8 @@ def rule_for(atom: Elementwise) -> Rule:
         (tensor([[7.]]),)
 
     """
+    if atom.function == "abs":
+        return partial(_magnitude, atom)
     if atom.function in CLOSED:
         return partial(_closed, partial(CLOSED[atom.function], **atom.options))
     return partial(chord_multiplier, atom.forward)
@@ -75,3 +77,11 @@ def rule_for(atom: Elementwise) -> Rule:
 
 def _closed(slope: Slope, x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
     return (slope(x[0], x0[0], y, y0),)
+
+
+def _magnitude(atom: Elementwise, x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
+    """Rescale ``|x|``; of complex numbers by ``|x|^2 - |x0|^2 = Re(conj(x + x0) (x - x0))``."""
+    if not x[0].is_complex():
+        return chord_multiplier(atom.forward, x, x0, y, y0)
+    both = y + y0
+    return ((x[0] + x0[0]).conj() / torch.where(both == 0, 1, both),)

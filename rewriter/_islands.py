@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from passes.errors import RewriteError
+from passes.in_place import write_of
 from passes.lower_running import CallAtom, run_lowered
 from passes.whole import CALLS
 from rewriter._report import Report
@@ -20,6 +21,12 @@ def islands_of(model: nn.Module) -> list[str]:
         return list(Report.of(model).islands)
     except RewriteError:
         return []
+
+
+def may_write(model: nn.Module) -> bool:
+    """Whether a decomposed model may write in place to what an atom takes or gives."""
+    graph = model.graph.nodes if isinstance(model, fx.GraphModule) else ()
+    return bool(islands_of(model)) or any(write_of(node) for node in graph)
 
 
 def lowered_islands(

@@ -19,7 +19,7 @@ from rewriter._linked import Pairing, current
 from rewriter._linked_recurrence import GatesToBe, can_fuse, linked_recurrence
 from rewriter._module_rules import bound_rule_for
 from rewriter._multipliers import Operands
-from rewriter._pulls import BoundRule
+from rewriter._pulls import BoundRule, as_result, part_for
 from rewriter._sweeps import CellSweep
 from rewriter._tokens import link_embeddings
 
@@ -114,7 +114,7 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
         result = plain(*operands)
     # What follows may write into the operands or the result in place. A rule takes one dtype: that of the
     # result, also where an operand holds integers.
-    noted = tuple(operand.detach().to(result.dtype, copy=True) for operand in operands)
+    noted = tuple(as_result(operand.detach().clone(), result) for operand in operands)
     output = result.clone()
     if tape.pairing is None:
         tape.add(name, (noted, output))
@@ -145,11 +145,13 @@ class RuleLink:
         operands = zip(self.x, self.x0, outer, strict=True)
         if not self.rule.elementwise:
             each = [self.pairing.pairs(a, b, k) for a, b, k in operands]
-            return self.rule.pull(tuple(a for a, _ in each), tuple(b for _, b in each), y, y0, d)
+            pulled = self.rule.pull(tuple(a for a, _ in each), tuple(b for _, b in each), y, y0, d)
+            return tuple(map(part_for, self.x, pulled))
         shape = (self.pairing.count, *self.y.shape)
         pairs = [self.pairing.pairs(*_aligned(a, b, self.y.dim()), k) for a, b, k in operands]
         whole = [(a.expand(shape), b.expand(shape)) for a, b in pairs] if len(pairs) > 1 else pairs
         pulled = self.rule.pull(tuple(a for a, _ in whole), tuple(b for _, b in whole), y, y0, d)
+        pulled = tuple(map(part_for, self.x, pulled))
         return tuple(
             each.sum_to_size(*d.shape[:2], *_lead(operand.shape, self.y.dim())).reshape(
                 *d.shape[:2], *operand.shape

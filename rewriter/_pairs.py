@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from passes.atoms import Atom
 from passes.errors import RewriteError
 from passes.layout import SequenceBegin
 from passes.lower_running import CallAtom, note_varying, run_quietly
 from rewriter._batch_axis import Partners, exchanged
-from rewriter._islands import islands_of, lowered_islands
-from rewriter._pulls import BoundRule, rule_of
+from rewriter._islands import islands_of, lowered_islands, may_write
+from rewriter._pulls import BoundRule, as_result, part_for, rule_of
 
 _MISSING = object()
 
@@ -93,6 +94,8 @@ class _Binding:
         self.root = model
         self.partners = Partners(model)
         self.plain = model.forward
+        self.islands = islands_of(model)
+        self.writes = may_write(model)
         # What other threads run meanwhile is not what is explained.
         self.thread = threading.get_ident()
         self.running = False
@@ -104,7 +107,7 @@ class _Binding:
         for module in self.root.modules():
             if isinstance(module, Atom) and module is not self.root:
                 yield module, partial(run_quietly, module.forward)
-        yield from lowered_islands(self.root, islands_of(self.root), self.calling)
+        yield from lowered_islands(self.root, self.islands, self.calling)
         self.plain = self.root.forward
         yield self.root, self.forward
 
@@ -112,8 +115,6 @@ class _Binding:
         """Return what calls an atom in the place of a call in the code of an island."""
 
         def call(name: str, atom: Atom, operands: tuple[Any, ...]) -> Any:
-            # The code may write to an operand afterwards.
-            operands = tuple(each.clone() if isinstance(each, Tensor) else each for each in operands)
             output = type(atom).forward(atom, *operands)
             rule = rule_of(atom)
             if rule is None:
@@ -129,6 +130,9 @@ class _Binding:
         if self.elsewhere() or self.running or isinstance(self.root, Atom) or not torch.is_grad_enabled():
             return self.plain(*args, **kwargs)
         self.even = self.partners.run(args, kwargs)
+        if self.islands:
+            # Their code may write to its arguments, and torch lets nobody write to a leaf.
+            args, kwargs = pytree.tree_map(_not_leaf, (args, kwargs))
         self.running = True
         try:
             result = self.plain(*args, **kwargs)
@@ -173,6 +177,9 @@ class _Binding:
                 return None
             if recorded is None:
                 recorded = _by_itself(module, name, operands, output, called_alone=not self.running)
+            if self.writes:
+                # Into the operands, perhaps, before the backward pass.
+                operands = tuple(each.clone() for each in operands)
             operands0, output0 = recorded
             if output0.shape != output.shape:
                 raise RewriteError(
@@ -199,6 +206,10 @@ class _Binding:
                 "attribution, so the attributions do not add up",
                 stacklevel=2,
             )
+
+
+def _not_leaf(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value.requires_grad else value
 
 
 def _by_itself(
@@ -232,12 +243,12 @@ class _PairRule(torch.autograd.Function):
         (grad,) = grad_outputs
         y, y0, *operands = ctx.saved_tensors
         # One shape and dtype, also where an operand holds integers.
-        wide = [each.expand(y.shape).to(y.dtype) for each in operands] if ctx.rule.elementwise else operands
+        wide = [as_result(each.expand(y.shape), y) for each in operands] if ctx.rule.elementwise else operands
         # To a rule the whole batch is one pair: every place has its partner in the same place.
         x, x0 = (tuple(each.unsqueeze(0) for each in side) for side in (wide[: ctx.count], wide[ctx.count :]))
         pulled = ctx.rule.pull(x, x0, y.unsqueeze(0), y0.unsqueeze(0), grad[None, None])
         grads = (
-            each[0, 0].sum_to_size(operand.shape)
+            part_for(operand, each[0, 0].sum_to_size(operand.shape))
             for each, operand in zip(pulled, operands[: ctx.count], strict=True)
         )
         return None, None, None, *grads, *(None,) * ctx.count

@@ -28,7 +28,8 @@ def bilinear_pull(atom: Bilinear, x: Operands, x0: Operands, y: Tensor, y0: Tens
     """
     a, b = ((s + r).div_(2) for s, r in zip(x, x0, strict=True))
     equation = atom.equation(a.dim() - 1, b.dim() - 1)
-    pulled = equation and _by_equation(equation, a, b, d)
+    # Gradients of complex numbers are conjugates, which is what torch's own transposition gives, too.
+    pulled = equation and _by_equation(equation, a.conj(), b.conj(), d)
     return pulled or _by_transposition(atom, a, b, d)
 
 

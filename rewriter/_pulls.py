@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from passes.atoms import Mul
 from passes.bilinear import Bilinear
 from passes.elementwise import Elementwise, RandomLeakyReLU
+from passes.errors import RewriteError
 from passes.extrema import Extremum
 from passes.norms import Standardize
 from passes.pairwise import Pairwise
@@ -54,9 +56,23 @@ def elementwise(rule: Rule) -> BoundRule:
 
 
 def _multiply(rule: Rule, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor) -> Operands:
-    return tuple(d * multiplier for multiplier in rule(x, x0, y, y0))
+    # Torch's gradients of complex numbers are conjugates: a change is the real part of conj(d) * delta.
+    return tuple(d * multiplier.conj() for multiplier in rule(x, x0, y, y0))
 
 
+def _guarded(
+    atom: nn.Module, pull: Pull, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor
+) -> Operands:
+    """Refuse complex numbers, of which most rules are not true."""
+    function = getattr(atom, "function", "")
+    known = isinstance(atom, _COMPLEX) or function in ("abs", "div")
+    if not known and any(each.is_complex() for each in (*x, y)):
+        raise RewriteError(f"{function or type(atom).__name__}: has no rule for complex numbers")
+    return pull(x, x0, y, y0, d)
+
+
+#: Products are linear in each operand, complex or not.
+_COMPLEX = (Mul, Bilinear)
 #: Rules that need to know the options of their atom.
 BOUND: Mapping[type[nn.Module], Callable[[Any], BoundRule]] = {
     Elementwise: lambda atom: elementwise(rule_for(atom)),
@@ -87,8 +103,29 @@ def rule_of(module: nn.Module) -> BoundRule | None:
     """
     # An atom that answers isinstance for one of torch's modules derives from both.
     for kind in type(module).__mro__:
-        if kind in RULES:
-            return elementwise(RULES[kind])
-        if kind in BOUND:
-            return BOUND[kind](module)
+        if kind in RULES or kind in BOUND:
+            rule = elementwise(RULES[kind]) if kind in RULES else BOUND[kind](module)
+            return replace(rule, pull=partial(_guarded, module, rule.pull))
     return None
+
+
+def as_result(operand: Tensor, result: Tensor) -> Tensor:
+    """Bring an operand to the dtype of the result, unless that would cut a complex number in two.
+
+    Example:
+        >>> as_result(torch.tensor([1]), torch.tensor([0.5])), as_result(torch.tensor([1j]), torch.ones(1))
+        (tensor([1.]), tensor([0.+1.j]))
+
+    """
+    return operand if operand.is_complex() or result.is_complex() else operand.to(result.dtype)
+
+
+def part_for(operand: Tensor, pulled: Tensor) -> Tensor:
+    """Return multipliers of an operand: those of a real one are real.
+
+    Example:
+        >>> part_for(torch.ones(1), torch.tensor([2 + 1j]))
+        tensor([2.])
+
+    """
+    return pulled.real if pulled.is_complex() and not operand.is_complex() else pulled

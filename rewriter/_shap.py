@@ -8,12 +8,14 @@ as it was found. Models without a rewritten part get stock behaviour, untouched.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from passes.attention_layout import AttentionBegin, AttentionEnd, CloseRows, MaskScores
 from passes.embedded import EmbeddingOutput
@@ -97,10 +99,33 @@ def _explaining(explainer: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
         EXPLAINING,
         as_found(model),
         _recognized(model),
+        _not_hooked_for_nothing(model, explainer.layer),
         bound_rules(model.eval()),
         integers_as_numbers(explainer),
     ):
         yield
+
+
+@contextmanager
+def _not_hooked_for_nothing(model: nn.Module, layer: nn.Module | None) -> Iterator[None]:
+    """Keep shap from hooking the backward pass of modules whose gradients it leaves as they are.
+
+    Torch lets nobody write in place to what a module with such a hook takes or returns. The hook of the
+    layer that is explained stays: it tells what the layer gets from what else is made of the same tensor.
+    The caller restores the modules.
+    """
+    from shap.explainers._deep import deep_pytorch
+
+    handlers = deep_pytorch.op_handler
+    idle = (deep_pytorch.passthrough, deep_pytorch.linear_1d)
+    for module in model.modules():
+        if module is not layer and handlers.get(type(module).__name__) in idle:
+            object.__setattr__(module, "register_full_backward_hook", _no_hook)
+    yield
+
+
+def _no_hook(_: Any) -> RemovableHandle:
+    return RemovableHandle(OrderedDict())
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passes.dataflow import Dataflow, is_of_shape
+from passes.dataflow import Dataflow, is_of_shape, is_step
 from passes.layout import Layout
 from passes.linear_calls import (
     CUTS,
@@ -137,7 +137,8 @@ def uncovered_calls(
     """
     run = _Coverage(islands)
     for tensor in _tensors((args, kwargs)):
-        run.note([tensor], tensor.is_floating_point())
+        # Integers are tokens, perhaps: what is looked up by them varies.
+        run.note([tensor], tensor.dtype != torch.bool)
     with torch.enable_grad(), random_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = observe(model, run, args, kwargs)
@@ -171,8 +172,11 @@ class _Coverage(Observer):
         floating = [each for each in written if each.is_floating_point() or each.is_complex()]
         if read or reason == RANDOM:
             self.note(floating, True)
+        whole = [each for each in written if not (each.is_floating_point() or each.is_complex())]
+        if self._of_tokens(call, args, kwargs):
+            self.note([each for each in whole if each.dtype != torch.bool], True)
         if stepped:
-            self.note([each for each in written if not each.is_floating_point()], False)
+            self.note(whole, False)
         if not read and stepped:
             self.note(floating, False)
         report = None
@@ -183,6 +187,12 @@ class _Coverage(Observer):
         cut = report is not None and not written
         self.calls.append((report, read, {_storage(each) for each in floating} | ({0} if cut else set())))
         return result
+
+    def _of_tokens(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call rearranges integers that the model takes."""
+        read = [each for each in _tensors((args, kwargs)) if self.varies(each)]
+        whole = not any(each.is_floating_point() or each.is_complex() for each in read)
+        return bool(read) and whole and not is_step(call.operation)
 
     def _why(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         if isinstance(call.function, nn.Module):

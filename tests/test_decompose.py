@@ -6,10 +6,12 @@ import copy
 import io
 import pickle
 import warnings
+from typing import Any
 
 import pytest
 import torch
 from torch import fx, nn
+from torch.nn.utils import rnn
 from torch.overrides import TorchFunctionMode
 
 from passes.atoms import Atom, Mul
@@ -324,3 +326,44 @@ def test_packed_and_flat() -> None:
     assert_same_model(model, masked, full)
     with pytest.raises(ValueError, match="unrolled for sequences of equal length"):
         decompose(model, full)(x)
+
+
+def test_the_cost_of_a_trace_grows_with_the_model_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[nn.Module] = []
+    plain = nn.Module.named_parameters
+
+    def counted(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        searches.append(self)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(nn.Module, "named_parameters", counted)
+    counts = []
+    for depth in (2, 12):
+        searches.clear()
+        decompose(nn.Sequential(*(nn.LayerNorm(3) for _ in range(depth))))
+        counts.append(len(searches))
+    # Each layer reads its weight and its bias.
+    assert counts[0] == counts[1]
+
+
+class Packs(nn.Module):
+    """Packs and unpacks, which a graph of it does by calling torch's functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(3, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        packed = rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True)[0].sum(1)
+
+
+def test_a_graph_that_packs_can_be_pickled() -> None:
+    rewritten = decompose(Packs())
+    x, lengths = torch.randn(3, 5, 3), torch.tensor([2, 5, 3])
+    loaded = pickle.loads(pickle.dumps(rewritten))
+    assert torch.equal(loaded(x, lengths), rewritten(x, lengths))
+    assert [node.name for node in loaded.graph.nodes] == [node.name for node in rewritten.graph.nodes]
+    # Loading leaves nothing behind in torch.fx.
+    assert isinstance(decompose(Packs()), fx.GraphModule)
+    assert isinstance(pickle.loads(pickle.dumps(loaded)), fx.GraphModule)

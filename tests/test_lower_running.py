@@ -57,6 +57,18 @@ def _in_place(model: Any, x: Tensor) -> Tensor:
     return (z / (1 + y)).sum(1)
 
 
+def _in_what_a_layer_gave(model: Any, x: Tensor) -> Tensor:
+    y = model.gap(x)
+    y.masked_fill_(torch.arange(5)[:, None] > 3, -1.0)
+    F.elu_(y[:, :2], 0.5)
+    part = y[..., 1:]
+    part *= F.leaky_relu_(part - 1, 0.1)
+    z = model.act(y)
+    y += z
+    y[:, 0].zero_()
+    return torch.max(y, z).sum(1)
+
+
 def _attention(model: Any, x: Tensor) -> Tensor:
     h, (last, c) = model.lstm(x)
     last += 1
@@ -72,6 +84,7 @@ CASES: dict[str, Code] = {
     "items": lambda: Code(_each_step_into_zeros),
     "cell": lambda: Code(_decayed, gap=lambda: nn.Linear(3, 4), cell=lambda: nn.GRUCell(3, 4)),
     "in place": lambda: Code(_in_place),
+    "in what a layer gave": lambda: Code(_in_what_a_layer_gave, gap=lambda: nn.Linear(3, 4), act=nn.Tanh),
     "attention": lambda: Code(_attention, lstm=lambda: nn.LSTM(3, 4, batch_first=True)),
     "inside a graph": lambda: nn.Sequential(
         nn.Linear(3, 3), Code(lambda m, x: (x * x.tanh()).sum(1)), nn.GELU(), nn.Linear(3, 2)

@@ -291,6 +291,26 @@ def test_the_input_is_not_written_to() -> None:
     assert_additive(Cloned(), x, background)
 
 
+class WritesFactors(nn.Module):
+    """Its writes stay, and change what a product was made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        y.view(-1, 3)[:, :2].tanh_()
+        columns = y.t()
+        columns[0] *= columns[1]
+        return y
+
+
+def test_what_a_product_was_made_of_may_be_written_to() -> None:
+    assert any(write_of(node) for node in decompose(WritesFactors()).graph.nodes)
+    assert_additive(WritesFactors(), torch.randn(4, 3), torch.randn(5, 3))
+
+
 class Keeps(nn.Module):
     """Its state is written: what a graph must not turn into a value."""
 

@@ -150,3 +150,50 @@ def test_tokens_that_the_model_computes_are_refused(tokens: Tensor, background: 
 def test_integers_without_an_embedding_are_refused() -> None:
     with pytest.raises(RewriteError, match=r"integers have no attributions, unless an nn\.Embedding"):
         DeepExplainer(nn.Flatten(), torch.ones(2, 3).long())
+
+
+class Looked(nn.Module):
+    """What is looked up is transformed by functions that need rules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.cell = nn.Embedding(9, 4), nn.GRUCell(4, 4)
+
+    def transformed(self, tokens: Tensor) -> Tensor:
+        found = self.embedding(tokens)
+        h = self.cell(found[:, 0], found[:, 1])
+        return h * torch.exp(torch.relu(found[:, 2]))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.transformed(tokens)
+
+
+class LookedInCode(Looked):
+    """The same in code that torch.fx cannot follow."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.transformed(tokens) if tokens.sum() < 1000 else tokens
+
+
+def test_tokens_in_code_have_the_values_that_they_have_in_a_graph() -> None:
+    graph = Looked().double()
+    code = LookedInCode().double()
+    code.load_state_dict(graph.state_dict())
+    assert decompose(code).report.islands
+    assert not decompose(graph).report.islands
+    tokens, background = torch.randint(9, (3, 3)), torch.randint(9, (4, 3))
+    got, expected = (DeepExplainer(each, background).shap_values(tokens) for each in (code, graph))
+    # The same rules on the same numbers; sums may be in another order.
+    assert np.abs(got - expected).max() < 1e-13
+
+
+class SortsLooked(Looked):
+    def forward(self, tokens: Tensor) -> Tensor:
+        if tokens.sum() > 1000:
+            return tokens
+        return torch.stack([self.embedding(each.clamp(min=0)) for each in tokens.unbind(1)], 1).msort()
+
+
+def test_what_no_rule_covers_is_found_behind_tokens() -> None:
+    found = decompose(SortsLooked(), torch.randint(9, (2, 3))).report.uncovered
+    assert [each.operation for each in found] == ["bool", "msort"]
