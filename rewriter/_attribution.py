@@ -170,7 +170,8 @@ def _record(
         return remembered.references[1:]
     tape = Tape(tokens=target.tokens)
     with torch.inference_mode(False), torch.no_grad(), running(tape):
-        base = _flat(target.run(references))
+        # Copies: the model's code may write to its inputs.
+        base = _flat(target.run([each.clone() for each in references]))
     if remembered:
         remembered.references = versions, tape, base
     return tape, base
@@ -221,7 +222,7 @@ def _pair(
         leaves = tape.leaves
         references = [_as_pairs(pairing, a, b) for a, b in zip(leaves, tape.inputs, strict=True)]
     flat = _flat(output)
-    lookups = [(each, each.source(samples)) for each in tape.lookups]
+    lookups = [(each, each.source(leaves, references)) for each in tape.lookups]
     looked_up = [each.output for each, _ in lookups]
     sums = [
         torch.zeros(chosen.shape[1], *leaf.shape, dtype=torch.float64, device=leaf.device) for leaf in leaves

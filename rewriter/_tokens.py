@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from rewriter._linked import Pairing, Tape, current
+from rewriter._linked import Pairing, current
+
+Place = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Lookup:
         index: what was looked up by the samples, (M, *).
         output: what was found, (M, *, features), a leaf of the samples' autograd graph.
         index0: what was looked up by the references.
+        place: where in memory the model's code had the index.
         output0: what they found.
 
     """
@@ -32,21 +35,40 @@ class Lookup:
     output: Tensor
     index0: Tensor
     output0: Tensor
+    place: Place
 
     def is_fixed(self) -> bool:
         """Whether samples and references look up the same, such as positions."""
         return self.index.shape == self.index0.shape and torch.equal(self.index, self.index0)
 
-    def source(self, samples: Sequence[Tensor]) -> int:
+    def source(self, samples: Sequence[Tensor], references: Sequence[Tensor]) -> int:
         """Return which of the model's inputs is looked up.
 
+        Args:
+            samples: the inputs that the model got, themselves.
+            references: what it got before, rows in the order (N, M) or (N, 1).
+
         Raises:
-            RewriteError: if it is none of them.
+            RewriteError: if it is none of them, or any of several.
 
         """
-        for k, each in enumerate(samples):
-            if each.shape == self.index.shape and not each.is_floating_point() and each.equal(self.index):
-                return k
+        # Two inputs may hold the same numbers: those in the same memory are the same beyond doubt.
+        here = [k for k, each in enumerate(samples) if _place(each) == self.place]
+        # A cast or a clone lies elsewhere. A sample may be its own reversal, but not all references, too.
+        found = here or [
+            k
+            for k, (each, each0) in enumerate(zip(samples, references, strict=True))
+            if not each.is_floating_point()
+            and _same(each, self.index)
+            and _same(each0.flatten(0, 1), self.index0)
+        ]
+        if len(found) == 1 or (found and not self.index.numel()):
+            return found[0]
+        if found:
+            raise RewriteError(
+                f"{self.name}: looks up integers that inputs {', '.join(map(str, found))} all hold, so that "
+                "it cannot be told which of them they come from; let the embedding look the input itself up"
+            )
         raise RewriteError(
             f"{self.name}: looks up integers of shape {tuple(self.index.shape)} that the model computes from "
             "its inputs, so that there is no input to place the attributions in; explain the output of the "
@@ -71,8 +93,16 @@ def holds_embedding(model: nn.Module) -> bool:
     return any(type(module) is nn.Embedding for module in model.modules())
 
 
-def _forward(plain: Any, name: str, index: Tensor) -> Tensor:
-    tape: Tape | None = current()
+def _place(tensor: Tensor) -> Place:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _same(tensor: Tensor, index: Tensor) -> bool:
+    return tensor.shape == index.shape and torch.equal(tensor, index)
+
+
+def _forward(plain: Any, name: str, input: Tensor) -> Tensor:
+    index, tape = input, current()
     found: Tensor = plain(index)
     if tape is None or not tape.tokens:
         return found
@@ -81,7 +111,7 @@ def _forward(plain: Any, name: str, index: Tensor) -> Tensor:
         tape.add(name, ((index.clone(),), found))
         return found
     (index0,), output0 = tape.next(name)
-    lookup = Lookup(name, index.clone(), found.detach().requires_grad_(), index0, output0)
+    lookup = Lookup(name, index.clone(), found.detach().requires_grad_(), index0, output0, _place(index))
     if lookup.is_fixed():
         return found
     tape.lookups.append(lookup)

@@ -184,3 +184,30 @@ def test_work_that_takes_long_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> No
     assert shown[0]["delay"] == _explained._LONG > 1
     DeepExplainer(model, background, progress=False).shap_values(x)
     assert len(shown) == 1
+
+
+class WritesToItsInput(nn.Module):
+    """Has control flow, so that it stays the user's code, and writes to its input."""
+
+    def __init__(self, model: nn.Module, *, write: bool = True) -> None:
+        super().__init__()
+        self.model, self.write = model, write
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.write or x.abs().max() > 1e9:
+            return self.model(x + 1)
+        x += 1
+        return self.model(x)
+
+
+def test_what_the_user_gives_is_never_written_to() -> None:
+    model = gallery.Classifier("GRU").double()
+    x, background = torch.randn(2, 5, 3).double(), torch.randn(4, 5, 3).double()
+    references = background.expand(2, 4, 5, 3).clone()
+    before = [each.clone() for each in (x, background, references)]
+    expected = stock(WritesToItsInput(model, write=False), background, x)
+    explainer = DeepExplainer(WritesToItsInput(model), background)
+    for _ in range(2):
+        assert_same(explainer.shap_values(x), expected, 1e-11)
+        assert_same(explainer.shap_values(x, references=references), expected, 1e-11)
+    assert all(map(torch.equal, (x, background, references), before))

@@ -150,3 +150,48 @@ def test_tokens_that_the_model_computes_are_refused(tokens: Tensor, background: 
 def test_integers_without_an_embedding_are_refused() -> None:
     with pytest.raises(RewriteError, match=r"integers have no attributions, unless an nn\.Embedding"):
         DeepExplainer(nn.Flatten(), torch.ones(2, 3).long())
+
+
+class Pair(Tagger):
+    """Reads two sequences, of which only the second has an influence."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.embedded(self.embedding(input=second)) + 0 * self.embedded(self.embedding(first))
+
+
+class Cast(Pair):
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return super().forward(first.clone(), second.clone())
+
+
+class Reversed(Tagger):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.embedded(self.embedding(tokens.flip(1)))
+
+
+@pytest.mark.parametrize("kind", [Pair, Cast])
+def test_inputs_with_the_same_tokens_are_told_apart(
+    kind: type[Pair], tokens: Tensor, background: Tensor
+) -> None:
+    """Only the second input has an influence."""
+    model = kind().double()
+    expected = DeepExplainer(model, [background.flip(0), background]).shap_values([tokens.flip(0), tokens])[1]
+    first, second = DeepExplainer(model, [background.flip(0), background]).shap_values(
+        [tokens, tokens.clone()]
+    )
+    assert not first.any()
+    assert np.abs(second - expected).max() < EXACT
+    difference_ = difference(model, [tokens, tokens], [background, background])
+    assert np.abs(second.sum(1) - difference_).max() < EXACT
+
+
+def test_inputs_that_cannot_be_told_apart_are_refused(tokens: Tensor, background: Tensor) -> None:
+    explainer = DeepExplainer(Cast().double(), [background, background])
+    with pytest.raises(RewriteError, match="looks up integers that inputs 0, 1 all hold"):
+        explainer.shap_values([tokens, tokens])
+
+
+def test_a_sequence_that_is_its_own_reversal_is_no_exception(tokens: Tensor, background: Tensor) -> None:
+    tokens = torch.cat([tokens[:, :3], tokens[:, :3].flip(1)], 1)
+    with pytest.raises(RewriteError, match="that the model computes from its inputs"):
+        DeepExplainer(Reversed().double(), background).shap_values(tokens)
