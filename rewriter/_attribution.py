@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +14,7 @@ from rewriter._linked import Pairing, Tape, running
 from rewriter._linked_recurrence import Forward
 from rewriter._packing import PackByIndex
 from rewriter._tiles import Tiles, default_budget, spans
+from rewriter._weights import SharedWeights
 
 Inputs = list[Tensor]
 # Bytes that the run of the references may leave to be remembered.
@@ -28,6 +27,7 @@ class Target:
 
     Args:
         model: a linked copy.
+        weights: those that it shares with the user's model.
         select: picks the tensor to explain from what the model returns.
         interim: name of the operation whose inputs receive the attributions, or None for the model's.
         tokens: integers receive attributions, where an embedding looks them up.
@@ -35,6 +35,7 @@ class Target:
     """
 
     model: nn.Module
+    weights: SharedWeights
     select: Callable[[Any], Any]
     interim: str | None = None
     tokens: bool = False
@@ -83,12 +84,16 @@ class Remembered:
 
     Args:
         sizes: bytes that one row leaves, by its shape.
-        references: the run, with the versions of the weights that it was made with.
+        references: the run, with the checksums of the weights that it was made with.
 
     """
 
     sizes: dict[Any, tuple[int, int]] = field(default_factory=dict)
-    references: tuple[tuple[int, ...], Tape, Tensor] | None = None
+    references: tuple[tuple[float, ...], Tape, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the run, which may be large: whoever needs it can make it again."""
+        return {"sizes": self.sizes, "references": None}
 
 
 def attribute(
@@ -165,28 +170,16 @@ def _record(
     target: Target, references: Inputs, remembered: Remembered | Literal[False] = False
 ) -> tuple[Tape, Tensor]:
     """Run the references, unless that is remembered; return what they left and their flattened outputs."""
-    versions = _versions(target.model) if remembered else ()
-    if remembered and remembered.references and remembered.references[0] == versions:
+    weights = target.weights.checksums() if remembered else ()
+    if remembered and remembered.references and remembered.references[0] == weights:
         return remembered.references[1:]
     tape = Tape(tokens=target.tokens)
     with torch.inference_mode(False), torch.no_grad(), running(tape):
         # Copies: the model's code may write to its inputs.
         base = _flat(target.run([each.clone() for each in references]))
     if remembered:
-        remembered.references = versions, tape, base
+        remembered.references = weights, tape, base
     return tape, base
-
-
-def _versions(model: nn.Module) -> tuple[int, ...]:
-    """Return what changes whenever weights are written to; the model shares them with the user's."""
-    held = _held.get(model)
-    if held is None:
-        held = _held[model] = tuple(itertools.chain(model.parameters(), model.buffers()))
-    return tuple(-1 if tensor.is_inference() else tensor._version for tensor in held)
-
-
-# Weights and buffers of linked copies, which are never changed; to walk through the modules takes longer.
-_held: WeakKeyDictionary[nn.Module, tuple[Tensor, ...]] = WeakKeyDictionary()
 
 
 def _flat(output: Tensor) -> Tensor:

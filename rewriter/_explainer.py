@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from rewriter._additivity import check_sums
-from rewriter._attribution import Inputs, Remembered, _versions, attribute
+from rewriter._attribution import Inputs, Remembered, attribute
 from rewriter._compiled import compiling
 from rewriter._contexts import context_inputs, explained_in_context
 from rewriter._explained import Explained, Names, collect
@@ -193,7 +193,8 @@ class DeepExplainer:
         background = as_inputs(references, self._data, "references") if own else self._data
         if own:
             check_like(background, self._data, "references", samples=samples[0].shape[0])
-        versions = _versions(self._target.model)
+        self._target.weights.check()
+        versions = self._target.weights.versions()
         try:
             with self._full_precision(), compiling(self._compiled):
                 done = self._explained(samples, background, ranked, order, tolerance, own=own)
@@ -204,7 +205,7 @@ class DeepExplainer:
         return done
 
     def _check_weights(self, versions: tuple[int, ...]) -> None:
-        if _versions(self._target.model) != versions:
+        if self._target.weights.versions() != versions:
             raise RewriteError(
                 "the model's weights or buffers were written to while it was explained; stop training it "
                 "for that time, or explain copy.deepcopy(model)"

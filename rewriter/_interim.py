@@ -14,6 +14,7 @@ from rewriter._attribution import Target
 from rewriter._decompose import decompose
 from rewriter._linked import Tape, current
 from rewriter._linked_modules import linked_copy
+from rewriter._weights import SharedWeights
 
 
 def linked_target(
@@ -37,9 +38,10 @@ def linked_target(
     root, layer = model if isinstance(model, tuple) else (model, None)
     copy = linked_copy(decompose(root))
     _check_tensors(copy)
+    weights = SharedWeights(root, copy)
     select = _itself if output is None else output if callable(output) else operator.itemgetter(output)
     if layer is None:
-        return Target(copy, select, tokens=True)
+        return Target(copy, weights, select, tokens=True)
     names = [name for name, module in root.named_modules() if module is layer]
     if not names:
         raise RewriteError(f"the {type(layer).__name__} is not a part of the model")
@@ -54,7 +56,7 @@ def linked_target(
         raise RewriteError(f"{names[0]}: became part of the graph; explain the input of a module below it")
     forward = _embedded_forward if isinstance(found[0], nn.Embedding) else _interim_forward
     object.__setattr__(found[0], "forward", partial(forward, found[0].forward, names[0]))
-    return Target(copy, select, names[0])
+    return Target(copy, weights, select, names[0])
 
 
 def _check_tensors(copy: nn.Module) -> None:

@@ -211,3 +211,59 @@ def test_what_the_user_gives_is_never_written_to() -> None:
         assert_same(explainer.shap_values(x), expected, 1e-11)
         assert_same(explainer.shap_values(x, references=references), expected, 1e-11)
     assert all(map(torch.equal, (x, background, references), before))
+
+
+def _load(model: nn.Module) -> None:
+    model.load_state_dict(gallery.Classifier("GRU").double().state_dict(), assign=True)
+
+
+def _cast(model: nn.Module) -> None:
+    model.half().double()
+
+
+def _head(model: nn.Module) -> None:
+    model.head = nn.Linear(4, 2).double()
+
+
+@pytest.mark.parametrize("replace", [_load, _cast, _head])
+def test_weights_that_were_replaced_are_noticed(replace: Any) -> None:
+    model = gallery.Classifier("GRU").double()
+    x, background = torch.randn(2, 5, 3).double(), torch.randn(3, 5, 3).double()
+    explainer = DeepExplainer(model, background)
+    explainer.shap_values(x)
+    replace(model)
+    with pytest.raises(RewriteError, match=r"replaced since the explainer was made.*make a new explainer"):
+        explainer.shap_values(x)
+    assert_same(DeepExplainer(model, background).shap_values(x), stock(model, background, x), 1e-11)
+
+
+def test_weights_that_moved_and_came_back_are_the_same() -> None:
+    model, x = gallery.Classifier("GRU"), torch.randn(2, 5, 3)
+    explainer = DeepExplainer(model, torch.randn(3, 5, 3))
+    expected = explainer.shap_values(x)
+    model.double().float()
+    np.testing.assert_array_equal(explainer.shap_values(x), expected)
+
+
+def test_weights_written_to_behind_the_back_of_autograd_are_seen() -> None:
+    model = nn.Sequential(gallery.Classifier("GRU"), nn.Tanh()).double()
+    x, background = torch.randn(2, 5, 3).double(), torch.randn(3, 5, 3).double()
+    explainer = DeepExplainer(model, background)
+    explainer.shap_values(x)
+    for parameter in model.parameters():
+        parameter.data.neg_()
+    assert_same(explainer.shap_values(x), stock(model, background, x), 1e-11)
+
+
+def test_a_copy_remembers_nothing_of_other_weights() -> None:
+    # Weights of copies begin with version 0, whatever happened to them before.
+    model = copy.deepcopy(nn.Sequential(gallery.Classifier("GRU"), nn.Tanh()).double())
+    x, background = torch.randn(2, 5, 3).double(), torch.randn(3, 5, 3).double()
+    explainer = DeepExplainer(model, background)
+    explainer.shap_values(x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    expected = stock(model, background, x)
+    assert_same(copy.deepcopy(explainer).shap_values(x), expected, 1e-11)
+    assert_same(pickle.loads(pickle.dumps(explainer)).shap_values(x), expected, 1e-11)
