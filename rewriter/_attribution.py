@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from rewriter._linked import Pairing, Tape, running
+from rewriter._linked import Outers, Pairing, Tape, running
 from rewriter._linked_recurrence import Forward
+from rewriter._merged_batch import outers_of
 from rewriter._packing import PackByIndex
 from rewriter._tiles import Tiles, default_budget, spans
 from rewriter._weights import SharedWeights
@@ -83,12 +84,12 @@ class Remembered:
     """What one explanation leaves for the next: sizes, and the run of the references if it is small.
 
     Args:
-        sizes: bytes that one row leaves, by its shape.
+        sizes: by the shape of a row, what :func:`_measure` returns of it.
         references: the run, with the checksums of the weights that it was made with.
 
     """
 
-    sizes: dict[Any, tuple[int, int]] = field(default_factory=dict)
+    sizes: dict[Any, tuple[int, int, list[Outers]]] = field(default_factory=dict)
     references: tuple[tuple[float, ...], Tape, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def attribute(
     key = tuple((each.shape, each.dtype) for each in row)
     if key not in sizes:
         sizes[key] = _measure(target, row)
-    row_bytes, step_bytes = sizes[key]
+    row_bytes, step_bytes, outers = sizes[key]
     tiles = Tiles.choose(counts, row_bytes, step_bytes, budget, device.type, own=own)
     small = not own and tiles.references == count and row_bytes * count <= _SMALL
     for r0, r1 in spans(count, tiles.references):
@@ -146,15 +147,22 @@ def attribute(
             else:
                 recorded = Tape(entries=tape.entries, inputs=tape.inputs, tokens=target.tokens)
                 background = [each.unsqueeze(1) for each in shared]
+            recorded.outers = outers
             pairing = Pairing(s1 - s0, r1 - r0, own)
             sums, outputs = _pair(target, rows, background, recorded, pairing, chosen[s0:s1], tiles)
             total = torch.unflatten(base, 0, (r1 - r0, -1)).sum(0)
             yield Part(s0, s1, outputs, total, sums, (s1 - s0) * (r1 - r0))
 
 
-def _measure(target: Target, row: Inputs) -> tuple[int, int]:
-    """Return the bytes that a run of one row leaves, and that one step of its widest recurrence does."""
-    tape, _ = _record(target, row)
+def _measure(target: Target, row: Inputs) -> tuple[int, int, list[Outers]]:
+    """Return the bytes that one row leaves, those of one step of its widest recurrence, and the outers."""
+
+    def record(inputs: Inputs, tape: Tape) -> Tape:
+        _run(target, inputs, tape)
+        return tape
+
+    # Two rows: a model may take the batch away where it is of size 1.
+    tape = record([torch.cat([each, each]) for each in row], Tape(tokens=target.tokens))
     total = step = 0
     for _, entry in tape.entries:
         if isinstance(entry, Forward):
@@ -163,7 +171,7 @@ def _measure(target: Target, row: Inputs) -> tuple[int, int]:
             step = max(step, kept[0].nbytes // kept[0].shape[0])
         else:
             total += sum(each.nbytes for each in (*entry[0], entry[1]))
-    return total + sum(each.nbytes for each in row), step
+    return total // 2 + sum(each.nbytes for each in row), step // 2, outers_of(record, row, tape)
 
 
 def _record(
@@ -174,12 +182,16 @@ def _record(
     if remembered and remembered.references and remembered.references[0] == weights:
         return remembered.references[1:]
     tape = Tape(tokens=target.tokens)
-    with torch.inference_mode(False), torch.no_grad(), running(tape):
-        # Copies: the model's code may write to its inputs.
-        base = _flat(target.run([each.clone() for each in references]))
+    base = _run(target, references, tape)
     if remembered:
         remembered.references = weights, tape, base
     return tape, base
+
+
+def _run(target: Target, inputs: Inputs, tape: Tape) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad(), running(tape):
+        # Copies: the model's code may write to its inputs.
+        return _flat(target.run([each.clone() for each in inputs]))
 
 
 def _flat(output: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from rewriter._explained import Explained, Names, collect
 from rewriter._inputs import as_inputs, check_like
 from rewriter._interim import linked_target
 from rewriter._linked import Tape, running
+from rewriter._tiles import spans
 from rewriter._tokens import holds_embedding
 
 Array = np.ndarray[Any, Any]
@@ -298,8 +299,8 @@ class DeepExplainer:
         """Return the outputs of the model, without attributions."""
         with self._full_precision(), torch.no_grad():
             parts = [
-                self._target.run([row.clone() for row in rows])
-                for rows in zip(*(torch.split(x, _ROWS) for x in inputs), strict=True)
+                self._target.run([each[begin:end].clone() for each in inputs])
+                for begin, end in spans(len(inputs[0]), _ROWS)
             ]
         return torch.cat(parts)
 

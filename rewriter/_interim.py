@@ -74,28 +74,37 @@ def _itself(output: Any) -> Any:
     return output
 
 
-def _interim_forward(plain: Callable[..., Any], name: str, *args: Any) -> Any:
+def _interim_forward(plain: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Any:
     """Cut the graph in front of a module; what varies is its first argument."""
     tape = current()
-    return plain(*args) if tape is None else plain(_cut(tape, name, args[0]), *args[1:])
+    if tape is None:
+        return plain(*args, **kwargs)
+    if args:
+        return plain(_cut(tape, name, args[0]), *args[1:], **kwargs)
+    first = next(iter(kwargs))
+    return plain(**kwargs | {first: _cut(tape, name, kwargs[first])})
 
 
-def _embedded_forward(plain: Callable[..., Any], name: str, *args: Any) -> Any:
+def _embedded_forward(plain: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Any:
     """Cut the graph behind an embedding: what goes into it are integers."""
-    tape = current()
-    return plain(*args) if tape is None else _cut(tape, name, plain(*args))
+    tape, found = current(), plain(*args, **kwargs)
+    return found if tape is None else _cut(tape, name, found)
 
 
-def _cut(tape: Tape, name: str, value: Any) -> Tensor:
-    if not isinstance(value, Tensor):
+def _cut(tape: Tape, name: str, given: Any) -> Tensor:
+    if not isinstance(given, Tensor):
         raise RewriteError(
-            f"{name}: takes a {type(value).__name__}, of which nothing can be explained; explain the module "
+            f"{name}: takes a {type(given).__name__}, of which nothing can be explained; explain the module "
             "before it, or an embedding, whose output is explained"
         )
+    value: Tensor = given
     if tape.pairing is None:
         if tape.inputs:
             raise RewriteError(f"{name}: runs more than once; its inputs cannot be explained")
         tape.inputs = [value.detach()]
+        if tape.marked is not None:
+            value = value.clone()
+            value[1] = float("nan")
         return value
     pairing = tape.pairing
     counts = pairing.samples, pairing.references * (pairing.samples if pairing.own else 1)

@@ -46,10 +46,11 @@ class Pairing:
         """The number of references of the pass."""
         return self.end - self.begin
 
-    def pairs(self, x: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+    def pairs(self, x: Tensor, x0: Tensor, outer: int = 1) -> tuple[Tensor, Tensor]:
         """Bring a sample's and a reference's tensor into one shape (n, *shape of x), unless it broadcasts.
 
-        Where the batch is, is seen from the sizes, which differ: M for samples, N for references.
+        Where the batch is, is seen from the sizes, which differ: M for samples, N for references. Where it
+        is merged with other dimensions, ``outer`` is the size of those outside of it.
 
         Example:
             >>> x, x0 = Pairing(2, 3, begin=0, end=3).pairs(torch.zeros(5, 2, 4), torch.zeros(5, 3, 4))
@@ -73,15 +74,18 @@ class Pairing:
                 f"the batch cannot be told in tensors of shape {tuple(x.shape)} for {self.samples} samples "
                 f"and {tuple(x0.shape)} for {rows} references"
             )
-        x0 = torch.unflatten(x0, batch, (self.references, -1)).movedim(batch, 0)[self.begin : self.end]
-        if not self.own:
-            if each == 1:
-                return x.unsqueeze(0), x0
-            x0 = x0.unsqueeze(batch + 1)
-            shape = [*x0.shape]
-            shape[batch + 1] = self.samples
-            x0 = x0.expand(shape).flatten(batch + 1, batch + 2)
-        return x.unsqueeze(0), x0
+        x0 = torch.unflatten(x0, batch, (outer, self.references, -1)).movedim(batch + 1, 0)
+        x0 = x0[self.begin : self.end]
+        if self.own or each == 1:
+            return x.unsqueeze(0), x0.flatten(batch + 1, batch + 2)
+        x0 = x0.unsqueeze(batch + 2)
+        shape = [*x0.shape]
+        shape[batch + 2] = self.samples
+        return x.unsqueeze(0), x0.expand(shape).flatten(batch + 1, batch + 3)
+
+
+#: For each tensor that an operation left, the size of what is merged with the batch outside of it.
+Outers = tuple[int, ...]
 
 
 @dataclass
@@ -97,6 +101,8 @@ class Tape:
         tokens: integers are explained where an embedding looks them up.
         lookups: what the samples looked up, with what the references did.
         indices: what the references looked up.
+        outers: of each operation; empty where all are 1.
+        marked: shapes of the indices in a run of more rows, where NaN marks the second of two; else None.
 
     """
 
@@ -108,6 +114,8 @@ class Tape:
     tokens: bool = False
     lookups: list[Any] = field(default_factory=list)
     indices: list[Tensor] = field(default_factory=list)
+    outers: list[Outers] = field(default_factory=list)
+    marked: list[torch.Size] | None = None
 
     def add(self, name: str, entry: Any) -> None:
         """Note one operation of the references' run."""
@@ -127,6 +135,10 @@ class Tape:
             )
         self.position += 1
         return self.entries[self.position - 1][1]
+
+    def outer(self, place: int) -> int:
+        """Return what is merged with the batch outside of it, in a tensor of the operation that runs now."""
+        return self.outers[self.position - 1][place] if self.outers else 1
 
 
 _current: ContextVar[Tape | None] = ContextVar("rewriter_tape", default=None)

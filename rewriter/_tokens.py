@@ -93,6 +93,16 @@ def holds_embedding(model: nn.Module) -> bool:
     return any(type(module) is nn.Embedding for module in model.modules())
 
 
+def _marked(found: Tensor, shape: torch.Size, other: torch.Size) -> Tensor:
+    """Put NaN into the second row of what was looked up; ``other`` is the index's shape in another run."""
+    differing = [d for d, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
+    if len(differing) != 1 or shape[differing[0]] != 2:
+        return found
+    found = found.clone()
+    found.select(differing[0], 1).fill_(torch.nan)
+    return found
+
+
 def _place(tensor: Tensor) -> Place:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
@@ -108,6 +118,8 @@ def _forward(plain: Any, name: str, input: Tensor) -> Tensor:
         return found
     if tape.pairing is None:
         tape.indices.append(index.clone())
+        if tape.marked is not None:
+            found = _marked(found, index.shape, tape.marked[len(tape.indices) - 1])
         tape.add(name, ((index.clone(),), found))
         return found
     (index0,), output0 = tape.next(name)

@@ -195,3 +195,21 @@ def test_a_sequence_that_is_its_own_reversal_is_no_exception(tokens: Tensor, bac
     tokens = torch.cat([tokens[:, :3], tokens[:, :3].flip(1)], 1)
     with pytest.raises(RewriteError, match="that the model computes from its inputs"):
         DeepExplainer(Reversed().double(), background).shap_values(tokens)
+
+
+class ByKeyword(Tagger):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(input=self.lstm(input=self.embedding(input=tokens))[0][:, -1])
+
+
+@pytest.mark.parametrize("layer", ["embedding", "head"])
+def test_layers_may_be_called_by_keyword(
+    layer: str, model: Tagger, tokens: Tensor, background: Tensor
+) -> None:
+    same = ByKeyword().double()
+    same.load_state_dict(model.state_dict())
+    expected = DeepExplainer((model, getattr(model, layer)), background).shap_values(tokens)
+    got = DeepExplainer((same, getattr(same, layer)), background).shap_values(tokens)
+    assert np.abs(got - expected).max() < EXACT
+    got = DeepExplainer(same, background).shap_values(tokens)
+    assert np.abs(got - DeepExplainer(model, background).shap_values(tokens)).max() < EXACT
