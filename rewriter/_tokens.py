@@ -85,12 +85,20 @@ def link_embeddings(copy: nn.Module) -> None:
     """Make the embeddings of a linked copy leaves of the attribution."""
     for name, module in copy.named_modules():
         if type(module) is nn.Embedding:
-            object.__setattr__(module, "forward", partial(_forward, module.forward, name))
+            plain = module.forward if module.max_norm is None else partial(_renormed, module)
+            object.__setattr__(module, "forward", partial(_forward, plain, name))
 
 
 def holds_embedding(model: nn.Module) -> bool:
     """Whether a model looks integers up."""
     return any(type(module) is nn.Embedding for module in model.modules())
+
+
+def _renormed(module: nn.Embedding, index: Tensor) -> Tensor:
+    """Look up what torch would after it has written rows within ``max_norm`` into the weights."""
+    found = nn.functional.embedding(index, module.weight)
+    norm = torch.linalg.vector_norm(found, module.norm_type, -1, keepdim=True)
+    return torch.where(norm > module.max_norm, found * (module.max_norm / (norm + 1e-7)), found)
 
 
 def _marked(found: Tensor, shape: torch.Size, other: torch.Size) -> Tensor:

@@ -213,3 +213,18 @@ def test_layers_may_be_called_by_keyword(
     assert np.abs(got - expected).max() < EXACT
     got = DeepExplainer(same, background).shap_values(tokens)
     assert np.abs(got - DeepExplainer(model, background).shap_values(tokens)).max() < EXACT
+
+
+def test_an_embedding_that_bounds_its_norms_is_not_written_to(tokens: Tensor, background: Tensor) -> None:
+    """Torch writes rows of smaller norm into the weights whenever they are looked up."""
+    model = Tagger().double()
+    model.embedding = nn.Embedding(20, 4, max_norm=1.0).double()
+    before = model.embedding.weight.detach().clone()
+    got = DeepExplainer(model, background).shap_values(tokens)
+    assert torch.equal(model.embedding.weight, before)
+    expected = difference(model, [tokens], [background])
+    assert not torch.equal(model.embedding.weight, before)
+    assert np.abs(got.sum(1) - expected).max() < EXACT
+    # torch has bounded the norms by now.
+    model.embedding.max_norm = None
+    assert np.abs(got - DeepExplainer(model, background).shap_values(tokens)).max() < EXACT
