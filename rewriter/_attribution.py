@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from rewriter._kept_state import fresh
 from rewriter._linked import Outers, Pairing, Tape, running
 from rewriter._linked_recurrence import Forward
 from rewriter._merged_batch import outers_of
@@ -32,6 +33,7 @@ class Target:
         select: picks the tensor to explain from what the model returns.
         interim: name of the operation whose inputs receive the attributions, or None for the model's.
         tokens: integers receive attributions, where an embedding looks them up.
+        stateful: the model's code keeps something between calls, so that each run needs a clone.
 
     """
 
@@ -40,6 +42,7 @@ class Target:
     select: Callable[[Any], Any]
     interim: str | None = None
     tokens: bool = False
+    stateful: bool = False
 
     def run(self, inputs: Inputs) -> Tensor:
         """Return the outputs to explain, with the batch first.
@@ -48,7 +51,8 @@ class Target:
             RewriteError: if there is not one row per row of the input.
 
         """
-        output = self.select(self.model(*inputs))
+        model = fresh(self.model) if self.stateful else self.model
+        output = self.select(model(*inputs))
         if not isinstance(output, Tensor) or output.dim() == 0 or output.shape[0] != inputs[0].shape[0]:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise RewriteError(

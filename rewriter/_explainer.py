@@ -18,6 +18,7 @@ from rewriter._contexts import context_inputs, explained_in_context
 from rewriter._explained import Explained, Names, collect
 from rewriter._inputs import as_inputs, check_like
 from rewriter._interim import linked_target
+from rewriter._kept_state import keeps_state
 from rewriter._linked import Tape, running
 from rewriter._tiles import spans
 from rewriter._tokens import holds_embedding
@@ -273,6 +274,9 @@ class DeepExplainer:
 
         """
         try:
+            with self._full_precision():
+                stateful = keeps_state(self._target.model, [each[:_ROWS] for each in self._data])
+            self._target = replace(self._target, stateful=stateful)
             outputs = self._run(self._data)
         except RewriteError:
             raise

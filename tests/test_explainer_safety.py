@@ -267,3 +267,40 @@ def test_a_copy_remembers_nothing_of_other_weights() -> None:
     expected = stock(model, background, x)
     assert_same(copy.deepcopy(explainer).shap_values(x), expected, 1e-11)
     assert_same(pickle.loads(pickle.dumps(explainer)).shap_values(x), expected, 1e-11)
+
+
+class KeepsState(gallery.Classifier):
+    """Begins where the last batch of that size ended, and counts its rows."""
+
+    def __init__(self) -> None:
+        super().__init__("GRU")
+        self.state: torch.Tensor | None = None
+        self.register_buffer("rows", torch.zeros(()))
+        self.sizes: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        begin = self.state if self.state is not None and self.state.shape[1] == len(x) else None
+        out, self.state = self.rnn(x, begin)
+        self.rows += len(x)
+        self.sizes.append(len(x))
+        return self.head(torch.tanh(out[:, -1]))
+
+
+def test_state_between_calls_neither_stays_nor_counts() -> None:
+    model = KeepsState().double()
+    x, background = torch.randn(3, 5, 3).double(), torch.randn(3, 5, 3).double()
+    before = snapshot(model)
+    explainer = DeepExplainer(model, background)
+    values = [explainer.shap_values(x) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: values.append(explainer.shap_values(x))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert snapshot(model) == before
+    assert (model.state, model.rows.item(), model.sizes) == (None, 0, [])
+    for each in values:
+        np.testing.assert_array_equal(each, values[0])
+    expected = copy.deepcopy(model)(x) - copy.deepcopy(model)(background).mean(0)
+    assert len(values) == 7
+    assert np.abs(values[0].sum((1, 2)) - expected.detach().numpy()).max() < 1e-13
