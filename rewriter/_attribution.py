@@ -138,24 +138,45 @@ def attribute(
     row_bytes, step_bytes, outers = sizes[key]
     tiles = Tiles.choose(counts, row_bytes, step_bytes, budget, device.type, own=own)
     small = not own and tiles.references == count and row_bytes * count <= _SMALL
-    for r0, r1 in spans(count, tiles.references):
-        shared = None if own else [each[r0:r1] for each in references]
-        tape, base = (None, samples[0]) if shared is None else _record(target, shared, small and remembered)
-        for s0, s1 in spans(counts[0], tiles.samples):
-            rows = [each[s0:s1] for each in samples]
-            if shared is None or tape is None:
-                # References in the order (N, M), so that one of each sample's makes one batch.
-                of_samples = [each[s0:s1, r0:r1].transpose(0, 1) for each in references]
-                recorded, base = _record(target, [each.flatten(0, 1) for each in of_samples])
-                background = of_samples
-            else:
-                recorded = Tape(entries=tape.entries, inputs=tape.inputs, tokens=target.tokens)
-                background = [each.unsqueeze(1) for each in shared]
-            recorded.outers = outers
-            pairing = Pairing(s1 - s0, r1 - r0, own)
-            sums, outputs = _pair(target, rows, background, recorded, pairing, chosen[s0:s1], tiles)
-            total = torch.unflatten(base, 0, (r1 - r0, -1)).sum(0)
-            yield Part(s0, s1, outputs, total, sums, (s1 - s0) * (r1 - r0))
+    for begin, end in spans(count, tiles.references):
+        # What one block leaves is gone before the next one runs.
+        yield from _block(
+            target, samples, references, chosen, (begin, end), tiles, outers, small and remembered, own
+        )
+
+
+def _block(
+    target: Target,
+    samples: Inputs,
+    references: Inputs,
+    chosen: Tensor,
+    span: tuple[int, int],
+    tiles: Tiles,
+    outers: list[Outers],
+    remembered: Remembered | Literal[False],
+    own: bool,
+) -> Iterator[Part]:
+    """Yield the attributions of all samples to some references, which run once unless they are ``own``."""
+    r0, r1 = span
+    shared = None if own else [each[r0:r1] for each in references]
+    tape, base = (None, samples[0]) if shared is None else _record(target, shared, remembered)
+    for s0, s1 in spans(samples[0].shape[0], tiles.samples):
+        rows = [each[s0:s1] for each in samples]
+        if shared is None or tape is None:
+            # References in the order (N, M), so that one of each sample's makes one batch.
+            of_samples = [each[s0:s1, r0:r1].transpose(0, 1) for each in references]
+            recorded, base = _record(target, [each.flatten(0, 1) for each in of_samples])
+            background = of_samples
+        else:
+            recorded = Tape(entries=tape.entries, inputs=tape.inputs, tokens=target.tokens)
+            background = [each.unsqueeze(1) for each in shared]
+        recorded.outers = outers
+        pairing = Pairing(s1 - s0, r1 - r0, own)
+        sums, outputs = _pair(target, rows, background, recorded, pairing, chosen[s0:s1], tiles)
+        total = torch.unflatten(base, 0, (r1 - r0, -1)).sum(0)
+        # While the references of other samples run, what these left is not needed any more.
+        del recorded
+        yield Part(s0, s1, outputs, total, sums, (s1 - s0) * (r1 - r0))
 
 
 def _measure(target: Target, row: Inputs) -> tuple[int, int, list[Outers]]:

@@ -7,6 +7,7 @@ import pickle
 import sys
 import threading
 import types
+import weakref
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from rewriter import DeepExplainer, RewriteError, _explained
+from rewriter import DeepExplainer, RewriteError, _attribution, _explained
 from rewriter._cell_sweeps import GRUSweep
 from rewriter._linked import current
 from tests import gallery
@@ -304,3 +305,24 @@ def test_state_between_calls_neither_stays_nor_counts() -> None:
     expected = copy.deepcopy(model)(x) - copy.deepcopy(model)(background).mean(0)
     assert len(values) == 7
     assert np.abs(values[0].sum((1, 2)) - expected.detach().numpy()).max() < 1e-13
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_references_left_is_gone_before_others_run(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise twice the memory that was planned with would be needed."""
+    x, background = torch.randn(20, 5, 3), torch.randn(30, 5, 3)
+    tapes: list[weakref.ref[Any]] = []
+    plain = _attribution._record
+
+    def record(*args: Any) -> Any:
+        assert not any(tape() for tape in tapes)
+        tape, base = plain(*args)
+        tapes.append(weakref.ref(tape))
+        return tape, base
+
+    explainer = DeepExplainer(gallery.Classifier(), background, max_memory=20_000)
+    expected = explainer.shap_values(x)
+    monkeypatch.setattr(_attribution, "_record", record)
+    references = background.expand(20, *background.shape) if own else None
+    assert_same(explainer.shap_values(x, references=references), expected, 1e-6)
+    assert len(tapes) > 2
