@@ -104,7 +104,7 @@ def _cut(tape: Tape, name: str, given: Any) -> Tensor:
         tape.inputs = [value.detach()]
         if tape.marked is not None:
             value = value.clone()
-            value[1] = float("nan")
+            value[1] += tape.mark
         return value
     pairing = tape.pairing
     counts = pairing.samples, pairing.references * (pairing.samples if pairing.own else 1)

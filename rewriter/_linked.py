@@ -102,7 +102,8 @@ class Tape:
         lookups: what the samples looked up, with what the references did.
         indices: what the references looked up.
         outers: of each operation; empty where all are 1.
-        marked: shapes of the indices in a run of more rows, where NaN marks the second of two; else None.
+        marked: shapes of the indices in a run of more rows, where the second of two is marked; else None.
+        mark: what is added to it.
 
     """
 
@@ -116,6 +117,7 @@ class Tape:
     indices: list[Tensor] = field(default_factory=list)
     outers: list[Outers] = field(default_factory=list)
     marked: list[torch.Size] | None = None
+    mark: float = 0.0
 
     def add(self, name: str, entry: Any) -> None:
         """Note one operation of the references' run."""

@@ -1,7 +1,7 @@
 """Where the rows of a batch are that a model has merged with another dimension, such as time.
 
 ``x.flatten(0, 1)`` of (B, T, F) keeps the steps of a row together, of (T, B, F) the rows of a step; either
-way the result is (B x T, F). Rather than guess, one run tells: what NaN in one row reaches are its rows.
+way the result is (B x T, F). Rather than guess, a run tells: what a change of one row reaches are its rows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from rewriter._linked_recurrence import Forward
 
 Inputs = list[Tensor]
 Record = Callable[[Inputs, Tape], Tape]
+# NaN gets everywhere, a number also where the model refuses NaN.
+_MARKS = (torch.nan, 1.0)
 
 
 def outers_of(record: Record, row: Inputs, two: Tape) -> list[Outers]:
@@ -36,23 +38,23 @@ def outers_of(record: Record, row: Inputs, two: Tape) -> list[Outers]:
     shapes = [[(a.shape, b.shape) for a, b in zip(*both, strict=True)] for both in _alike(two, three)]
     if not any(each > 1 for entry in shapes for _, each in map(_batch, entry)):
         return []
-    inputs = _times(row, 2)
-    for each in inputs:
-        if each.is_floating_point():
-            each[1] = torch.nan
-    marked = Tape(tokens=two.tokens, marked=[index.shape for index in three.indices])
-    try:
-        record(inputs, marked)
-    except Exception:
-        # A model may refuse NaN in its own way; then nothing is known.
-        return []
-    tensors = [_tensors(entry) for _, entry in marked.entries]
-    if [name for name, _ in marked.entries] != [name for name, _ in two.entries]:
-        return []
-    return [
-        tuple(_outer(tensor, *_batch(pair)) for tensor, pair in zip(entry, pairs, strict=True))
-        for entry, pairs in zip(tensors, shapes, strict=True)
-    ]
+    found: list[list[int | None]] = [[None] * len(entry) for entry in shapes]
+    for mark in _MARKS:
+        inputs = _times(row, 2)
+        for each in inputs:
+            if each.is_floating_point():
+                each[1] += mark
+        marked = Tape(tokens=two.tokens, mark=mark, marked=[index.shape for index in three.indices])
+        try:
+            record(inputs, marked)
+        except Exception:
+            # A model may refuse NaN in its own way.
+            continue
+        for known, tensors, pairs in zip(found, _alike(two, marked), shapes, strict=False):
+            for k, (a, b, pair) in enumerate(zip(*tensors, pairs, strict=True)):
+                if known[k] is None and a.shape == b.shape:
+                    known[k] = _outer(a != b, *_batch(pair))
+    return [tuple(each or 1 for each in known) for known in found]
 
 
 def _times(row: Inputs, count: int) -> Inputs:
@@ -91,20 +93,23 @@ def _batch(shapes: tuple[torch.Size, torch.Size]) -> tuple[int, int]:
     return (differing[0], two[differing[0]] // 2) if len(differing) == 1 else (0, 1)
 
 
-def _outer(tensor: Tensor, dim: int, each: int) -> int:
-    """Return how many steps lie outside of the batch, of two rows the second of which holds NaN.
+def _outer(marked: Tensor, dim: int, each: int) -> int | None:
+    """Return how many steps lie outside of the batch, of two rows; None if that cannot be seen.
+
+    Args:
+        marked: what a change of the second row has reached.
+        dim: the dimension of the batch.
+        each: how many of each row there are in it.
 
     Example:
-        >>> _outer(torch.tensor([0, torch.nan]).repeat(3), 0, 3)
+        >>> _outer(torch.tensor([False, True]).repeat(3), 0, 3)
         3
 
     """
-    if each == 1 or not tensor.is_floating_point():
-        return 1
-    marked = tensor.isnan().movedim(dim, 0).flatten(1).any(1) if tensor.dim() > 1 else tensor.isnan()
+    reached = marked.movedim(dim, 0).flatten(1).any(1) if marked.dim() > 1 else marked
     for outer in range(1, each + 1):
-        if each % outer == 0:
-            rows = torch.unflatten(marked, 0, (outer, 2, -1))
-            if rows[:, 1].all() and not rows[:, 0].any():
+        if each % outer == 0 and bool(reached.any()):
+            rows = torch.unflatten(reached, 0, (outer, 2, -1))
+            if not rows[:, 0].any():
                 return outer
-    return 1
+    return None

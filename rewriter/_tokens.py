@@ -101,13 +101,13 @@ def _renormed(module: nn.Embedding, index: Tensor) -> Tensor:
     return torch.where(norm > module.max_norm, found * (module.max_norm / (norm + 1e-7)), found)
 
 
-def _marked(found: Tensor, shape: torch.Size, other: torch.Size) -> Tensor:
-    """Put NaN into the second row of what was looked up; ``other`` is the index's shape in another run."""
+def _marked(found: Tensor, mark: float, shape: torch.Size, other: torch.Size) -> Tensor:
+    """Mark the second row of what was looked up; ``other`` is the index's shape in a run of more rows."""
     differing = [d for d, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
     if len(differing) != 1 or shape[differing[0]] != 2:
         return found
     found = found.clone()
-    found.select(differing[0], 1).fill_(torch.nan)
+    found.select(differing[0], 1).add_(mark)
     return found
 
 
@@ -127,7 +127,7 @@ def _forward(plain: Any, name: str, input: Tensor) -> Tensor:
     if tape.pairing is None:
         tape.indices.append(index.clone())
         if tape.marked is not None:
-            found = _marked(found, index.shape, tape.marked[len(tape.indices) - 1])
+            found = _marked(found, tape.mark, index.shape, tape.marked[len(tape.indices) - 1])
         tape.add(name, ((index.clone(),), found))
         return found
     (index0,), output0 = tape.next(name)

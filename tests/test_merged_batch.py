@@ -60,11 +60,18 @@ class Between(nn.Module):
         return self.head(merged.view(STEPS, rows, 6).transpose(0, 1).flatten(1))
 
 
+def _checked(x: Tensor) -> Tensor:
+    if not bool(x.isfinite().all()):
+        raise ValueError("diverged")
+    return torch.tanh(x)
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "relu": (lambda: TimeMajor(torch.relu), 3),
     "softmax": (lambda: TimeMajor(lambda x: x.softmax(-1)), 3),
     "product": (lambda: TimeMajor(lambda x: x * x.roll(1, -1)), 3),
     "maximum": (lambda: TimeMajor(lambda x: x * x.amax(-1, keepdim=True)), 3),
+    "check": (lambda: TimeMajor(_checked), 3),
     "code that does not trace": (lambda: TimeMajor(torch.tanh, branch=True), 3),
     "LSTM": (lambda: Words("LSTM"), 6),
     "GRU": (lambda: Words("GRU"), 6),
