@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from rewriter._linked import Pairing, Tape, running
+from rewriter._kept_state import fresh
+from rewriter._linked import Outers, Pairing, Tape, running
 from rewriter._linked_recurrence import Forward
-from rewriter._merged_axes import Merged, merged_axes
+from rewriter._merged_batch import outers_of
 from rewriter._packing import PackByIndex
 from rewriter._tiles import Tiles, default_budget, spans
+from rewriter._weights import SharedWeights
 
 Inputs = list[Tensor]
 # Bytes that the run of the references may leave to be remembered.
@@ -29,16 +29,20 @@ class Target:
 
     Args:
         model: a linked copy.
+        weights: those that it shares with the user's model.
         select: picks the tensor to explain from what the model returns.
         interim: name of the operation whose inputs receive the attributions, or None for the model's.
         tokens: integers receive attributions, where an embedding looks them up.
+        stateful: the model's code keeps something between calls, so that each run needs a clone.
 
     """
 
     model: nn.Module
+    weights: SharedWeights
     select: Callable[[Any], Any]
     interim: str | None = None
     tokens: bool = False
+    stateful: bool = False
 
     def run(self, inputs: Inputs) -> Tensor:
         """Return the outputs to explain, with the batch first.
@@ -47,7 +51,8 @@ class Target:
             RewriteError: if there is not one row per row of the input.
 
         """
-        output = self.select(self.model(*inputs))
+        model = fresh(self.model) if self.stateful else self.model
+        output = self.select(model(*inputs))
         if not isinstance(output, Tensor) or output.dim() == 0 or output.shape[0] != inputs[0].shape[0]:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise RewriteError(
@@ -83,15 +88,17 @@ class Remembered:
     """What one explanation leaves for the next: sizes, and the run of the references if it is small.
 
     Args:
-        sizes: bytes that one row leaves, by its shape.
-        merged: where the batch is merged with a dimension in front of it, by the shape of a row.
-        references: the run, with the versions of the weights that it was made with.
+        sizes: by the shape of a row, what :func:`_measure` returns of it.
+        references: the run, with the checksums of the weights that it was made with.
 
     """
 
-    sizes: dict[Any, tuple[int, int]] = field(default_factory=dict)
-    merged: dict[Any, Merged] = field(default_factory=dict)
-    references: tuple[tuple[int, ...], Tape, Tensor] | None = None
+    sizes: dict[Any, tuple[int, int, list[Outers]]] = field(default_factory=dict)
+    references: tuple[tuple[float, ...], Tape, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the run, which may be large: whoever needs it can make it again."""
+        return {"sizes": self.sizes, "references": None}
 
 
 def attribute(
@@ -127,34 +134,60 @@ def attribute(
     row = [each[:1] for each in samples]
     key = tuple((each.shape, each.dtype) for each in row)
     if key not in sizes:
-        alone, _ = _record(target, row)
-        sizes[key] = _measure(alone, row)
-        other = [(each[:, 0] if own else each)[:1] for each in references]
-        remembered.merged[key] = merged_axes(alone, row, other, lambda rows: _record(target, rows)[0])
-    row_bytes, step_bytes = sizes[key]
+        sizes[key] = _measure(target, row)
+    row_bytes, step_bytes, outers = sizes[key]
     tiles = Tiles.choose(counts, row_bytes, step_bytes, budget, device.type, own=own)
     small = not own and tiles.references == count and row_bytes * count <= _SMALL
-    for r0, r1 in spans(count, tiles.references):
-        shared = None if own else [each[r0:r1] for each in references]
-        tape, base = (None, samples[0]) if shared is None else _record(target, shared, small and remembered)
-        for s0, s1 in spans(counts[0], tiles.samples):
-            rows = [each[s0:s1] for each in samples]
-            if shared is None or tape is None:
-                # References in the order (N, M), so that one of each sample's makes one batch.
-                of_samples = [each[s0:s1, r0:r1].transpose(0, 1) for each in references]
-                recorded, base = _record(target, [each.flatten(0, 1) for each in of_samples])
-                background = of_samples
-            else:
-                recorded = Tape(entries=tape.entries, inputs=tape.inputs, tokens=target.tokens)
-                background = [each.unsqueeze(1) for each in shared]
-            pairing = Pairing(s1 - s0, r1 - r0, own, merged=remembered.merged[key])
-            sums, outputs = _pair(target, rows, background, recorded, pairing, chosen[s0:s1], tiles)
-            total = torch.unflatten(base, 0, (r1 - r0, -1)).sum(0)
-            yield Part(s0, s1, outputs, total, sums, (s1 - s0) * (r1 - r0))
+    for begin, end in spans(count, tiles.references):
+        # What one block leaves is gone before the next one runs.
+        yield from _block(
+            target, samples, references, chosen, (begin, end), tiles, outers, small and remembered, own
+        )
 
 
-def _measure(tape: Tape, row: Inputs) -> tuple[int, int]:
-    """Return the bytes that a run of one row leaves, and that one step of its widest recurrence does."""
+def _block(
+    target: Target,
+    samples: Inputs,
+    references: Inputs,
+    chosen: Tensor,
+    span: tuple[int, int],
+    tiles: Tiles,
+    outers: list[Outers],
+    remembered: Remembered | Literal[False],
+    own: bool,
+) -> Iterator[Part]:
+    """Yield the attributions of all samples to some references, which run once unless they are ``own``."""
+    r0, r1 = span
+    shared = None if own else [each[r0:r1] for each in references]
+    tape, base = (None, samples[0]) if shared is None else _record(target, shared, remembered)
+    for s0, s1 in spans(samples[0].shape[0], tiles.samples):
+        rows = [each[s0:s1] for each in samples]
+        if shared is None or tape is None:
+            # References in the order (N, M), so that one of each sample's makes one batch.
+            of_samples = [each[s0:s1, r0:r1].transpose(0, 1) for each in references]
+            recorded, base = _record(target, [each.flatten(0, 1) for each in of_samples])
+            background = of_samples
+        else:
+            recorded = Tape(entries=tape.entries, inputs=tape.inputs, tokens=target.tokens)
+            background = [each.unsqueeze(1) for each in shared]
+        recorded.outers = outers
+        pairing = Pairing(s1 - s0, r1 - r0, own)
+        sums, outputs = _pair(target, rows, background, recorded, pairing, chosen[s0:s1], tiles)
+        total = torch.unflatten(base, 0, (r1 - r0, -1)).sum(0)
+        # While the references of other samples run, what these left is not needed any more.
+        del recorded
+        yield Part(s0, s1, outputs, total, sums, (s1 - s0) * (r1 - r0))
+
+
+def _measure(target: Target, row: Inputs) -> tuple[int, int, list[Outers]]:
+    """Return the bytes that one row leaves, those of one step of its widest recurrence, and the outers."""
+
+    def record(inputs: Inputs, tape: Tape) -> Tape:
+        _run(target, inputs, tape)
+        return tape
+
+    # Two rows: a model may take the batch away where it is of size 1.
+    tape = record([torch.cat([each, each]) for each in row], Tape(tokens=target.tokens))
     total = step = 0
     for _, entry in tape.entries:
         if isinstance(entry, Forward):
@@ -163,34 +196,27 @@ def _measure(tape: Tape, row: Inputs) -> tuple[int, int]:
             step = max(step, kept[0].nbytes // kept[0].shape[0])
         else:
             total += sum(each.nbytes for each in (*entry[0], entry[1]))
-    return total + sum(each.nbytes for each in row), step
+    return total // 2 + sum(each.nbytes for each in row), step // 2, outers_of(record, row, tape)
 
 
 def _record(
     target: Target, references: Inputs, remembered: Remembered | Literal[False] = False
 ) -> tuple[Tape, Tensor]:
     """Run the references, unless that is remembered; return what they left and their flattened outputs."""
-    versions = _versions(target.model) if remembered else ()
-    if remembered and remembered.references and remembered.references[0] == versions:
+    weights = target.weights.checksums() if remembered else ()
+    if remembered and remembered.references and remembered.references[0] == weights:
         return remembered.references[1:]
     tape = Tape(tokens=target.tokens)
-    with torch.inference_mode(False), torch.no_grad(), running(tape):
-        base = _flat(target.run(references))
+    base = _run(target, references, tape)
     if remembered:
-        remembered.references = versions, tape, base
+        remembered.references = weights, tape, base
     return tape, base
 
 
-def _versions(model: nn.Module) -> tuple[int, ...]:
-    """Return what changes whenever weights are written to; the model shares them with the user's."""
-    held = _held.get(model)
-    if held is None:
-        held = _held[model] = tuple(itertools.chain(model.parameters(), model.buffers()))
-    return tuple(-1 if tensor.is_inference() else tensor._version for tensor in held)
-
-
-# Weights and buffers of linked copies, which are never changed; to walk through the modules takes longer.
-_held: WeakKeyDictionary[nn.Module, tuple[Tensor, ...]] = WeakKeyDictionary()
+def _run(target: Target, inputs: Inputs, tape: Tape) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad(), running(tape):
+        # Copies: the model's code may write to its inputs.
+        return _flat(target.run([each.clone() for each in inputs]))
 
 
 def _flat(output: Tensor) -> Tensor:
@@ -226,7 +252,7 @@ def _pair(
         leaves = tape.leaves
         references = [_as_pairs(pairing, a, b) for a, b in zip(leaves, tape.inputs, strict=True)]
     flat = _flat(output)
-    lookups = [(each, each.source(samples)) for each in tape.lookups]
+    lookups = [(each, each.source(leaves, references)) for each in tape.lookups]
     looked_up = [each.output for each, _ in lookups]
     sums = [
         torch.zeros(chosen.shape[1], *leaf.shape, dtype=torch.float64, device=leaf.device) for leaf in leaves

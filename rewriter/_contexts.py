@@ -42,11 +42,27 @@ def context_inputs(target: Target, samples: Inputs, references: Inputs, *, own: 
     integers = [k for k, each in enumerate(samples) if not each.is_floating_point()]
     if not integers or not len(samples[0]):
         return []
+    sides = samples, [each.flatten(0, 1) for each in references] if own else references
+    picked = [_telling(side, [samples[k][0] for k in integers], integers) for side in sides]
     rows = [
-        torch.cat([a[:_ROWS], (b[0] if own else b)[:_ROWS]]) for a, b in zip(samples, references, strict=True)
+        torch.cat([side[k][some] for side, some in zip(sides, picked, strict=True)])
+        for k in range(len(samples))
     ]
     before = _looked_up(target, rows)
     return [k for k in integers if not _changes(target, rows, k, before)]
+
+
+def _telling(inputs: Inputs, first: Inputs, integers: Sequence[int]) -> Tensor:
+    """Return some rows, among them one that differs from the first sample in each input that any does.
+
+    Whether an input is a context must not depend on which rows are explained together.
+    """
+    differ = [
+        (inputs[k] != row).reshape(len(inputs[k]), -1).any(1).nonzero().flatten()[:1]
+        for k, row in zip(integers, first, strict=True)
+    ]
+    some = torch.arange(min(len(inputs[0]), _ROWS), device=inputs[0].device)
+    return torch.cat([some, *differ])
 
 
 def _looked_up(target: Target, rows: Inputs) -> Inputs:

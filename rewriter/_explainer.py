@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from rewriter._additivity import check_sums
-from rewriter._attribution import Inputs, Remembered, _versions, attribute
+from rewriter._attribution import Inputs, Remembered, attribute
 from rewriter._compiled import compiling
 from rewriter._contexts import context_inputs, explained_in_context
 from rewriter._explained import Explained, Names, collect
 from rewriter._inputs import as_inputs, check_like
 from rewriter._interim import linked_target
+from rewriter._kept_state import keeps_state
 from rewriter._linked import Tape, running
+from rewriter._tiles import spans
 from rewriter._tokens import holds_embedding
 
 Array = np.ndarray[Any, Any]
@@ -193,7 +195,8 @@ class DeepExplainer:
         background = as_inputs(references, self._data, "references") if own else self._data
         if own:
             check_like(background, self._data, "references", samples=samples[0].shape[0])
-        versions = _versions(self._target.model)
+        self._target.weights.check()
+        versions = self._target.weights.versions()
         try:
             with self._full_precision(), compiling(self._compiled):
                 done = self._explained(samples, background, ranked, order, tolerance, own=own)
@@ -204,7 +207,7 @@ class DeepExplainer:
         return done
 
     def _check_weights(self, versions: tuple[int, ...]) -> None:
-        if _versions(self._target.model) != versions:
+        if self._target.weights.versions() != versions:
             raise RewriteError(
                 "the model's weights or buffers were written to while it was explained; stop training it "
                 "for that time, or explain copy.deepcopy(model)"
@@ -271,6 +274,9 @@ class DeepExplainer:
 
         """
         try:
+            with self._full_precision():
+                stateful = keeps_state(self._target.model, [each[:_ROWS] for each in self._data])
+            self._target = replace(self._target, stateful=stateful)
             outputs = self._run(self._data)
         except RewriteError:
             raise
@@ -297,8 +303,8 @@ class DeepExplainer:
         """Return the outputs of the model, without attributions."""
         with self._full_precision(), torch.no_grad():
             parts = [
-                self._target.run([row.clone() for row in rows])
-                for rows in zip(*(torch.split(x, _ROWS) for x in inputs), strict=True)
+                self._target.run([each[begin:end].clone() for each in inputs])
+                for begin, end in spans(len(inputs[0]), _ROWS)
             ]
         return torch.cat(parts)
 

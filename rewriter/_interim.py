@@ -14,6 +14,7 @@ from rewriter._attribution import Target
 from rewriter._decompose import decompose
 from rewriter._linked import Tape, current
 from rewriter._linked_modules import linked_copy
+from rewriter._weights import SharedWeights
 
 
 def linked_target(
@@ -37,9 +38,10 @@ def linked_target(
     root, layer = model if isinstance(model, tuple) else (model, None)
     copy = linked_copy(decompose(root))
     _check_tensors(copy)
+    weights = SharedWeights(root, copy)
     select = _itself if output is None else output if callable(output) else operator.itemgetter(output)
     if layer is None:
-        return Target(copy, select, tokens=True)
+        return Target(copy, weights, select, tokens=True)
     names = [name for name, module in root.named_modules() if module is layer]
     if not names:
         raise RewriteError(f"the {type(layer).__name__} is not a part of the model")
@@ -54,7 +56,7 @@ def linked_target(
         raise RewriteError(f"{names[0]}: became part of the graph; explain the input of a module below it")
     forward = _embedded_forward if isinstance(found[0], nn.Embedding) else _interim_forward
     object.__setattr__(found[0], "forward", partial(forward, found[0].forward, names[0]))
-    return Target(copy, select, names[0])
+    return Target(copy, weights, select, names[0])
 
 
 def _check_tensors(copy: nn.Module) -> None:
@@ -72,28 +74,37 @@ def _itself(output: Any) -> Any:
     return output
 
 
-def _interim_forward(plain: Callable[..., Any], name: str, *args: Any) -> Any:
+def _interim_forward(plain: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Any:
     """Cut the graph in front of a module; what varies is its first argument."""
     tape = current()
-    return plain(*args) if tape is None else plain(_cut(tape, name, args[0]), *args[1:])
+    if tape is None:
+        return plain(*args, **kwargs)
+    if args:
+        return plain(_cut(tape, name, args[0]), *args[1:], **kwargs)
+    first = next(iter(kwargs))
+    return plain(**kwargs | {first: _cut(tape, name, kwargs[first])})
 
 
-def _embedded_forward(plain: Callable[..., Any], name: str, *args: Any) -> Any:
+def _embedded_forward(plain: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Any:
     """Cut the graph behind an embedding: what goes into it are integers."""
-    tape = current()
-    return plain(*args) if tape is None else _cut(tape, name, plain(*args))
+    tape, found = current(), plain(*args, **kwargs)
+    return found if tape is None else _cut(tape, name, found)
 
 
-def _cut(tape: Tape, name: str, value: Any) -> Tensor:
-    if not isinstance(value, Tensor):
+def _cut(tape: Tape, name: str, given: Any) -> Tensor:
+    if not isinstance(given, Tensor):
         raise RewriteError(
-            f"{name}: takes a {type(value).__name__}, of which nothing can be explained; explain the module "
+            f"{name}: takes a {type(given).__name__}, of which nothing can be explained; explain the module "
             "before it, or an embedding, whose output is explained"
         )
+    value: Tensor = given
     if tape.pairing is None:
         if tape.inputs:
             raise RewriteError(f"{name}: runs more than once; its inputs cannot be explained")
         tape.inputs = [value.detach()]
+        if tape.marked is not None:
+            value = value.clone()
+            value[1] += tape.mark
         return value
     pairing = tape.pairing
     counts = pairing.samples, pairing.references * (pairing.samples if pairing.own else 1)

@@ -8,7 +8,7 @@ autograd graph under ``torch.func.vmap``, in which the batch of vmap is outputs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -31,8 +31,6 @@ class Pairing:
         outputs: outputs explained at a time, K.
         begin: first reference of the pass.
         end: behind its last reference.
-        merged: where the batch is merged with a dimension in front of it, see
-            :mod:`rewriter._merged_axes`.
 
     """
 
@@ -42,7 +40,6 @@ class Pairing:
     outputs: int = 1
     begin: int = 0
     end: int = 0
-    merged: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -52,8 +49,8 @@ class Pairing:
     def pairs(self, x: Tensor, x0: Tensor, outer: int = 1) -> tuple[Tensor, Tensor]:
         """Bring a sample's and a reference's tensor into one shape (n, *shape of x), unless it broadcasts.
 
-        Where the batch is, is seen from the sizes, which differ: M for samples, N for references. Of what
-        is merged with it, ``outer`` values are in front of it.
+        Where the batch is, is seen from the sizes, which differ: M for samples, N for references. Where it
+        is merged with other dimensions, ``outer`` is the size of those outside of it.
 
         Example:
             >>> x, x0 = Pairing(2, 3, begin=0, end=3).pairs(torch.zeros(5, 2, 4), torch.zeros(5, 3, 4))
@@ -77,14 +74,18 @@ class Pairing:
                 f"the batch cannot be told in tensors of shape {tuple(x.shape)} for {self.samples} samples "
                 f"and {tuple(x0.shape)} for {rows} references"
             )
-        own = self.samples if self.own else 1
-        x0 = torch.unflatten(x0, batch, (outer, self.references, own, -1))
-        x0 = x0.movedim(batch + 1, 0)[self.begin : self.end]
-        if each > 1:
-            shape = [*x0.shape]
-            shape[batch + 2] = self.samples
-            x0 = x0.expand(shape)
-        return x.unsqueeze(0), x0.flatten(batch + 1, batch + 3)
+        x0 = torch.unflatten(x0, batch, (outer, self.references, -1)).movedim(batch + 1, 0)
+        x0 = x0[self.begin : self.end]
+        if self.own or each == 1:
+            return x.unsqueeze(0), x0.flatten(batch + 1, batch + 2)
+        x0 = x0.unsqueeze(batch + 2)
+        shape = [*x0.shape]
+        shape[batch + 2] = self.samples
+        return x.unsqueeze(0), x0.expand(shape).flatten(batch + 1, batch + 3)
+
+
+#: For each tensor that an operation left, the size of what is merged with the batch outside of it.
+Outers = tuple[int, ...]
 
 
 @dataclass
@@ -100,6 +101,9 @@ class Tape:
         tokens: integers are explained where an embedding looks them up.
         lookups: what the samples looked up, with what the references did.
         indices: what the references looked up.
+        outers: of each operation; empty where all are 1.
+        marked: shapes of the indices in a run of more rows, where the second of two is marked; else None.
+        mark: what is added to it.
 
     """
 
@@ -111,6 +115,9 @@ class Tape:
     tokens: bool = False
     lookups: list[Any] = field(default_factory=list)
     indices: list[Tensor] = field(default_factory=list)
+    outers: list[Outers] = field(default_factory=list)
+    marked: list[torch.Size] | None = None
+    mark: float = 0.0
 
     def add(self, name: str, entry: Any) -> None:
         """Note one operation of the references' run."""
@@ -130,6 +137,10 @@ class Tape:
             )
         self.position += 1
         return self.entries[self.position - 1][1]
+
+    def outer(self, place: int) -> int:
+        """Return what is merged with the batch outside of it, in a tensor of the operation that runs now."""
+        return self.outers[self.position - 1][place] if self.outers else 1
 
 
 _current: ContextVar[Tape | None] = ContextVar("rewriter_tape", default=None)

@@ -15,7 +15,7 @@ from passes.lower_running import run_quietly
 from passes.recurrence import Recurrence
 from rewriter._cell_sweeps import sweep_for
 from rewriter._islands import islands_of, lowered_islands
-from rewriter._linked import Pairing, current
+from rewriter._linked import Outers, Pairing, current
 from rewriter._linked_recurrence import GatesToBe, can_fuse, linked_recurrence
 from rewriter._module_rules import bound_rule_for
 from rewriter._multipliers import Operands
@@ -120,8 +120,8 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
         tape.add(name, (noted, output))
         return result
     noted0, output0 = tape.next(name)
-    outer = tape.pairing.merged.get(tape.position - 1, (1,) * (len(noted) + 1))
-    link = RuleLink(rule, noted, noted0, output, output0, tape.pairing, outer)
+    outers = tuple(tape.outer(place) for place in range(len(noted) + 1))
+    link = RuleLink(rule, noted, noted0, output, output0, tape.pairing, outers)
     return LinkedRule.apply(link, (result,), *operands)  # type: ignore[no-untyped-call]
 
 
@@ -135,20 +135,21 @@ class RuleLink:
     y: Tensor
     y0: Tensor
     pairing: Pairing
-    # Of the operands, and of the output.
-    outer: tuple[int, ...]
+    outers: Outers
 
     def backward(self, d: Tensor) -> Operands:
         """Take multipliers (K, n, *output shape) to those of the operands, (K, n, *operand shape)."""
-        *outer, last = self.outer
-        y, y0 = self.pairing.pairs(self.y, self.y0, last)
-        operands = zip(self.x, self.x0, outer, strict=True)
+        *outers, outer = self.outers
+        y, y0 = self.pairing.pairs(self.y, self.y0, outer)
         if not self.rule.elementwise:
-            each = [self.pairing.pairs(a, b, k) for a, b, k in operands]
+            each = [self.pairing.pairs(a, b, o) for a, b, o in zip(self.x, self.x0, outers, strict=True)]
             pulled = self.rule.pull(tuple(a for a, _ in each), tuple(b for _, b in each), y, y0, d)
             return tuple(map(part_for, self.x, pulled))
         shape = (self.pairing.count, *self.y.shape)
-        pairs = [self.pairing.pairs(*_aligned(a, b, self.y.dim()), k) for a, b, k in operands]
+        pairs = [
+            self.pairing.pairs(*_aligned(a, b, self.y.dim()), o)
+            for a, b, o in zip(self.x, self.x0, outers, strict=True)
+        ]
         whole = [(a.expand(shape), b.expand(shape)) for a, b in pairs] if len(pairs) > 1 else pairs
         pulled = self.rule.pull(tuple(a for a, _ in whole), tuple(b for _, b in whole), y, y0, d)
         pulled = tuple(map(part_for, self.x, pulled))

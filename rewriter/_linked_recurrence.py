@@ -126,6 +126,7 @@ class RecurrentLink:
     pairing: Pairing
     input_weight: Optional
     batch: int
+    outer: int = 1
 
     def backward(self, d_out: Optional, d_state: list[Optional]) -> tuple[Tensor, list[Tensor]]:
         """Take multipliers of the outputs and final states to those of the input and initial states.
@@ -194,7 +195,7 @@ class RecurrentLink:
         """Return the steps in C, if that is possible."""
         pairing, kept, kept0 = self.pairing, self.x.kept, self.x0.kept
         cell = compiled_cell(self.sweep.compiled, gates, gates.shape[-1])
-        if cell is None or any(part is None for part in (*kept, *kept0)):
+        if cell is None or self.outer > 1 or any(part is None for part in (*kept, *kept0)):
             return None
         each = self.batch // pairing.samples
         first = pairing.begin * (self.batch if pairing.own else each)
@@ -232,23 +233,23 @@ class RecurrentLink:
         ahead = max(1, (_CACHE if kept.before.device.type == "cpu" else 64 * _CACHE) // (3 * step_bytes))
         for begin, end in self._ordered(list(spans(length, ahead))):
             x, x0 = _between(kept, begin, end), _between(kept0, begin, end)
-            slopes = self.sweep.slopes(x, x0).view(end - begin, *rows, -1, size)
+            slopes = self.sweep.slopes(x, x0).reshape(end - begin, *rows, -1, size)
             passed = None
             if x.passed is not None and x0.passed is not None:
-                passed = (x.passed + x0.passed).view(end - begin, *rows, -1, size)
+                passed = (x.passed + x0.passed).reshape(end - begin, *rows, -1, size)
             yield from self._ordered(self.sweep.prepare(slopes, passed))
 
     def _paired(self) -> tuple[Kept, Kept]:
-        """Return what both runs kept, per time step in shapes that broadcast to (n, M, q, F)."""
+        """Return what both runs kept, per time step in shapes that broadcast to (n, o, M, q, F)."""
         fields = zip(Kept._fields, self.x.kept, self.x0.kept, strict=True)
         both = {name: self._rows(a, b) for name, a, b in fields if a is not None and b is not None}
         return Kept(**{k: a for k, (a, _) in both.items()}), Kept(**{k: b for k, (_, b) in both.items()})
 
     def _rows(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         pairing = self.pairing
-        a = torch.unflatten(a, 1, (1, pairing.samples, -1))
-        shape = (pairing.references, pairing.samples if pairing.own else 1, -1)
-        return a, torch.unflatten(b, 1, shape)[:, pairing.begin : pairing.end]
+        a = torch.unflatten(a, 1, (1, self.outer, pairing.samples, -1))
+        shape = (self.outer, pairing.references, pairing.samples if pairing.own else 1, -1)
+        return a, torch.unflatten(b, 1, shape).movedim(2, 1)[:, pairing.begin : pairing.end]
 
     def _mask(self) -> Optional:
         """Return the mean of both masks, (T, n, B, 1); 1 where a step counts for sample and reference."""
@@ -258,7 +259,7 @@ class RecurrentLink:
         mask = torch.ones_like(like) if self.x.mask is None else self.x.mask.to(like)
         mask0 = torch.ones_like(like0) if self.x0.mask is None else self.x0.mask.to(like0)
         a, b = self._rows(mask, mask0)
-        return ((a + b) / 2).flatten(2, 3)
+        return ((a + b) / 2).flatten(2, 4)
 
 
 def _between(kept: Kept, begin: int, end: int) -> Kept:
@@ -331,6 +332,7 @@ def linked_recurrence(
     x = gates.x if isinstance(gates, GatesToBe) else gates
     weight = fused(gates.weights)[0] if isinstance(gates, GatesToBe) else None
     batch = x.shape[1]
-    link = RecurrentLink(sweep, steps, forward, tape.next(name), tape.pairing, weight, batch)
+    forward0 = tape.next(name)
+    link = RecurrentLink(sweep, steps, forward, forward0, tape.pairing, weight, batch, tape.outer(0))
     linked: tuple[Tensor, ...] = LinkedRecurrence.apply(link, result, x, *state)  # type: ignore[no-untyped-call]
     return linked

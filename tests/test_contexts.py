@@ -133,3 +133,31 @@ def test_equal_lengths_have_no_effect() -> None:
         [x, torch.full((SAMPLES,), 4)]
     )
     assert not effect.any()
+
+
+class Segments(nn.Module):
+    """Adds what segments look up to what tokens do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.segments = nn.Embedding(9, 3), nn.Embedding(2, 3)
+        self.gru, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, tokens: Tensor, segments: Tensor) -> Tensor:
+        return self.head(self.gru(torch.tanh(self.tokens(tokens) + self.segments(segments)))[0][:, -1])
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_is_explained_does_not_hang_on_the_rows_explained_together(own: bool) -> None:
+    """Only the last sample has a second segment; all that come before are like the background."""
+    model = Segments().double()
+    x = [torch.randint(0, 9, (12, 5)), torch.zeros(12, 5).long()]
+    x0 = [torch.randint(0, 9, (3, 5)), torch.zeros(3, 5).long()]
+    x[1][-1, 3:] = 1
+    explainer = DeepExplainer(model, x0)
+    alone = explainer.shap_values([each[-1:] for each in x])
+    references = [each.expand(12, *each.shape) for each in x0] if own else None
+    together = explainer.shap_values(x, references=references)
+    assert alone[1].any()
+    for a, b in zip(alone, together, strict=True):
+        assert np.abs(a[0] - b[-1]).max() < EXACT

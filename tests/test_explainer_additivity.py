@@ -13,30 +13,30 @@ from rewriter import DeepExplainer, RewriteError
 from tests import gallery
 
 
-class Products(nn.Module):
+class Unknown(nn.Module):
     """An operation without a rule."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.renorm(2, 0, 0.1)
 
 
-class ProductsIfLong(nn.Module):
+class UnknownIfLong(nn.Module):
     """The same in code that torch.fx cannot follow."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.products = Products()
+        self.unknown = Unknown()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.products(x) if len(x) >= 0 else x
+        return self.unknown(x) if len(x) >= 0 else x
 
 
 def test_additivity_error_names_the_operation() -> None:
     x, background = torch.randn(2, 5, 3), torch.randn(3, 5, 3)
-    for middle, name in ((Products(), "1_renorm"), (ProductsIfLong(), r"1\.products")):
+    for middle, name in ((Unknown(), "1_renorm"), (UnknownIfLong(), r"1\.unknown")):
         model = nn.Sequential(gallery.Classifier(), middle, nn.Linear(2, 2))
         explainer = DeepExplainer(model, background)
-        # The line is that of the call in Products.
+        # The line is that of the call in Unknown.
         message = rf"{name} \(renorm, test_explainer_additivity\.py:20\): has no rule"
         with pytest.raises(AssertionError, match=f"first operation without an exact rule is .*{message}"):
             explainer.shap_values(x)
@@ -91,7 +91,7 @@ def test_error_names_an_operation_that_writes_in_place() -> None:
 
 def test_tolerance() -> None:
     """A float is one; everything else says whether to check, as in shap."""
-    explainer, x = DeepExplainer(Products(), torch.rand(3, 2)), torch.rand(4, 2)
+    explainer, x = DeepExplainer(Unknown(), torch.rand(3, 2)), torch.rand(4, 2)
     for check in (True, 1, 1e-4, np.True_):
         with pytest.raises(AssertionError, match="tolerance 1e-04"):
             explainer.shap_values(x, check_additivity=check)

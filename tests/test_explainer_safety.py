@@ -7,6 +7,7 @@ import pickle
 import sys
 import threading
 import types
+import weakref
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from rewriter import DeepExplainer, RewriteError, _explained
+from rewriter import DeepExplainer, RewriteError, _attribution, _explained
 from rewriter._cell_sweeps import GRUSweep
 from rewriter._linked import current
 from tests import gallery
@@ -184,3 +185,144 @@ def test_work_that_takes_long_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> No
     assert shown[0]["delay"] == _explained._LONG > 1
     DeepExplainer(model, background, progress=False).shap_values(x)
     assert len(shown) == 1
+
+
+class WritesToItsInput(nn.Module):
+    """Has control flow, so that it stays the user's code, and writes to its input."""
+
+    def __init__(self, model: nn.Module, *, write: bool = True) -> None:
+        super().__init__()
+        self.model, self.write = model, write
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.write or x.abs().max() > 1e9:
+            return self.model(x + 1)
+        x += 1
+        return self.model(x)
+
+
+def test_what_the_user_gives_is_never_written_to() -> None:
+    model = gallery.Classifier("GRU").double()
+    x, background = torch.randn(2, 5, 3).double(), torch.randn(4, 5, 3).double()
+    references = background.expand(2, 4, 5, 3).clone()
+    before = [each.clone() for each in (x, background, references)]
+    expected = stock(WritesToItsInput(model, write=False), background, x)
+    explainer = DeepExplainer(WritesToItsInput(model), background)
+    for _ in range(2):
+        assert_same(explainer.shap_values(x), expected, 1e-11)
+        assert_same(explainer.shap_values(x, references=references), expected, 1e-11)
+    assert all(map(torch.equal, (x, background, references), before))
+
+
+def _load(model: nn.Module) -> None:
+    model.load_state_dict(gallery.Classifier("GRU").double().state_dict(), assign=True)
+
+
+def _cast(model: nn.Module) -> None:
+    model.half().double()
+
+
+def _head(model: nn.Module) -> None:
+    model.head = nn.Linear(4, 2).double()
+
+
+@pytest.mark.parametrize("replace", [_load, _cast, _head])
+def test_weights_that_were_replaced_are_noticed(replace: Any) -> None:
+    model = gallery.Classifier("GRU").double()
+    x, background = torch.randn(2, 5, 3).double(), torch.randn(3, 5, 3).double()
+    explainer = DeepExplainer(model, background)
+    explainer.shap_values(x)
+    replace(model)
+    with pytest.raises(RewriteError, match=r"replaced since the explainer was made.*make a new explainer"):
+        explainer.shap_values(x)
+    assert_same(DeepExplainer(model, background).shap_values(x), stock(model, background, x), 1e-11)
+
+
+def test_weights_that_moved_and_came_back_are_the_same() -> None:
+    model, x = gallery.Classifier("GRU"), torch.randn(2, 5, 3)
+    explainer = DeepExplainer(model, torch.randn(3, 5, 3))
+    expected = explainer.shap_values(x)
+    model.double().float()
+    np.testing.assert_array_equal(explainer.shap_values(x), expected)
+
+
+def test_weights_written_to_behind_the_back_of_autograd_are_seen() -> None:
+    model = nn.Sequential(gallery.Classifier("GRU"), nn.Tanh()).double()
+    x, background = torch.randn(2, 5, 3).double(), torch.randn(3, 5, 3).double()
+    explainer = DeepExplainer(model, background)
+    explainer.shap_values(x)
+    for parameter in model.parameters():
+        parameter.data.neg_()
+    assert_same(explainer.shap_values(x), stock(model, background, x), 1e-11)
+
+
+def test_a_copy_remembers_nothing_of_other_weights() -> None:
+    # Weights of copies begin with version 0, whatever happened to them before.
+    model = copy.deepcopy(nn.Sequential(gallery.Classifier("GRU"), nn.Tanh()).double())
+    x, background = torch.randn(2, 5, 3).double(), torch.randn(3, 5, 3).double()
+    explainer = DeepExplainer(model, background)
+    explainer.shap_values(x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    expected = stock(model, background, x)
+    assert_same(copy.deepcopy(explainer).shap_values(x), expected, 1e-11)
+    assert_same(pickle.loads(pickle.dumps(explainer)).shap_values(x), expected, 1e-11)
+
+
+class KeepsState(gallery.Classifier):
+    """Begins where the last batch of that size ended, and counts its rows."""
+
+    def __init__(self) -> None:
+        super().__init__("GRU")
+        self.state: torch.Tensor | None = None
+        self.register_buffer("rows", torch.zeros(()))
+        self.sizes: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        begin = self.state if self.state is not None and self.state.shape[1] == len(x) else None
+        out, self.state = self.rnn(x, begin)
+        self.rows += len(x)
+        self.sizes.append(len(x))
+        return self.head(torch.tanh(out[:, -1]))
+
+
+def test_state_between_calls_neither_stays_nor_counts() -> None:
+    model = KeepsState().double()
+    x, background = torch.randn(3, 5, 3).double(), torch.randn(3, 5, 3).double()
+    before = snapshot(model)
+    explainer = DeepExplainer(model, background)
+    values = [explainer.shap_values(x) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: values.append(explainer.shap_values(x))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert snapshot(model) == before
+    assert (model.state, model.rows.item(), model.sizes) == (None, 0, [])
+    for each in values:
+        np.testing.assert_array_equal(each, values[0])
+    expected = copy.deepcopy(model)(x) - copy.deepcopy(model)(background).mean(0)
+    assert len(values) == 7
+    assert np.abs(values[0].sum((1, 2)) - expected.detach().numpy()).max() < 1e-13
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_references_left_is_gone_before_others_run(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise twice the memory that was planned with would be needed."""
+    x, background = torch.randn(20, 5, 3), torch.randn(30, 5, 3)
+    tapes: list[weakref.ref[Any]] = []
+    plain = _attribution._record
+
+    def record(*args: Any) -> Any:
+        assert not any(tape() for tape in tapes)
+        tape, base = plain(*args)
+        tapes.append(weakref.ref(tape))
+        return tape, base
+
+    explainer = DeepExplainer(gallery.Classifier(), background, max_memory=20_000)
+    expected = explainer.shap_values(x)
+    monkeypatch.setattr(_attribution, "_record", record)
+    references = background.expand(20, *background.shape) if own else None
+    assert_same(explainer.shap_values(x, references=references), expected, 1e-6)
+    assert len(tapes) > 2

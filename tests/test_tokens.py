@@ -197,3 +197,81 @@ class SortsLooked(Looked):
 def test_what_no_rule_covers_is_found_behind_tokens() -> None:
     found = decompose(SortsLooked(), torch.randint(9, (2, 3))).report.uncovered
     assert [each.operation for each in found] == ["bool", "msort"]
+
+
+class Pair(Tagger):
+    """Reads two sequences, of which only the second has an influence."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.embedded(self.embedding(input=second)) + 0 * self.embedded(self.embedding(first))
+
+
+class Cast(Pair):
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return super().forward(first.clone(), second.clone())
+
+
+class Reversed(Tagger):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.embedded(self.embedding(tokens.flip(1)))
+
+
+@pytest.mark.parametrize("kind", [Pair, Cast])
+def test_inputs_with_the_same_tokens_are_told_apart(
+    kind: type[Pair], tokens: Tensor, background: Tensor
+) -> None:
+    """Only the second input has an influence."""
+    model = kind().double()
+    expected = DeepExplainer(model, [background.flip(0), background]).shap_values([tokens.flip(0), tokens])[1]
+    first, second = DeepExplainer(model, [background.flip(0), background]).shap_values(
+        [tokens, tokens.clone()]
+    )
+    assert not first.any()
+    assert np.abs(second - expected).max() < EXACT
+    difference_ = difference(model, [tokens, tokens], [background, background])
+    assert np.abs(second.sum(1) - difference_).max() < EXACT
+
+
+def test_inputs_that_cannot_be_told_apart_are_refused(tokens: Tensor, background: Tensor) -> None:
+    explainer = DeepExplainer(Cast().double(), [background, background])
+    with pytest.raises(RewriteError, match="looks up integers that inputs 0, 1 all hold"):
+        explainer.shap_values([tokens, tokens])
+
+
+def test_a_sequence_that_is_its_own_reversal_is_no_exception(tokens: Tensor, background: Tensor) -> None:
+    tokens = torch.cat([tokens[:, :3], tokens[:, :3].flip(1)], 1)
+    with pytest.raises(RewriteError, match="that the model computes from its inputs"):
+        DeepExplainer(Reversed().double(), background).shap_values(tokens)
+
+
+class ByKeyword(Tagger):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(input=self.lstm(input=self.embedding(input=tokens))[0][:, -1])
+
+
+@pytest.mark.parametrize("layer", ["embedding", "head"])
+def test_layers_may_be_called_by_keyword(
+    layer: str, model: Tagger, tokens: Tensor, background: Tensor
+) -> None:
+    same = ByKeyword().double()
+    same.load_state_dict(model.state_dict())
+    expected = DeepExplainer((model, getattr(model, layer)), background).shap_values(tokens)
+    got = DeepExplainer((same, getattr(same, layer)), background).shap_values(tokens)
+    assert np.abs(got - expected).max() < EXACT
+    got = DeepExplainer(same, background).shap_values(tokens)
+    assert np.abs(got - DeepExplainer(model, background).shap_values(tokens)).max() < EXACT
+
+
+def test_an_embedding_that_bounds_its_norms_is_not_written_to(tokens: Tensor, background: Tensor) -> None:
+    """Torch writes rows of smaller norm into the weights whenever they are looked up."""
+    model = Tagger().double()
+    model.embedding = nn.Embedding(20, 4, max_norm=1.0).double()
+    before = model.embedding.weight.detach().clone()
+    got = DeepExplainer(model, background).shap_values(tokens)
+    assert torch.equal(model.embedding.weight, before)
+    expected = difference(model, [tokens], [background])
+    assert not torch.equal(model.embedding.weight, before)
+    assert np.abs(got.sum(1) - expected).max() < EXACT
+    # torch has bounded the norms by now.
+    model.embedding.max_norm = None
+    assert np.abs(got - DeepExplainer(model, background).shap_values(tokens)).max() < EXACT
