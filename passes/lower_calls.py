@@ -153,6 +153,9 @@ def place(
             args, kwargs = fx.node.map_arg((each.args, each.kwargs), values.__getitem__)
             if each.op == "output":
                 _replace_uses(node, args[0])
+            elif isinstance(each.target, type) and hasattr(each.target, "_fields"):
+                # A named tuple is no operation: its parts are used by themselves.
+                values[each] = each.target(*args)
             elif each.op == "get_attr":
                 raise PassError(f"{path}: a textbook module holds no tensors, found {each.target}")
             elif each.op != "placeholder":
@@ -162,13 +165,15 @@ def place(
                     model.add_submodule(target, module.get_submodule(cast("str", each.target)))
                 values[each] = graph.create_node(each.op, target, args, kwargs, f"{prefix}_{each.name}")
     graph.erase_node(node)
-    return [values[each] for each in body.nodes if each.op.startswith("call_")]
+    calls = (values[each] for each in body.nodes if each.op.startswith("call_"))
+    return [each for each in calls if isinstance(each, fx.Node)]
 
 
 def _replace_uses(node: fx.Node, value: Any) -> None:
     """Let what used ``node`` use ``value``, a node or a tuple of nodes."""
     for user in list(node.users):
-        item = user.args[1] if user.target is operator.getitem and user.args[0] is node else None
+        takes = user.target in (operator.getitem, getattr) and user.args[0] is node
+        item = user.args[1] if takes else None
         part: Any = None
         if isinstance(value, tuple | list):
             # Items by number, and those of a named tuple by name.

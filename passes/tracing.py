@@ -54,6 +54,12 @@ class LoweringTracer(GraphTracer):
         """Return what stands for the value of ``node``."""
         return WritableProxy(node, self)
 
+    def create_arg(self, a: Any) -> Any:
+        """Take numbers of other kinds, ``np.sqrt(64)`` say, for plain ones, which the code can name."""
+        if isinstance(a, float):
+            return float(a)
+        return super().create_arg(a)
+
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """Look a parameter up; torch.fx goes through all of the model's, each time that one is read."""
         if not isinstance(attr_val, nn.Parameter):

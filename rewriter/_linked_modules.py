@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.clone import clone_structure
+from passes.errors import RewriteError
 from passes.lower_running import run_quietly
 from passes.recurrence import Recurrence
 from rewriter._cell_sweeps import sweep_for
@@ -120,6 +121,13 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
         tape.add(name, (noted, output))
         return result
     noted0, output0 = tape.next(name)
+    mixes = any(a.shape != b.shape for a, b in zip(noted, noted0, strict=True))
+    if mixes and output.shape == output0.shape:
+        raise RewriteError(
+            f"{name}: makes shape {tuple(output.shape)} of samples, {tuple(noted[0].shape)}, and of "
+            f"references, {tuple(noted0[0].shape)}: it mixes rows of the batch, which have no attributions "
+            "by themselves then; name the dimensions to reduce"
+        )
     outers = tuple(tape.outer(place) for place in range(len(noted) + 1))
     link = RuleLink(rule, noted, noted0, output, output0, tape.pairing, outers)
     return LinkedRule.apply(link, (result,), *operands)  # type: ignore[no-untyped-call]

@@ -29,6 +29,8 @@ from passes.whole import CALLS
 from rewriter._module_rules import bound_rule_for
 from rewriter._report import UncoveredReport
 
+_CASTS = {"float", "double", "half", "bfloat16", "to", "type", "type_as", "mean"}
+
 
 def is_covered(module: nn.Module) -> bool:
     """Whether a module only moves numbers, or has a rule and nothing hooked to it that could interfere."""
@@ -67,6 +69,35 @@ def uncovered_nodes(model: nn.Module, islands: Mapping[str, str]) -> Iterator[Un
             name, operation = node.name, name_of_call(node.target)
         if reason is not None:
             yield UncoveredReport(name, operation, node.meta.get("source", ""), reason)
+    for node in _made_of_steps(model, flow):
+        name, operation = node.name, name_of_call(node.target)
+        if node.op == "call_module":
+            name, operation = str(node.target), type(model.get_submodule(str(node.target))).__name__
+        yield UncoveredReport(name, operation, node.meta.get("source", ""), FIXED)
+
+
+def _made_of_steps(model: fx.GraphModule, flow: Dataflow) -> Iterator[fx.Node]:
+    """Yield the outputs that are numbers made of masks or indices alone: ``table[x.argmax()]``.
+
+    A mask or index that a model returns beside its numbers is no such number.
+    """
+    for output in model.graph.nodes:
+        for node in output.all_input_nodes if output.op == "output" else ():
+            pending, seen = [node] if node in flow.steps else [], set()
+            while pending:
+                each = pending.pop()
+                if each not in seen and each in flow.steps:
+                    seen.add(each)
+                    pending += each.all_input_nodes
+            if any(_makes_numbers(each, flow) for each in seen):
+                yield node
+
+
+def _makes_numbers(node: fx.Node, flow: Dataflow) -> bool:
+    """Whether a call makes numbers with a slope elsewhere out of steps."""
+    if node.op == "call_module" or name_of_call(node.target) in _CASTS:
+        return True
+    return any(each.op == "get_attr" for each in node.all_input_nodes)
 
 
 def _why_not(node: fx.Node, flow: Dataflow) -> str | None:

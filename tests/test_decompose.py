@@ -8,6 +8,7 @@ import pickle
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import fx, nn
@@ -367,3 +368,15 @@ def test_a_graph_that_packs_can_be_pickled() -> None:
     # Loading leaves nothing behind in torch.fx.
     assert isinstance(decompose(Packs()), fx.GraphModule)
     assert isinstance(pickle.loads(pickle.dumps(loaded)), fx.GraphModule)
+
+
+class Scaled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(x / np.sqrt(6), -1) * np.float64(2.0)
+
+
+def test_numbers_of_numpy_are_plain_numbers() -> None:
+    rewritten, x = decompose(Scaled()), torch.randn(2, 3)
+    assert isinstance(rewritten, fx.GraphModule)
+    assert_close(rewritten(x), Scaled()(x), 1e-6, "output")
+    assert torch.equal(pickle.loads(pickle.dumps(rewritten))(x), rewritten(x))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import shap
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rewriter import DeepExplainer, RewriteError, decompose
 from tests import gallery
@@ -223,3 +223,21 @@ def test_no_samples() -> None:
     assert values.shape == (0, 5, 3, 1)
     assert ranks.shape == (0, 1)
     assert explainer(torch.empty(0, 5, 3)).shape == (0, 15, 2)
+
+
+class OverTheBatch(nn.Module):
+    """Divides by a maximum over all that it gets, other rows included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        return y / y.abs().max()
+
+
+def test_an_operation_over_the_batch_is_named() -> None:
+    explainer = DeepExplainer(OverTheBatch(), torch.randn(5, 3))
+    with pytest.raises(RewriteError, match=r"max_1: .* mixes rows of the batch"):
+        explainer.shap_values(torch.randn(4, 3), check_additivity=False)

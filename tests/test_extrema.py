@@ -9,13 +9,14 @@ import pickle
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import rewriter
 from passes.extrema import Extremum
@@ -207,3 +208,28 @@ def test_shares_stay_finite_for_long_sequences() -> None:
     assert bool(got.isfinite().all())
     # The sum of 5000 shares in float32.
     torch.testing.assert_close((got * (x - x0)).sum(-1), x.amax(-1) - x0.amax(-1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        lambda x: x.max(1).values,
+        lambda x: x.max(1)[0],
+        lambda x: torch.min(x, 1).values + x.max(dim=1)[1],
+        lambda x: x.max(1),
+    ],
+)
+def test_values_and_places_are_taken_by_name_or_number(code: Any) -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return code(x)
+
+    rewritten, x = decompose(Model()), torch.randn(3, 4)
+    assert isinstance(rewritten, fx.GraphModule)
+    assert not [each for each in rewritten.report.uncovered if each.operation == "Found"]
+    expected, got = code(x), rewritten(x)
+    if isinstance(expected, Tensor):
+        assert torch.equal(got, expected)
+    else:
+        assert torch.equal(got.values, expected.values)
+        assert torch.equal(got.indices, expected.indices)

@@ -244,3 +244,34 @@ def test_report_shows_and_exports_them() -> None:
     assert NO_RULE in row
     assert json.loads(json.dumps(report.to_dict()))["uncovered"][0]["source"] == found.source
     assert not rewriter.decompose(nn.Linear(2, 2)).report.uncovered
+
+
+class Steps(nn.Module):
+    """Numbers that are made of masks or indices alone."""
+
+    def __init__(self, code: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.code, self.linear, self.embedding = code, nn.Linear(3, 3), nn.Embedding(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.code(self, x)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        lambda m, x: (x > 0).to(x.dtype),
+        lambda m, x: m.linear((x > 0).float()).tanh(),
+        lambda m, x: m.embedding(x.argmax(1)),
+        lambda m, x: m.linear.weight[x.argmax(1)],
+    ],
+)
+def test_numbers_made_of_masks_or_indices_alone_are_reported(code: Any) -> None:
+    model = decompose(Steps(code))
+    assert not model.report.islands
+    assert [each.reason for each in model.report.uncovered] == [FIXED]
+
+
+def test_masks_and_indices_beside_the_output_are_not_reported() -> None:
+    model = Computes(lambda x: (x + 1, x.argmax(1), (x > 0) & (x < 1)))
+    assert decompose(model).report.uncovered == ()
