@@ -135,7 +135,7 @@ def _reported(flat: nn.Module, example_inputs: Any) -> nn.Module:
         args, kwargs = as_arguments(copied(example_inputs))
         found = uncovered_calls(flat, report.islands, args, kwargs)
         known = [each for each in report.uncovered if each not in found]
-        replace(report, uncovered=(*known, *found)).attach(flat)
+        replace(report, uncovered=(*known, *found), code_was_run=True).attach(flat)
     return flat
 
 

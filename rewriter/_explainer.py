@@ -335,4 +335,4 @@ def _tolerance(check_additivity: Any) -> float | None:
         raise RewriteError(f"check_additivity: expected a bool or a tolerance, got {check_additivity!r}")
     if not check_additivity:
         return None
-    return check_additivity if isinstance(check_additivity, float) else 1e-4
+    return float(check_additivity) if isinstance(check_additivity, float | np.floating) else 1e-4

@@ -87,6 +87,7 @@ class Report:
             each split gate.
         uncovered: operations on the way from input to output that no rule covers, by source line; in
             code that stays the user's they are found only with example inputs.
+        code_was_run: example inputs were given, so that ``uncovered`` knows of that code, too.
 
     Example:
         >>> import torch, rewriter
@@ -102,6 +103,7 @@ class Report:
     parameter_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     operations: tuple[OperationReport, ...] = ()
     uncovered: tuple[UncoveredReport, ...] = ()
+    code_was_run: bool = False
 
     def __str__(self) -> str:
         rows = [
@@ -111,6 +113,8 @@ class Report:
         text = render_table(("layer", "was", "front-end", "level", "atoms", "parameters"), rows)
         notes = [f"declined: {decline}" for decline in self.declines]
         notes += [f"kept as code: {_shown(name)}: {reason}" for name, reason in self.islands.items()]
+        if self.islands and not self.code_was_run:
+            notes.append("what has no rule in that code is listed where decompose gets example inputs")
         return "\n".join([text, *self._shown_operations(), *self._shown_uncovered(), *notes])
 
     def _shown_operations(self) -> list[str]:

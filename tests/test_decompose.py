@@ -184,6 +184,7 @@ def test_report() -> None:
     assert rewritten.report.to_dict()["layers"][0]["kind"] == "LSTM"
     code = str(decompose(gallery.ReadsFace()).report)
     assert "kept as code: (the model itself): ReadsFace.forward" in code
+    assert "where decompose gets example inputs" in code
 
 
 def test_model_with_a_report_of_its_own() -> None:
