@@ -121,15 +121,8 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
         tape.add(name, (noted, output))
         return result
     noted0, output0 = tape.next(name)
-    mixes = any(a.shape != b.shape for a, b in zip(noted, noted0, strict=True))
-    if mixes and output.shape == output0.shape:
-        raise RewriteError(
-            f"{name}: makes shape {tuple(output.shape)} of samples, {tuple(noted[0].shape)}, and of "
-            f"references, {tuple(noted0[0].shape)}: it mixes rows of the batch, which have no attributions "
-            "by themselves then; name the dimensions to reduce"
-        )
     outers = tuple(tape.outer(place) for place in range(len(noted) + 1))
-    link = RuleLink(rule, noted, noted0, output, output0, tape.pairing, outers)
+    link = RuleLink(name, rule, noted, noted0, output, output0, tape.pairing, outers)
     return LinkedRule.apply(link, (result,), *operands)  # type: ignore[no-untyped-call]
 
 
@@ -137,6 +130,7 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
 class RuleLink:
     """One call of an operation by the samples, with its counterpart by the references."""
 
+    name: str
     rule: BoundRule
     x: Operands
     x0: Operands
@@ -145,8 +139,18 @@ class RuleLink:
     pairing: Pairing
     outers: Outers
 
+    def _check_rows(self) -> None:
+        mixes = any(a.shape != b.shape for a, b in zip(self.x, self.x0, strict=True))
+        if mixes and self.y.shape == self.y0.shape:
+            raise RewriteError(
+                f"{self.name}: makes shape {tuple(self.y.shape)} of samples, {tuple(self.x[0].shape)}, and "
+                f"of references, {tuple(self.x0[0].shape)}: it mixes rows of the batch, which have no "
+                "attributions by themselves then; name the dimensions to reduce"
+            )
+
     def backward(self, d: Tensor) -> Operands:
         """Take multipliers (K, n, *output shape) to those of the operands, (K, n, *operand shape)."""
+        self._check_rows()
         *outers, outer = self.outers
         y, y0 = self.pairing.pairs(self.y, self.y0, outer)
         if not self.rule.elementwise:

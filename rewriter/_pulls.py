@@ -113,6 +113,7 @@ def as_result(operand: Tensor, result: Tensor) -> Tensor:
     """Bring an operand to the dtype of the result, unless that would cut a complex number in two.
 
     Example:
+        >>> import torch
         >>> as_result(torch.tensor([1]), torch.tensor([0.5])), as_result(torch.tensor([1j]), torch.ones(1))
         (tensor([1.]), tensor([0.+1.j]))
 
@@ -124,6 +125,7 @@ def part_for(operand: Tensor, pulled: Tensor) -> Tensor:
     """Return multipliers of an operand: those of a real one are real.
 
     Example:
+        >>> import torch
         >>> part_for(torch.ones(1), torch.tensor([2 + 1j]))
         tensor([2.])
 
