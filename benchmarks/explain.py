@@ -89,20 +89,32 @@ def within(contestants: Mapping[str, Callable[[], Any]], *, quick: bool) -> dict
 
 
 def speed(options: argparse.Namespace) -> None:
-    """Time all problems."""
-    rows, records = [], []
-    for size in QUICK if options.quick else SIZES:
-        for kind, layers in QUICK_LAYERS if options.quick else LAYERS:
-            got = measure(kind, layers, size, quick=options.quick)
-            name = f"{kind} {'2 x bidirectional' if layers > 1 else ''}".strip()
-            ratios, errors = got["peers/ours"], got["additivity"]
-            shown = [f"{ratios[peer]:.1f} ({errors[peer]:.0e})" if peer in ratios else "-" for peer in PEERS]
-            ours = f"{got['ours_s'] * 1e3:.1f} ({errors['ours']:.0e})"
-            rows.append((",".join(map(str, size)), name, ours, f"{got['ours/gradient']:.2f}", *shown))
-            records.append(got)
+    """Time all problems, and publish those that were timed also if the run is stopped."""
+    rows: list[tuple[str, ...]] = []
+    records: list[dict[str, Any]] = []
+    problems = [
+        (size, *layer)
+        for size in (QUICK if options.quick else SIZES)
+        for layer in (QUICK_LAYERS if options.quick else LAYERS)
+    ]
+    try:
+        for size, kind, layers in problems:
+            records.append(measure(kind, layers, size, quick=options.quick))
+            rows.append(shown(records[-1]))
             print(*rows[-1], file=sys.stderr)
-    header = ("size", "layer", "ours ms", "of gradient", *PEERS)
-    publish("explain", options, header, rows, SPEED_NOTES, records, part="speed")
+    finally:
+        header = ("size", "layer", "ours ms", "of gradient", *PEERS)
+        publish("explain", options, header, rows, SPEED_NOTES, records, part="speed")
+
+
+def shown(record: dict[str, Any]) -> tuple[str, ...]:
+    """Return the row of one problem."""
+    size = Size(*(record[name] for name in Size._fields))
+    name = f"{record['kind']} {'2 x bidirectional' if record['layers'] > 1 else ''}".strip()
+    ratios, errors = record["peers/ours"], record["additivity"]
+    peers = [f"{ratios[peer]:.1f} ({errors[peer]:.0e})" if peer in ratios else "-" for peer in PEERS]
+    ours = f"{record['ours_s'] * 1e3:.1f} ({errors['ours']:.0e})"
+    return (",".join(map(str, size)), name, ours, f"{record['ours/gradient']:.2f}", *peers)
 
 
 def show_growth(options: argparse.Namespace) -> None:
