@@ -195,4 +195,6 @@ def keras_model(model: Net, steps: int) -> Any:
             directions.append(outputs[::-1] if suffix else outputs)
         both = zip(*directions, strict=True)
         inputs = [ops.concatenate(each, -1) if len(each) > 1 else each[0] for each in both]
+    # Keras walks the graph of all cells by recursion.
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 100 * CELLS))
     return keras.Model([sequence], tensorflow_cells.dense(model.head.weight, model.head.bias)(inputs[-1]))
