@@ -76,6 +76,20 @@ class _Block(StandIn):
         return result
 
 
+def _seen(
+    attention: nn.Module,
+    x: Tensor,
+    memory: Tensor,
+    mask: Tensor | None,
+    padding: Tensor | None,
+    is_causal: bool,
+) -> Tensor:
+    """Return what ``x`` sees of ``memory``."""
+    options = {"attn_mask": mask, "key_padding_mask": padding, "is_causal": is_causal}
+    seen: Tensor = attention(x, memory, memory, need_weights=False, **options)[0]
+    return seen
+
+
 class TransformerEncoderLayerAtoms(_Block, nn.TransformerEncoderLayer):
     """An ``nn.TransformerEncoderLayer`` written out."""
 
@@ -89,16 +103,8 @@ class TransformerEncoderLayerAtoms(_Block, nn.TransformerEncoderLayer):
         """Return what the original returns for the same arguments."""
 
         def look(x: Tensor) -> Tensor:
-            seen = self.self_attn(
-                x,
-                x,
-                x,
-                attn_mask=src_mask,
-                key_padding_mask=src_key_padding_mask,
-                need_weights=False,
-                is_causal=is_causal,
-            )
-            result: Tensor = self.dropout1(seen[0])
+            seen = _seen(self.self_attn, x, x, src_mask, src_key_padding_mask, is_causal)
+            result: Tensor = self.dropout1(seen)
             return result
 
         x: Tensor = src
@@ -128,29 +134,15 @@ class TransformerDecoderLayerAtoms(_Block, nn.TransformerDecoderLayer):
         """Return what the original returns for the same arguments."""
 
         def look(x: Tensor) -> Tensor:
-            seen = self.self_attn(
-                x,
-                x,
-                x,
-                attn_mask=tgt_mask,
-                key_padding_mask=tgt_key_padding_mask,
-                is_causal=tgt_is_causal,
-                need_weights=False,
-            )
-            result: Tensor = self.dropout1(seen[0])
+            seen = _seen(self.self_attn, x, x, tgt_mask, tgt_key_padding_mask, tgt_is_causal)
+            result: Tensor = self.dropout1(seen)
             return result
 
         def remember(x: Tensor) -> Tensor:
-            seen = self.multihead_attn(
-                x,
-                memory,
-                memory,
-                attn_mask=memory_mask,
-                key_padding_mask=memory_key_padding_mask,
-                is_causal=memory_is_causal,
-                need_weights=False,
+            seen = _seen(
+                self.multihead_attn, x, memory, memory_mask, memory_key_padding_mask, memory_is_causal
             )
-            result: Tensor = self.dropout2(seen[0])
+            result: Tensor = self.dropout2(seen)
             return result
 
         x: Tensor = tgt
