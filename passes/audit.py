@@ -22,14 +22,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from passes.source import TORCH, is_users
+
 _TYPE_TESTS = {"isinstance", "hasattr", "type", "callable", "issubclass", "is_tensor", "is_grad_enabled"}
-_TORCH, _STANDARD = (
-    os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, os.__file__)
-)
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # Torch's own Python code that decides like a user's; the rest of torch hands a proxy on at once.
-_AUDITED = tuple(os.path.join(_TORCH, "nn", folder, "") for folder in ("modules", "utils"))
-_NOT_AUDITED = tuple(os.path.join(_TORCH, "nn", "modules", name) for name in ("module.py", "container.py"))
+_AUDITED = tuple(os.path.join(TORCH, "nn", folder, "") for folder in ("modules", "utils"))
+_NOT_AUDITED = tuple(os.path.join(TORCH, "nn", "modules", name) for name in ("module.py", "container.py"))
 
 
 class RanCode:
@@ -75,7 +73,7 @@ def watch(where: Callable[[], str]) -> Iterator[RanCode]:
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if event != "call" or code in ran.places or not _is_users(code.co_filename):
+        if event != "call" or code in ran.places or not _is_audited(code.co_filename):
             return
         owner = frame.f_locals.get("self")
         ran.places[code] = where(), type(owner) if isinstance(owner, nn.Module) else None
@@ -192,10 +190,8 @@ def assigned_outside_init(owner: type) -> frozenset[str]:
     )
 
 
-def _is_users(filename: str) -> bool:
+def _is_audited(filename: str) -> bool:
     if filename.startswith(_AUDITED):
         return not filename.startswith(_NOT_AUDITED)
-    if filename.startswith((_TORCH, _HERE, "<frozen")):
-        return False
-    # Site-packages may lie below the standard library's folder, and third parties' forwards count.
-    return not filename.startswith(_STANDARD) or "site-packages" in filename
+    # The code of a graph that the user made is the user's, too.
+    return filename.startswith("<eval_with_key") or is_users(filename)

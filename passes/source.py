@@ -8,12 +8,26 @@ from types import FrameType
 
 import torch
 
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+import passes
+
+
+def folder_of(file: str | None) -> str:
+    """Return the folder in which a file lies, with a separator behind it.
+
+    Example:
+        >>> folder_of(torch.__file__).endswith(os.path.join("torch", ""))
+        True
+
+    """
+    return os.path.join(os.path.dirname(os.path.abspath(str(file))), "")
+
+
+# The root of the package, not the folder of this file, which may move.
+OURS = folder_of(passes.__file__)
+TORCH = folder_of(torch.__file__)
 # Both packages of this distribution.
-_OURS = (_HERE, os.path.join(os.path.dirname(_HERE[:-1]), "rewriter", ""))
-_TORCH, _STANDARD = (
-    os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, os.__file__)
-)
+_OWN = (OURS, os.path.join(os.path.dirname(OURS[:-1]), "rewriter", ""))
+_STANDARD = folder_of(os.__file__)
 #: Functions of this package that run a model: what called them is not its code.
 STARTS = {"_try_trace", "observe"}
 
@@ -31,7 +45,7 @@ def user_line() -> str:
     while frame is not None:
         code = frame.f_code
         name = code.co_filename
-        if name.startswith(_HERE) and code.co_name in STARTS:
+        if name.startswith(OURS) and code.co_name in STARTS:
             return found
         if not found and is_users(name):
             found = f"{os.path.basename(name)}:{frame.f_lineno}"
@@ -47,7 +61,7 @@ def is_users(filename: str) -> bool:
         (False, True)
 
     """
-    if filename.startswith((*_OURS, _TORCH, "<frozen", "<eval_with_key")):
+    if filename.startswith((*_OWN, TORCH, "<frozen", "<eval_with_key")):
         return False
     # Site-packages may lie below the standard library's folder.
     return not filename.startswith(_STANDARD) or "site-packages" in filename

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from passes.source import is_users
 from passes.tracing import trace_where_possible
 from rewriter import decompose
 
@@ -230,3 +232,14 @@ def test_tensors_of_the_original_are_not_written(make: Callable[[], nn.Module], 
 def test_reason_names_the_tensor() -> None:
     model = nn.Sequential(CountsInPlace())
     assert "writes to 0.calls" in trace_where_possible(model).islands["0"]
+
+
+def test_code_of_this_distribution_is_nobodys_wherever_it_lies() -> None:
+    import passes
+    import rewriter
+
+    for package in (passes, rewriter):
+        root = Path(str(package.__file__)).parent
+        assert not is_users(str(root / "layers.py"))
+        assert not is_users(str(root / "recurrent" / "deeper" / "layers.py"))
+    assert is_users(str(root.parent / "model.py"))
