@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from additive import TOLERANCE, assert_additive, assert_copies_compute_the_same
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from passes.activations import CALLS, MODULES
 from passes.elementwise import FUNCTIONS, Elementwise, in_place_of
 from rewriter import decompose
+from tests.support.additive import TOLERANCE, assert_additive, assert_copies_compute_the_same
 
 Function = Callable[..., Tensor]
 ANY, POSITIVE, INNER, ABOVE_ONE = "any", "positive", "inner", "above one"

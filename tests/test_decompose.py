@@ -13,29 +13,15 @@ import pytest
 import torch
 from torch import fx, nn
 from torch.nn.utils import rnn
-from torch.overrides import TorchFunctionMode
 
 from passes.atoms import Atom, Mul
 from passes.recurrence import Recurrence
 from rewriter import Report, decompose, unroll
-from tests import gallery
-from tests.compare import assert_close, assert_same_model
+from tests.support import gallery
+from tests.support.compare import assert_close, assert_same_model
+from tests.support.watching import NoFusedKernels, snapshot
 
 KINDS = ("LSTM", "GRU", "RNN")
-
-
-def snapshot(model: nn.Module) -> list[object]:
-    """Describe everything about a model that a rewrite could touch."""
-    described: list[object] = [torch.get_rng_state().tolist()]
-    for name, module in model.named_modules():
-        described.append((name, id(module), type(module), module.training))
-        for key, value in module.__dict__.items():
-            content = [(k, id(v)) for k, v in value.items()] if isinstance(value, dict) else id(value)
-            described.append((key, content))
-    for parameter in model.parameters():
-        values: object = (parameter.tolist(), id(parameter.grad), parameter.requires_grad, parameter._version)
-        described += [values]
-    return described
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -205,16 +191,6 @@ def test_graph_module_as_input() -> None:
     rewritten = decompose(traced)
     assert rewritten.report.layers[0].front_end == "fx"
     assert_same_model(traced, rewritten, torch.randn(2, 4, 3))
-
-
-class NoFusedKernels(TorchFunctionMode):
-    """Fail when anything asks torch for a recurrent kernel."""
-
-    FUSED = ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        assert getattr(func, "__name__", "") not in self.FUSED, func
-        return func(*args, **(kwargs or {}))
 
 
 def test_the_guard_sees_fused_kernels() -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rewriter import DeepExplainer, RewriteError, decompose
-from tests import gallery
-from tests.stock import TOLERANCE, assert_same, check, stock
-from tests.test_shap import OPTIONS, CellState, Packs, TimeFirst
+from tests.support import gallery
+from tests.support.recurrent_models import OPTIONS, CellState, Packs, TimeFirst
+from tests.support.stock import TOLERANCE, assert_same, check, stock
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rewriter import DeepExplainer, RewriteError
-from tests import gallery
+from tests.support import gallery
 
 
 class Unknown(nn.Module):

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from rewriter import DeepExplainer, RewriteError
-from tests import gallery
-from tests.stock import assert_same, stock
-from tests.test_shap import CellState
+from tests.support import gallery
+from tests.support.recurrent_models import CellState
+from tests.support.stock import assert_same, stock
 
 
 def test_a_sample_equal_to_the_only_reference_gets_zeros() -> None:

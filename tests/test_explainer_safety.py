@@ -18,9 +18,9 @@ from torch import nn
 from rewriter import DeepExplainer, RewriteError, _attribution, _explained
 from rewriter._cell_sweeps import GRUSweep
 from rewriter._linked import current
-from tests import gallery
-from tests.stock import assert_same, stock
-from tests.test_decompose import snapshot
+from tests.support import gallery
+from tests.support.stock import assert_same, stock
+from tests.support.watching import snapshot
 
 
 def test_threads_share_an_explainer() -> None:

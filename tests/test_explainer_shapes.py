@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from rewriter import DeepExplainer, RewriteError, decompose
-from tests import gallery
-from tests.stock import assert_same, stock
-from tests.test_shap import CellState
+from tests.support import gallery
+from tests.support.recurrent_models import CellState
+from tests.support.stock import assert_same, stock
 
 
 class Everything(nn.Module):

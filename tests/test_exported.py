@@ -17,8 +17,8 @@ from passes.errors import InputError
 from passes.export_checks import NotExportedError
 from passes.exported import exported
 from rewriter import DeepExplainer, decompose
-from tests import gallery
-from tests.compare import assert_same_model
+from tests.support import gallery
+from tests.support.compare import assert_same_model
 
 shap = pytest.importorskip("shap")
 

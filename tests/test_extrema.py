@@ -22,7 +22,7 @@ import rewriter
 from passes.extrema import Extremum
 from rewriter import decompose
 from rewriter._extrema_rules import larger_multipliers, maximum_multipliers, smaller_multipliers
-from tests.stock import stock
+from tests.support.stock import stock
 
 DOUBLE = torch.float64
 # Small integers: ties, equal rows and differences of zero are frequent.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +108,18 @@ def foreign_imports(folder: Path, allowed: set[str]) -> list[Breach]:
     ]
 
 
+def foreign_at_the_top(folder: Path, allowed: set[str]) -> list[Breach]:
+    """Return who in a folder imports, as it is imported, what is neither Python's nor ``allowed``."""
+    found = []
+    for file in python_files(folder):
+        for node in ast.parse(file.read_text()).body:
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            roots = {name.split(".")[0] for name in names}
+            found += [(file.name, name) for name in roots - sys.stdlib_module_names - allowed]
+    return found
+
+
 def upward_imports(folder: Path, levels: list[set[str]]) -> list[Breach]:
     """Return who imports a module of a higher level, or one that stands in no level."""
     level = {name: k for k, names in enumerate(levels) for name in names}
@@ -182,6 +197,10 @@ class TestEachLawCanFail:
         house = self.plant(tmp_path, {"deep/b.py": "import os, numpy"})
         assert foreign_imports(house, {"torch"}) == [("b.py", "numpy")]
 
+    def test_foreign_at_the_top(self, tmp_path: Path) -> None:
+        house = self.plant(tmp_path, {"deep/b.py": "import numpy as np\n\ndef f():\n    import shap"})
+        assert foreign_at_the_top(house, set()) == [("b.py", "numpy")]
+
     def test_upward_imports(self, tmp_path: Path) -> None:
         house = self.plant(tmp_path, {"deep/b.py": "import house.a", "a.py": "import os"})
         assert upward_imports(house, [{"b"}, {"a"}]) == [("b.py", "house.a")]
@@ -215,3 +234,22 @@ def test_import_brings_in_nothing_optional() -> None:
     program = f"import sys, rewriter; print([name for name in {optional!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_bare_pytest_collects_beside_a_package_called_tests(tmp_path: Path) -> None:
+    """As ``pytest``, not ``python -m pytest``, runs it, with somebody else's ``tests`` on the path."""
+    other = tmp_path / "tests"
+    other.mkdir()
+    (other / "__init__.py").write_text("raise RuntimeError('not these')")
+    command = [str(Path(sys.executable).with_name("pytest")), "--collect-only", "-q", "tests/test_layers.py"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tests/test_layers.py: " in done.stdout
+
+
+def test_every_import_is_declared() -> None:
+    """Both packages run with what ``pip install`` brings, or import it where it is asked for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[^\w-]", each)[0] for each in project["dependencies"]}
+    assert not foreign_at_the_top(ROOT / "rewriter", declared | {"rewriter", "passes"})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rewriter import decompose
-from tests.compare import assert_close, assert_same_model, packed_like
+from tests.support.compare import assert_close, assert_same_model, packed_like
 
 DTYPES = st.sampled_from([torch.float64, torch.float32])
 

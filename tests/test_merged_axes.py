@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rewriter import DeepExplainer, decompose
-from tests.stock import stock
-from tests.test_batch_axis import MODELS, TimeMajorRows, additivity
+from tests.support.batch_elsewhere import MODELS, TimeMajorRows, additivity
+from tests.support.stock import stock
 
 DOUBLE = torch.float64
 

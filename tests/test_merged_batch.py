@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rewriter import DeepExplainer
-from tests.stock import assert_same, check, stock
+from tests.support.stock import assert_same, check, stock
 
 STEPS = 6
 

@@ -19,8 +19,8 @@ from passes.atoms import Atom
 from passes.norms import Standardize
 from rewriter import decompose
 from rewriter._pulls import rule_of
-from tests.additive import assert_additive, assert_copies_compute_the_same, stock_error
-from tests.compare import assert_close, assert_same_model
+from tests.support.additive import assert_additive, assert_copies_compute_the_same, stock_error
+from tests.support.compare import assert_close, assert_same_model
 
 DOUBLE = torch.float64
 # As the layers themselves differ between machines, in float64; a sum of a few products in float32.

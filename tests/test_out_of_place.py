@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from additive import TOLERANCE, assert_additive, assert_copies_compute_the_same
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from passes.in_place import write_of
 from rewriter import decompose
+from tests.support.additive import TOLERANCE, assert_additive, assert_copies_compute_the_same
 
 CASES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {}
 

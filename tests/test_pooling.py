@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from passes.pooling import AdaptiveMaxPool, MaxPool
 from rewriter import DeepExplainer, decompose
 from rewriter._pooling_rules import pool_pull
-from tests.stock import stock
+from tests.support.stock import stock
 
 DOUBLE = torch.float64
 pytestmark = [

@@ -14,21 +14,12 @@ import torch
 from torch import nn
 
 from rewriter import decompose, register_shap
-from tests import gallery
-from tests.test_decompose import snapshot
+from tests.support import gallery
+from tests.support.recurrent_models import OPTIONS, CellState, Packs, TimeFirst
+from tests.support.watching import snapshot
 
 # Relative to max(1, max |f|), what the library promises.
 ADDITIVITY = {torch.float32: 1e-6, torch.float64: 1e-11}
-OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "LSTM": ("LSTM", {}),
-    "LSTM without bias": ("LSTM", {"bias": False}),
-    "LSTM 2 layers, bidirectional": ("LSTM", {"num_layers": 2, "bidirectional": True, "dropout": 0.3}),
-    "LSTM projected": ("LSTM", {"proj_size": 2, "num_layers": 2, "bidirectional": True}),
-    "GRU": ("GRU", {}),
-    "GRU 2 layers, bidirectional": ("GRU", {"num_layers": 2, "bidirectional": True}),
-    "RNN": ("RNN", {}),
-    "RNN relu, bidirectional": ("RNN", {"nonlinearity": "relu", "bidirectional": True}),
-}
 
 
 def additivity_error(model: nn.Module, x: Any, background: Any) -> float:
@@ -76,19 +67,6 @@ def test_stock_shap_alone_is_wrong() -> None:
     assert np.abs(values.sum((1, 2)) - f).max() > 1e-3
 
 
-class CellState(nn.Module):
-    """One step of a cell; x, h and c in one input or in several."""
-
-    def __init__(self, kind: str, **options: Any) -> None:
-        super().__init__()
-        self.cell = getattr(nn, kind)(3, 2, **options)
-        self.lstm = kind == "LSTMCell"
-
-    def forward(self, x: torch.Tensor, *state: torch.Tensor) -> torch.Tensor:
-        new = self.cell(x, state if self.lstm else state[0])
-        return torch.cat(new, -1) if self.lstm else new
-
-
 @pytest.mark.parametrize("dtype", ADDITIVITY, ids=str)
 @pytest.mark.parametrize(
     ("kind", "options"),
@@ -115,32 +93,9 @@ def test_cell_in_a_loop_and_other_islands(dtype: torch.dtype) -> None:
         assert additivity_error(rewritten, x, background) <= ADDITIVITY[dtype]
 
 
-class Packs(nn.Module):
-    """A packed batch of equal lengths inside the model, in an order that is not the batch's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.packing = gallery.Packing("LSTM", bidirectional=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.packing(x)[0][:, -1]
-
-
 def test_packed_inside_the_model() -> None:
     x, background = torch.randn(2, 6, 3), torch.randn(3, 6, 3)
     assert additivity_error(decompose(Packs()), x, background) <= ADDITIVITY[torch.float32]
-
-
-class TimeFirst(nn.Module):
-    """The layer wants (T, B, I), the model takes (B, T, I)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gru = nn.GRU(3, 4, num_layers=2)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.gru(x.transpose(0, 1))[1][-1])
 
 
 def test_atoms_see_the_batch_first() -> None:

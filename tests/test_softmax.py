@@ -20,8 +20,8 @@ from passes.atoms import Atom
 from passes.softmax import LogSoftmaxAtom, LogSumExp, SoftmaxAtom, SoftminAtoms
 from rewriter import decompose
 from rewriter._pulls import rule_of
-from tests.additive import assert_additive, assert_copies_compute_the_same, stock_error
-from tests.compare import assert_same_model
+from tests.support.additive import assert_additive, assert_copies_compute_the_same, stock_error
+from tests.support.compare import assert_same_model
 
 DOUBLE = torch.float64
 LOGIT = st.floats(-60, 60)

@@ -23,8 +23,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from passes.errors import DeclinedError
 from passes.face import StandIn
 from rewriter import RewriteError, decompose, unroll
-from tests.compare import assert_close, assert_same_model
-from tests.test_decompose import NoFusedKernels, snapshot
+from tests.support.compare import assert_close, assert_same_model
+from tests.support.watching import NoFusedKernels, snapshot
 
 
 def gru() -> nn.GRU:
@@ -512,7 +512,7 @@ def test_explanations_of_one_model_in_several_threads() -> None:
 def test_differing_lengths_are_said_to_break_additivity() -> None:
     import shap
 
-    from tests.test_shap import Packs
+    from tests.support.recurrent_models import Packs
 
     x, background = torch.randn(2, 6, 3), torch.randn(3, 6, 3)
     x[:, 4:] = 0

@@ -17,7 +17,7 @@ from passes.linear_calls import CUTS, FIXED, NO_RULE, RANDOM, ROWS, why_no_rule_
 from rewriter import decompose
 from rewriter._report import UncoveredReport
 from rewriter._uncovered import uncovered_calls
-from tests import gallery
+from tests.support import gallery
 
 
 class Computes(nn.Module):

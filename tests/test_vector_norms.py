@@ -19,8 +19,8 @@ from passes.variance import Variance
 from passes.vector_norms import Normalize, VectorNorm
 from rewriter import decompose
 from rewriter._pulls import rule_of
-from tests.additive import assert_additive
-from tests.compare import assert_close, assert_same_model
+from tests.support.additive import assert_additive
+from tests.support.compare import assert_close, assert_same_model
 
 DOUBLE = torch.float64
 NUMBER = st.floats(-100, 100)

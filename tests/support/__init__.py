@@ -1,0 +1,1 @@
+"""What tests share: models, comparisons, other people's explainers."""

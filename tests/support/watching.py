@@ -1,0 +1,31 @@
+"""See what a rewrite touched, and which kernels run."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+
+def snapshot(model: nn.Module) -> list[object]:
+    """Describe everything about a model that a rewrite could touch."""
+    described: list[object] = [torch.get_rng_state().tolist()]
+    for name, module in model.named_modules():
+        described.append((name, id(module), type(module), module.training))
+        for key, value in module.__dict__.items():
+            content = [(k, id(v)) for k, v in value.items()] if isinstance(value, dict) else id(value)
+            described.append((key, content))
+    for parameter in model.parameters():
+        values: object = (parameter.tolist(), id(parameter.grad), parameter.requires_grad, parameter._version)
+        described += [values]
+    return described
+
+
+class NoFusedKernels(TorchFunctionMode):
+    """Fail when anything asks torch for a recurrent kernel."""
+
+    FUSED = ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        assert getattr(func, "__name__", "") not in self.FUSED, func
+        return func(*args, **(kwargs or {}))
