@@ -1,9 +1,10 @@
 """The adapter to stock ``shap.DeepExplainer``: bind our rules while it explains one of our models.
 
 shap finds rules by class name in a table, stores what they need on the modules and cleans up only
-after a success. So our entries in that table say "nothing to do"; the rules themselves are bound by
-:func:`rewriter._pairs.bound_rules` for the time of one ``shap_values`` call, after which the model is
-as it was found. Models without a rewritten part get stock behaviour, untouched.
+after a success. That table is left alone: shap is kept from hooking our modules, one by one, for the time of
+one ``shap_values`` call in which :func:`rewriter._pairs.bound_rules` binds the rules, after which the model
+is as it was found. Models without a rewritten part get stock behaviour, untouched, and so does a class of
+the user's that is called as one of ours.
 """
 
 from __future__ import annotations
@@ -11,24 +12,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from passes.attention_layout import AttentionBegin, AttentionEnd, CloseRows, MaskScores
-from passes.embedded import EmbeddingOutput
-from passes.exported import ExpectLike
-from passes.layout import CellBegin, CellEnd, SequenceBegin, SequenceDropout, SequenceEnd
-from passes.transformer import AdditiveMask, SameBatch
-from passes.unroll import ExpectSteps
+from passes.atoms import Atom
+from passes.layout import Layout
 from rewriter._adapt import EXPLAINING, guard_method, holds_atoms
 from rewriter._integers import integers_as_numbers
 from rewriter._islands import islands_of
-from rewriter._multipliers import RULES
 from rewriter._pairs import bound_rules
-from rewriter._pulls import BOUND
 from rewriter._restore import as_found
 
 
@@ -43,9 +39,6 @@ def register_shap() -> None:
 
     Example:
         >>> register_shap()
-        >>> from shap.explainers._deep.deep_pytorch import op_handler
-        >>> op_handler["Mul"].__name__
-        'passthrough'
 
     """
     from shap.explainers._deep import deep_pytorch
@@ -54,26 +47,7 @@ def register_shap() -> None:
 
 
 def teach(deep_pytorch: ModuleType) -> None:
-    """Register with the module in which shap keeps its rules."""
-    for leaf in (
-        *RULES,
-        *BOUND,
-        SequenceBegin,
-        SequenceDropout,
-        SequenceEnd,
-        CellBegin,
-        CellEnd,
-        ExpectSteps,
-        EmbeddingOutput,
-        ExpectLike,
-        MaskScores,
-        CloseRows,
-        AttentionBegin,
-        AttentionEnd,
-        AdditiveMask,
-        SameBatch,
-    ):
-        deep_pytorch.op_handler[leaf.__name__] = deep_pytorch.passthrough
+    """Guard the explainer in the module where shap has it."""
     guard_method(deep_pytorch.PyTorchDeep, "__init__", _constructing)
     guard_method(deep_pytorch.PyTorchDeep, "shap_values", _explaining)
 
@@ -98,29 +72,33 @@ def _explaining(explainer: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
     with (
         EXPLAINING,
         as_found(model),
-        _recognized(model),
-        _not_hooked_for_nothing(model, explainer.layer),
         bound_rules(model.eval()),
+        _gradients_left_alone(model, explainer.layer),
         integers_as_numbers(explainer),
     ):
         yield
 
 
 @contextmanager
-def _not_hooked_for_nothing(model: nn.Module, layer: nn.Module | None) -> Iterator[None]:
-    """Keep shap from hooking the backward pass of modules whose gradients it leaves as they are.
+def _gradients_left_alone(model: nn.Module, layer: nn.Module | None) -> Iterator[None]:
+    """Keep shap from hooking the backward pass of modules whose gradients it is to leave as they are.
 
-    Torch lets nobody write in place to what a module with such a hook takes or returns. The hook of the
-    layer that is explained stays: it tells what the layer gets from what else is made of the same tensor.
-    The caller restores the modules.
+    Those are ours, the user's whose calls are given their rules while they run, and those for which shap has
+    nothing to do: torch lets nobody write in place to what a module with such a hook takes or returns. The
+    layer that is explained gets a hook that does nothing: it tells what the layer gets from what else is made
+    of the same tensor. The caller restores the modules.
     """
     from shap.explainers._deep import deep_pytorch
 
     handlers = deep_pytorch.op_handler
     idle = (deep_pytorch.passthrough, deep_pytorch.linear_1d)
-    for module in model.modules():
-        if module is not layer and handlers.get(type(module).__name__) in idle:
-            object.__setattr__(module, "register_full_backward_hook", _no_hook)
+    islands = set(islands_of(model))
+    for name, module in model.named_modules():
+        ours = isinstance(module, Atom | Layout) or name in islands
+        if ours or handlers.get(type(module).__name__) in idle:
+            explained = module is layer
+            hook = partial(_idle_hook, module) if explained else _no_hook
+            object.__setattr__(module, "register_full_backward_hook", hook)
     yield
 
 
@@ -128,18 +106,5 @@ def _no_hook(_: Any) -> RemovableHandle:
     return RemovableHandle(OrderedDict())
 
 
-@contextmanager
-def _recognized(model: nn.Module) -> Iterator[None]:
-    """Keep shap from warning of the user's modules whose calls are given their rules while they run."""
-    from shap.explainers._deep import deep_pytorch
-
-    handlers = deep_pytorch.op_handler
-    modules = dict(model.named_modules())
-    kinds = {type(modules[name]).__name__ for name in islands_of(model) if name in modules}
-    new = kinds - handlers.keys()
-    handlers.update(dict.fromkeys(new, deep_pytorch.passthrough))
-    try:
-        yield
-    finally:
-        for kind in new:
-            del handlers[kind]
+def _idle_hook(module: nn.Module, _: Any) -> RemovableHandle:
+    return type(module).register_full_backward_hook(module, lambda *_: None)

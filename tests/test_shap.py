@@ -196,6 +196,37 @@ def test_foreign_models_get_stock_behaviour() -> None:
     explainer.shap_values(torch.randn(2, 3))
 
 
+class Normalize(nn.Module):
+    """A user's own layer, nonlinear, called as one of ours."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / (1 + x.abs())
+
+
+def test_the_table_of_shap_stays_as_it_is() -> None:
+    from shap.explainers._deep.deep_pytorch import op_handler
+
+    register_shap()
+    before = dict(op_handler)
+    explainer = shap.DeepExplainer(decompose(nn.Sequential(Normalize(), nn.Tanh())), torch.randn(3, 3))
+    assert not {"Normalize", "TanhAtom", "SequenceBegin", "Mul"} & op_handler.keys()
+    explainer.shap_values(torch.randn(2, 3))
+    assert op_handler == before
+
+
+def test_a_class_of_the_users_is_warned_of_whatever_it_is_called() -> None:
+    foreign = shap.DeepExplainer(nn.Sequential(nn.Linear(3, 3), Normalize()), torch.randn(3, 3))
+    with pytest.warns(UserWarning, match="unrecognized nn.Module: Normalize"):
+        foreign.shap_values(torch.randn(2, 3), check_additivity=False)
+    model = nn.Sequential(nn.Tanh(), Normalize())
+    # What has hooks is one node, into which nobody looks.
+    model[1].register_forward_hook(lambda *_: None)
+    ours = shap.DeepExplainer(decompose(model), torch.randn(3, 3))
+    with pytest.warns(UserWarning, match="unrecognized nn.Module: Normalize") as warned:
+        ours.shap_values(torch.randn(2, 3), check_additivity=False)
+    assert {str(each.message) for each in warned} == {"unrecognized nn.Module: Normalize"}
+
+
 ORDERS = {
     "rewriter first": "import rewriter, shap",
     "shap first": "import shap, rewriter",
