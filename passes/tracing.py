@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from passes.atoms import Atom
 from passes.audit import watch
+from passes.errors import PassError
 from passes.face import StandIn
 from passes.layout import Layout
 from passes.lowered import GraphTracer, graph_module
@@ -170,6 +171,8 @@ def _try_trace(twin: Twin, opaque: Iterable[str]) -> tuple[fx.GraphModule | None
         try:
             with watch(tracer.where) as ran, factories_recorded():
                 graph = tracer.trace(model)
+        except PassError:
+            raise
         except Exception as error:
             return None, tracer.where(), f"{type(error).__name__}: {error}".splitlines()[0]
         drew = not same_random_state(before, random_state())

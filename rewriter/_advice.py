@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from passes.errors import PassError
 from passes.linear_calls import CUTS, FIXED, RANDOM, ROWS
 from passes.observed import Call
 from passes.whole import CALLS
@@ -95,6 +96,8 @@ def _with_help(reason: str) -> str:
 def _report(model: nn.Module) -> Report | None:
     try:
         return Report.of(decompose(model, strict=False))
+    except PassError:
+        raise
     except Exception:
         # The model runs, and what cannot be rewritten is none of the user's questions here.
         return None

@@ -16,7 +16,7 @@ from passes.calls import as_arguments, copied, record_calls
 from passes.cleanup import Cleanup
 from passes.clone import clone_structure, named_clones
 from passes.embedded import MarkEmbeddings
-from passes.errors import Decline, DeclinedError, RewriteError
+from passes.errors import Decline, DeclinedError, PassError, RewriteError
 from passes.export_checks import NotExportedError
 from passes.exported import exported
 from passes.face import StandIn
@@ -204,6 +204,8 @@ def _exported(clone: nn.Module, traced: Traced, example_inputs: Any) -> Traced:
         return Traced(exported(clone, args, kwargs, CALLS))
     except NotExportedError as error:
         why = str(error)
+    except PassError:
+        raise
     except Exception as error:
         # The model works all the same, as the user's code.
         why = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from passes.errors import DeclinedError
+from passes.errors import DeclinedError, PassError
 from passes.face import StandIn
-from rewriter import RewriteError, decompose, unroll
+from rewriter import RewriteError, decompose, diagnose, unroll
+from tests.support import gallery
 from tests.support.compare import assert_close, assert_same_model
 from tests.support.watching import NoFusedKernels, snapshot
 
@@ -532,3 +533,29 @@ def test_autocast_gives_the_dtypes_of_torch(kind: str) -> None:
             expected, got = layer(x, state), decompose(layer)(x, state)
             flat = [[t.dtype for t in torch.utils._pytree.tree_leaves(v)] for v in (expected, got)]
             assert flat[0] == flat[1]
+
+
+class Faulty(nn.Module):
+    """Meets, when it is traced, what only a fault of a pass could raise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise PassError("a fault of ours")
+
+
+def test_a_fault_of_ours_is_not_taken_for_the_users_code() -> None:
+    with pytest.raises(PassError, match="a fault of ours"):
+        decompose(Faulty())
+
+
+def test_a_fault_of_ours_is_not_taken_for_a_failed_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(*_: object, **__: object) -> None:
+        raise PassError("a fault of ours")
+
+    monkeypatch.setattr("rewriter._decompose.exported", faulty)
+    model = gallery.ReadsLength()
+    with pytest.raises(PassError, match="a fault of ours"):
+        decompose(model, torch.randn(2, 4, 3))
+    x, background = torch.randn(2, 4, 3), torch.randn(3, 4, 3)
+    monkeypatch.setattr("rewriter._advice.decompose", faulty)
+    with pytest.raises(PassError, match="a fault of ours"):
+        diagnose(model, x, background)
