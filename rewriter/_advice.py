@@ -60,7 +60,8 @@ class Advice:
             if island is None:
                 found = self._uncovered(call)
                 return _with_help(found) if found else "decompose makes it atoms with exact rules"
-            return f"in code that torch.fx cannot follow ({island}): decompose with example inputs"
+            where = f"in code that torch.fx cannot follow ({island})"
+            return f"{where}: decompose gives it its rule while it runs"
         found = self._uncovered(call) or reason
         return _with_help(found) if found else _UNKNOWN
 

@@ -16,9 +16,7 @@ from passes.calls import as_arguments, copied, record_calls
 from passes.cleanup import Cleanup
 from passes.clone import clone_structure, named_clones
 from passes.embedded import MarkEmbeddings
-from passes.errors import Decline, DeclinedError, PassError, RewriteError
-from passes.export_checks import NotExportedError
-from passes.exported import exported
+from passes.errors import Decline, DeclinedError, RewriteError
 from passes.face import StandIn
 from passes.kernels import fused_nodes
 from passes.lower_calls import LowerCalls, LoweredCall
@@ -62,8 +60,7 @@ def decompose(
         model: any module; a recurrent layer itself, too.
         example_inputs: one positional argument, a tuple of them, or a mapping of keyword arguments.
             With them every time step is written out, for the lengths that they have; without them
-            the result takes sequences of any length. A model that torch.fx cannot follow then goes
-            through torch.export, if the graph is found to compute the same.
+            the result takes sequences of any length.
         gates: ``"fused"`` keeps torch's weights; ``"split"`` makes one Linear per gate (``fc_ii``,
             ``fc_hi``, …) with copies of them.
         scope: ``"model"``, or ``"recurrent"`` to leave everything but the recurrent layers as it is.
@@ -93,7 +90,7 @@ def decompose(
     # torch.fx patches nn.Module while it traces, for all threads.
     with _LOCK, torch.inference_mode(False):
         whole = scope == "model"
-        rolled = _lower(model, example_inputs, split=gates == "split", whole=whole, strict=strict)
+        rolled = _lower(model, split=gates == "split", whole=whole, strict=strict)
         return rolled if example_inputs is None else _reported(unroll(rolled, example_inputs), example_inputs)
 
 
@@ -169,7 +166,7 @@ def _check_length(model: nn.Module, length: int) -> None:
             )
 
 
-def _lower(model: nn.Module, example_inputs: Any, *, split: bool, whole: bool, strict: bool) -> nn.Module:
+def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool) -> nn.Module:
     clone, modules = named_clones(model)
     rules = ApplyRules(recurrent_rules(split=split), modules)
     rules(clone)
@@ -182,8 +179,6 @@ def _lower(model: nn.Module, example_inputs: Any, *, split: bool, whole: bool, s
     exact = ApplyRules([ModuleRule(MODULES)] if whole else [], modules)
     exact(clone)
     traced = trace_where_possible(clone)
-    if traced.islands and whole and example_inputs is not None and not rules.declines:
-        traced = _exported(clone, traced, example_inputs)
     declines = [*rules.declines, *_declined_nodes(traced.model)]
     _raise_declines(declines, strict=strict)
     calls = LowerCalls(CALLS if whole else {})
@@ -195,22 +190,6 @@ def _lower(model: nn.Module, example_inputs: Any, *, split: bool, whole: bool, s
     names = _parameter_names(rules.rewrites)
     Report(layers, tuple(declines), traced.islands, names, operations, uncovered).attach(rolled)
     return rolled
-
-
-def _exported(clone: nn.Module, traced: Traced, example_inputs: Any) -> Traced:
-    """Try torch.export where torch.fx left code; say in the report why that failed, too."""
-    args, kwargs = as_arguments(copied(example_inputs))
-    try:
-        return Traced(exported(clone, args, kwargs, CALLS))
-    except NotExportedError as error:
-        why = str(error)
-    except PassError:
-        raise
-    except Exception as error:
-        # The model works all the same, as the user's code.
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-    reasons = {name: f"{reason}; torch.export: {why}" for name, reason in traced.islands.items()}
-    return Traced(traced.model, reasons)
 
 
 def _raise_declines(declines: list[Decline], *, strict: bool) -> None:
@@ -240,13 +219,11 @@ def _first_report(rolled: nn.Module, rewrite: Rewrite, traced: Traced, *, split:
     inside = any(
         island == "" or f"{rewrite.name}.".startswith(f"{island}.") for island in traced.islands
     ) or not isinstance(rolled, fx.GraphModule)
-    exported_graph = isinstance(rolled, fx.GraphModule) and "exported" in rolled.meta
-    found = "islands" if inside else "export" if exported_graph else "fx"
     layer = LayerReport(
         rewrite.name,
         rewrite.kind,
-        found,
-        "flat" if found == "export" else "rolled",
+        "islands" if inside else "fx",
+        "rolled",
         sum(isinstance(module, Atom) for module in rewrite.module.modules()),
         "copied" if split else "shared",
     )
@@ -265,9 +242,6 @@ def _call_operation(call: LoweredCall) -> OperationReport:
 def _layer_report(model: nn.Module, layer: LayerReport) -> LayerReport:
     """Count again what lies below the layer's name now."""
     prefix = f"{layer.name}." if layer.name else ""
-    if layer.front_end == "export":
-        # The parts of an exported graph are named after where they stood.
-        prefix = prefix.replace(".", "_")
     below = [module for name, module in model.named_modules() if name.startswith(prefix)]
     atoms = sum(isinstance(module, Atom) for module in below)
     if not atoms:

@@ -21,8 +21,8 @@ class LayerReport:
     Args:
         name: qualified name in the user's model, ``""`` for the model itself.
         kind: class name before the rewrite.
-        front_end: ``"fx"`` or ``"export"`` if the layer is part of one graph, made by torch.fx or
-            torch.export, ``"islands"`` if it stands in the user's own code.
+        front_end: ``"fx"`` if the layer is part of one graph, ``"islands"`` if it stands in the user's own
+            code.
         level: ``"rolled"`` or ``"flat"``.
         atoms: number of activations and products it consists of; at the rolled level those of one
             step, which all steps share.
@@ -81,8 +81,8 @@ class Report:
         layers: the rewritten layers.
         operations: what else became atoms.
         declines: the recurrent modules that stay as they are, with the reason.
-        islands: qualified name of each module that torch.fx cannot follow, with the reason, and that of
-            torch.export where example inputs were given; it stays the user's code and works all the same.
+        islands: qualified name of each module that torch.fx cannot follow, with the reason; it stays the
+            user's code and works all the same.
         parameter_names: where each parameter of a rewritten layer is found now: one name, or one for
             each split gate.
         uncovered: operations on the way from input to output that no rule covers, by source line; in

@@ -51,7 +51,7 @@ LEVELS = [
         "in_place",
     },
     {"bilinear", "lower_calls", "out_of_place", "linear_calls"},
-    {"observed", "aten", "export_checks", "exported", "embedded", "lower_running"},
+    {"observed", "embedded", "lower_running"},
     {
         "activations",
         "extrema",

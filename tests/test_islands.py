@@ -61,25 +61,10 @@ CASES: dict[str, tuple[nn.Module, tuple[Any, ...], str]] = {
 }
 
 
-# What goes through torch.export where there are example inputs.
-EXPORTED = {
-    "len(x) and a cell in a loop",
-    "face",
-    "unregistered",
-    "optional argument absent",
-    "optional argument given",
-    "functional dropout",
-    "free running",
-    "teacher forcing",
-}
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("flat", [False, True], ids=["rolled", "flat"])
 def test_equal_to_the_original(case: str, flat: bool) -> None:
     model, args, front_end = CASES[case]
-    if flat and case in EXPORTED:
-        front_end = "export"
     rewritten = decompose(model, args) if flat else decompose(model)
     assert {layer.front_end for layer in rewritten.report.layers} == {front_end}
     assert_same_model(model, rewritten, *args)

@@ -547,15 +547,12 @@ def test_a_fault_of_ours_is_not_taken_for_the_users_code() -> None:
         decompose(Faulty())
 
 
-def test_a_fault_of_ours_is_not_taken_for_a_failed_export(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_ours_is_not_taken_for_a_model_that_cannot_be_rewritten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def faulty(*_: object, **__: object) -> None:
         raise PassError("a fault of ours")
 
-    monkeypatch.setattr("rewriter._decompose.exported", faulty)
-    model = gallery.ReadsLength()
-    with pytest.raises(PassError, match="a fault of ours"):
-        decompose(model, torch.randn(2, 4, 3))
-    x, background = torch.randn(2, 4, 3), torch.randn(3, 4, 3)
     monkeypatch.setattr("rewriter._advice.decompose", faulty)
     with pytest.raises(PassError, match="a fault of ours"):
-        diagnose(model, x, background)
+        diagnose(gallery.ReadsLength(), torch.randn(2, 4, 3), torch.randn(3, 4, 3))

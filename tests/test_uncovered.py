@@ -32,7 +32,7 @@ class Computes(nn.Module):
 
 
 class ComputesInCode(Computes):
-    """The same, where torch.fx cannot follow, nor torch.export because of the second argument."""
+    """The same, where torch.fx cannot follow because of the second argument."""
 
     def forward(self, x: Tensor, unused: None = None) -> Any:
         return self.function(self.layer(x)) if len(x) else x
