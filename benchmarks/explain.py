@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from explain_growth import growth, plot
-from explain_memory import memory
-from explain_problem import CELLS, PEERS, Problem, Size
+from problems.explain_growth import growth, plot
+from problems.explain_memory import memory
+from problems.explain_problem import CELLS, PEERS, Problem, Size
 from timing import RESULTS, Timing, arguments, interleaved, publish
 
 SIZES = [

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import torch
 
-from rewriter._report import render_table
+from rewriter.compiler.report import render_table
 
 Name = TypeVar("Name", bound=Hashable)
 

@@ -14,12 +14,22 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
+from problems.truth_methods import EXACT, LRP, METHODS, target
+from problems.truth_tasks import (
+    LENGTHS,
+    Net,
+    Sums,
+    Task,
+    calculator,
+    interactions,
+    nonlinear,
+    sums,
+    untrained,
+)
 from timing import arguments, publish
 from torch import Generator, Tensor
-from truth_methods import EXACT, LRP, METHODS, target
-from truth_tasks import LENGTHS, Net, Sums, Task, calculator, interactions, nonlinear, sums, untrained
 
-from rewriter._report import render_table
+from rewriter.compiler.report import render_table
 
 TASKS = [Task(layout, sign) for layout in ("sparse", "marked") for sign in (1, -1)]
 SAMPLE_SEED = 1000

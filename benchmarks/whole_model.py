@@ -12,9 +12,9 @@ from contextlib import redirect_stderr
 from typing import Any, NamedTuple
 
 import numpy as np
+import problems.whole_models as models
+import problems.whole_models_more as more
 import torch
-import whole_models as models
-import whole_models_more as more
 from timing import arguments, publish
 from torch import Tensor, nn
 

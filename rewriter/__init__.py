@@ -3,19 +3,19 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from rewriter._hooks import register_when_imported
+from rewriter.adapters.on_import import register_when_imported
 
 if TYPE_CHECKING:
     from passes.errors import RewriteError
-    from rewriter._captum import register_captum
-    from rewriter._decompose import decompose, unroll
-    from rewriter._diagnose import Diagnosis, diagnose
-    from rewriter._equivalence import assert_equivalent, check_equivalence
-    from rewriter._equivalence_report import EquivalenceReport
-    from rewriter._explainer import DeepExplainer
-    from rewriter._onnx import ONNX_OPERATORS, export_onnx
-    from rewriter._report import Report
-    from rewriter._shap import register_shap
+    from rewriter.adapters.captum import register_captum
+    from rewriter.adapters.shap import register_shap
+    from rewriter.compiler.decompose import decompose, unroll
+    from rewriter.compiler.report import Report
+    from rewriter.diagnosis.diagnose import Diagnosis, diagnose
+    from rewriter.equivalence.check import assert_equivalent, check_equivalence
+    from rewriter.equivalence.report import EquivalenceReport
+    from rewriter.explainer.explainer import DeepExplainer
+    from rewriter.onnx.export_onnx import ONNX_OPERATORS, export_onnx
 
 __all__ = [
     "ONNX_OPERATORS",
@@ -36,20 +36,20 @@ __all__ = [
 
 # Imported at first use: nobody needs all of it.
 _PLACES = {
-    "ONNX_OPERATORS": "rewriter._onnx",
-    "DeepExplainer": "rewriter._explainer",
-    "Diagnosis": "rewriter._diagnose",
-    "EquivalenceReport": "rewriter._equivalence_report",
-    "Report": "rewriter._report",
+    "ONNX_OPERATORS": "rewriter.onnx.export_onnx",
+    "DeepExplainer": "rewriter.explainer.explainer",
+    "Diagnosis": "rewriter.diagnosis.diagnose",
+    "EquivalenceReport": "rewriter.equivalence.report",
+    "Report": "rewriter.compiler.report",
     "RewriteError": "passes.errors",
-    "assert_equivalent": "rewriter._equivalence",
-    "check_equivalence": "rewriter._equivalence",
-    "decompose": "rewriter._decompose",
-    "diagnose": "rewriter._diagnose",
-    "export_onnx": "rewriter._onnx",
-    "register_captum": "rewriter._captum",
-    "register_shap": "rewriter._shap",
-    "unroll": "rewriter._decompose",
+    "assert_equivalent": "rewriter.equivalence.check",
+    "check_equivalence": "rewriter.equivalence.check",
+    "decompose": "rewriter.compiler.decompose",
+    "diagnose": "rewriter.diagnosis.diagnose",
+    "export_onnx": "rewriter.onnx.export_onnx",
+    "register_captum": "rewriter.adapters.captum",
+    "register_shap": "rewriter.adapters.shap",
+    "unroll": "rewriter.compiler.decompose",
 }
 
 register_when_imported()

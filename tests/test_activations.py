@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from passes.activations import CALLS, MODULES
-from passes.elementwise import FUNCTIONS, Elementwise, in_place_of
+from passes.operations.elementwise.atom import FUNCTIONS, Elementwise, in_place_of
+from passes.operations.elementwise.lowering import CALLS, MODULES
 from rewriter import decompose
 from tests.support.additive import TOLERANCE, assert_additive, assert_copies_compute_the_same
 

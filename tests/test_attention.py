@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import rewriter
-from passes.atoms import Atom
+from passes.leaves import Atom
 
 L, S, B, HEADS = 4, 5, 3, 2
 ADDITIVITY = {torch.float64: 1e-10, torch.float32: 1e-5}

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from passes.source import is_users
-from passes.tracing import trace_where_possible
+from passes.frontends.tracing import trace_where_possible
+from passes.user_code.source import is_users
 from rewriter import decompose
 
 

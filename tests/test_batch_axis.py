@@ -13,10 +13,10 @@ import torch
 from captum.attr import DeepLift, DeepLiftShap
 from torch import Tensor, nn
 
-from passes.atoms import Atom, Mul, TanhAtom
 from passes.errors import RewriteError
+from passes.leaves import Atom, Mul, TanhAtom
 from rewriter import decompose
-from rewriter._pairs import bound_rules
+from rewriter.adapters.pairs import bound_rules
 from tests.support.batch_elsewhere import MODELS, Attention, TimeFirst, additivity
 from tests.support.watching import snapshot
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 import torch
 from torch import fx, nn
 
-from passes.clone import clone_structure, named_clones
+from passes.user_code.clone import clone_structure, named_clones
 
 
 def test_modules_are_fresh_and_tensors_shared() -> None:

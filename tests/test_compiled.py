@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gallery
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from rewriter import DeepExplainer, _compiled
-from rewriter._compiled import CompiledSteps, compiled_cell
+from rewriter import DeepExplainer
+from rewriter.engine.sweeps import compiled
+from rewriter.engine.sweeps.compiled import CompiledSteps, compiled_cell
+from tests.support import gallery
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 # Relative to the largest attribution: sums of some hundred roundings.
@@ -174,9 +175,9 @@ def test_slope_of_infinity_and_nan(dtype: torch.dtype) -> None:
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and nothing loaded."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    _compiled._library.cache_clear()
+    compiled._library.cache_clear()
     yield tmp_path / "rnn-rewriter"
-    _compiled._library.cache_clear()
+    compiled._library.cache_clear()
 
 
 @needs_compiler
@@ -185,7 +186,7 @@ def test_builds_once(fresh: Path) -> None:
     assert compiled_cell("lstm", like, 4) is not None
     (built,) = fresh.iterdir()
     made = built.stat().st_mtime_ns
-    _compiled._library.cache_clear()
+    compiled._library.cache_clear()
     assert compiled_cell("lstm", like, 4) is not None
     assert [each.stat().st_mtime_ns for each in fresh.iterdir()] == [made]
     assert stat.S_IMODE(fresh.stat().st_mode) == 0o700

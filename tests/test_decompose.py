@@ -14,8 +14,8 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import rnn
 
-from passes.atoms import Atom, Mul
-from passes.recurrence import Recurrence
+from passes.leaves import Atom, Mul
+from passes.recurrent.recurrence import Recurrence
 from rewriter import Report, decompose, unroll
 from tests.support import gallery
 from tests.support.compare import assert_close, assert_same_model

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import rewriter
 from rewriter import Diagnosis, RewriteError, decompose, diagnose
-from rewriter._stock import NONLINEAR, POOLS
+from rewriter.diagnosis.stock import NONLINEAR, POOLS
 from tests.support import gallery
 
 shap = pytest.importorskip("shap")

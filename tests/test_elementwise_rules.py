@@ -11,9 +11,9 @@ import mpmath
 import pytest
 import torch
 
-from passes.elementwise import FUNCTIONS, Elementwise
-from rewriter._closed_slopes import CLOSED
-from rewriter._elementwise_rules import rule_for
+from passes.operations.elementwise.atom import FUNCTIONS, Elementwise
+from passes.operations.elementwise.chord import rule_for
+from passes.operations.elementwise.slopes import CLOSED
 
 mp = mpmath.mp
 Restated = Callable[[Any], Any]

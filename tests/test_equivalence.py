@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
-from passes.recurrence import Recurrence
+from passes.recurrent.recurrence import Recurrence
 from rewriter import EquivalenceReport, RewriteError, assert_equivalent, check_equivalence, decompose
-from rewriter._equivalence_report import EquivalenceError
-from rewriter._probe import redraw
+from rewriter.equivalence.probe import redraw
+from rewriter.equivalence.report import EquivalenceError
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 

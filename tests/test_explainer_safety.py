@@ -15,9 +15,11 @@ import pytest
 import torch
 from torch import nn
 
-from rewriter import DeepExplainer, RewriteError, _attribution, _explained
-from rewriter._cell_sweeps import GRUSweep
-from rewriter._linked import current
+from rewriter import DeepExplainer, RewriteError
+from rewriter.engine import attribution
+from rewriter.engine.sweeps.cells import GRUSweep
+from rewriter.engine.tape import current
+from rewriter.explainer import result
 from tests.support import gallery
 from tests.support.stock import assert_same, stock
 from tests.support.watching import snapshot
@@ -182,7 +184,7 @@ def test_work_that_takes_long_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> No
     model, x, background = gallery.Classifier("GRU"), torch.randn(20, 5, 3), torch.randn(7, 5, 3)
     DeepExplainer(model, background, max_memory=10_000).shap_values(x)
     assert [(bar["total"], bar["pairs"], bar["closed"]) for bar in shown] == [(140, 140, True)]
-    assert shown[0]["delay"] == _explained._LONG > 1
+    assert shown[0]["delay"] == result._LONG > 1
     DeepExplainer(model, background, progress=False).shap_values(x)
     assert len(shown) == 1
 
@@ -312,7 +314,7 @@ def test_what_references_left_is_gone_before_others_run(own: bool, monkeypatch: 
     """Otherwise twice the memory that was planned with would be needed."""
     x, background = torch.randn(20, 5, 3), torch.randn(30, 5, 3)
     tapes: list[weakref.ref[Any]] = []
-    plain = _attribution._record
+    plain = attribution._record
 
     def record(*args: Any) -> Any:
         assert not any(tape() for tape in tapes)
@@ -322,7 +324,7 @@ def test_what_references_left_is_gone_before_others_run(own: bool, monkeypatch: 
 
     explainer = DeepExplainer(gallery.Classifier(), background, max_memory=20_000)
     expected = explainer.shap_values(x)
-    monkeypatch.setattr(_attribution, "_record", record)
+    monkeypatch.setattr(attribution, "_record", record)
     references = background.expand(20, *background.shape) if own else None
     assert_same(explainer.shap_values(x, references=references), expected, 1e-6)
     assert len(tapes) > 2

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 import rewriter
-from passes.extrema import Extremum
+from passes.operations.maxima.extrema import Extremum
+from passes.operations.maxima.rule import maximum_multipliers
+from passes.operations.pairwise.rule import larger_multipliers, smaller_multipliers
 from rewriter import decompose
-from rewriter._extrema_rules import larger_multipliers, maximum_multipliers, smaller_multipliers
 from tests.support.stock import stock
 
 DOUBLE = torch.float64

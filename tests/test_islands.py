@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from passes.face import StandIn
+from passes.stand_in import StandIn
 from rewriter import decompose
 from tests.support import gallery
 from tests.support.compare import assert_close, assert_same_model, leaves, skeleton

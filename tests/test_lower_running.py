@@ -13,8 +13,8 @@ from captum.attr import DeepLift
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from passes.lower_running import LowerRunning
-from passes.whole import CALLS
+from passes.lowering.running_code import LowerRunning
+from passes.operations.table import CALLS
 from rewriter import DeepExplainer, decompose
 
 

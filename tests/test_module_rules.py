@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from passes.operations.module_rules import bound_rule_for
 from rewriter import DeepExplainer, decompose
-from rewriter._module_rules import bound_rule_for
 
 
 class Noted:

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from passes.atoms import Atom, Mul, ReLUAtom, SigmoidAtom, TanhAtom
-from rewriter._multipliers import RULES, product_multipliers
-from rewriter._pairs import bound_rules
-from rewriter._pulls import BOUND
+from passes.leaves import Atom, Mul, ReLUAtom, SigmoidAtom, TanhAtom
+from passes.operations.elementwise.sigmoid_tanh_relu import RULES, product_multipliers
+from passes.operations.rules import BOUND
+from rewriter.adapters.pairs import bound_rules
 
 ELEMENTWISE: dict[type[Atom], tuple[Callable[[Fraction], float], Callable[[float], float]]] = {
     SigmoidAtom: (lambda x: 1 / (1 + math.exp(-x)), lambda x: math.exp(-x) / (1 + math.exp(-x)) ** 2),

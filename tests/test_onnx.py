@@ -18,10 +18,10 @@ from torch import nn
 import rewriter
 from passes.errors import DeclinedError, RewriteError
 from rewriter import export_onnx
-from rewriter._onnx import ONNX_OPERATORS
-from rewriter._onnx_check import check_model, check_operators, relative_error, run_torch
-from rewriter._onnx_example import infer_batch_axes, read_example
-from rewriter._onnx_graph import tidy
+from rewriter.onnx.check import check_model, check_operators, relative_error, run_torch
+from rewriter.onnx.example import infer_batch_axes, read_example
+from rewriter.onnx.export_onnx import ONNX_OPERATORS
+from rewriter.onnx.graph import tidy
 
 FORBIDDEN = {"LSTM", "GRU", "RNN", "Scan", "Loop", "If"}
 

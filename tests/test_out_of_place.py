@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from passes.in_place import write_of
+from passes.graph.writes import write_of
 from rewriter import decompose
 from tests.support.additive import TOLERANCE, assert_additive, assert_copies_compute_the_same
 

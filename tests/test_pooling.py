@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from passes.pooling import AdaptiveMaxPool, MaxPool
+from passes.operations.maxima.pooling import AdaptiveMaxPool, MaxPool
+from passes.operations.maxima.pooling_rule import pool_pull
 from rewriter import DeepExplainer, decompose
-from rewriter._pooling_rules import pool_pull
 from tests.support.stock import stock
 
 DOUBLE = torch.float64

@@ -12,14 +12,14 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import rewriter
-from passes.atoms import Atom, Mul
-from passes.bilinear import PRODUCTS, Bilinear
-from passes.contractions import explicit_equation
-from passes.pairwise import Pairwise
-from rewriter._multipliers import product_multipliers
-from rewriter._pairs import bound_rules
-from rewriter._pairwise_rules import corner_multipliers, pairwise_rule_for
-from rewriter._product_rules import _by_transposition, bilinear_pull
+from passes.leaves import Atom, Mul
+from passes.operations.elementwise.sigmoid_tanh_relu import product_multipliers
+from passes.operations.pairwise.atom import Pairwise
+from passes.operations.pairwise.rule import corner_multipliers, pairwise_rule_for
+from passes.operations.products.bilinear import PRODUCTS, Bilinear
+from passes.operations.products.contractions import explicit_equation
+from passes.operations.products.rule import _by_transposition, bilinear_pull
+from rewriter.adapters.pairs import bound_rules
 
 N = 3
 Function = Callable[[Any, Tensor, Tensor], Tensor]

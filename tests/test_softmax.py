@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from passes.atoms import Atom
-from passes.softmax import LogSoftmaxAtom, LogSumExp, SoftmaxAtom, SoftminAtoms
+from passes.leaves import Atom
+from passes.operations.rules import rule_of
+from passes.operations.softmax.atoms import LogSoftmaxAtom, LogSumExp, SoftmaxAtom, SoftminAtoms
 from rewriter import decompose
-from rewriter._pulls import rule_of
 from tests.support.additive import assert_additive, assert_copies_compute_the_same, stock_error
 from tests.support.compare import assert_same_model
 

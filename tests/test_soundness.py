@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from passes.errors import DeclinedError, PassError
-from passes.face import StandIn
+from passes.stand_in import StandIn
 from rewriter import RewriteError, decompose, diagnose, unroll
 from tests.support import gallery
 from tests.support.compare import assert_close, assert_same_model
@@ -553,6 +553,6 @@ def test_a_fault_of_ours_is_not_taken_for_a_model_that_cannot_be_rewritten(
     def faulty(*_: object, **__: object) -> None:
         raise PassError("a fault of ours")
 
-    monkeypatch.setattr("rewriter._advice.decompose", faulty)
+    monkeypatch.setattr("rewriter.diagnosis.advice.decompose", faulty)
     with pytest.raises(PassError, match="a fault of ours"):
         diagnose(gallery.ReadsLength(), torch.randn(2, 4, 3), torch.randn(3, 4, 3))

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import rewriter
-from passes.atoms import ReLUAtom
+from passes.leaves import ReLUAtom
 
 B, T, S = 3, 4, 5
 # Torch tells of each layer for which its fast path is closed.

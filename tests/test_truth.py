@@ -25,23 +25,23 @@ ROUNDING = 1e-12
 def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in [each for each in sys.modules if each == "timing" or each.split("_")[0] == "truth"]:
+    for name in [each for each in sys.modules if each.split(".")[0] in ("timing", "truth", "problems")]:
         del sys.modules[name]
 
 
 @pytest.fixture
 def shapley(_benchmarks: None) -> ModuleType:
-    return importlib.import_module("truth_shapley")
+    return importlib.import_module("problems.truth_shapley")
 
 
 @pytest.fixture
 def lrp(_benchmarks: None) -> ModuleType:
-    return importlib.import_module("truth_lrp")
+    return importlib.import_module("problems.truth_lrp")
 
 
 @pytest.fixture
 def tasks(_benchmarks: None) -> ModuleType:
-    return importlib.import_module("truth_tasks")
+    return importlib.import_module("problems.truth_tasks")
 
 
 def close(got: Tensor, wanted: Tensor) -> None:

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rewriter
-from passes.linear_calls import CUTS, FIXED, NO_RULE, RANDOM, ROWS, why_no_rule_for_module
+from passes.lowering.coverage import CUTS, FIXED, NO_RULE, RANDOM, ROWS, why_no_rule_for_module
 from rewriter import decompose
-from rewriter._report import UncoveredReport
-from rewriter._uncovered import uncovered_calls
+from rewriter.compiler.report import UncoveredReport
+from rewriter.compiler.uncovered import uncovered_calls
 from tests.support import gallery
 
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from passes.atoms import Atom
-from passes.variance import Variance
-from passes.vector_norms import Normalize, VectorNorm
+from passes.leaves import Atom
+from passes.operations.norms.variance import Variance
+from passes.operations.norms.vector_norms import Normalize, VectorNorm
+from passes.operations.rules import rule_of
 from rewriter import decompose
-from rewriter._pulls import rule_of
 from tests.support.additive import assert_additive
 from tests.support.compare import assert_close, assert_same_model
 

@@ -46,8 +46,8 @@ def gallery(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import whole_model
 
     yield whole_model
-    for name in ("whole_model", "whole_models", "whole_models_more", "timing"):
-        sys.modules.pop(name, None)
+    for name in [each for each in sys.modules if each.split(".")[0] in ("whole_model", "problems", "timing")]:
+        del sys.modules[name]
 
 
 def test_every_model_of_the_gallery_is_tested(gallery: ModuleType) -> None:

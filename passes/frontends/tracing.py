@@ -1,0 +1,214 @@
+"""The front-ends: what becomes one graph, and what stays the user's code with islands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+from torch import fx, nn
+
+from passes.errors import PassError
+from passes.frontends.proxies import WritableProxy, factories_recorded
+from passes.graph.graph_module import GraphTracer, graph_module
+from passes.leaves import Atom, Layout
+from passes.recurrent.recurrence import Recurrence
+from passes.stand_in import StandIn
+from passes.user_code.audit import watch
+from passes.user_code.hooks import has_hooks
+from passes.user_code.randomness import random_state, random_state_kept, same_random_state
+from passes.user_code.reach import fingerprint
+from passes.user_code.source import user_line
+from passes.user_code.twin import Twin
+
+_DRAWS = "draws random numbers of a fixed shape"
+
+
+class LoweringTracer(GraphTracer):
+    """Trace down to torch's own modules, atoms, layout modules and recurrences.
+
+    Nodes that come from inside a rewritten layer are named after their place in the model.
+
+    Args:
+        opaque: modules to keep whole although torch.fx could look inside.
+
+    """
+
+    def __init__(self, opaque: Iterable[nn.Module] = ()) -> None:
+        super().__init__()
+        self.opaque = {id(module) for module in opaque}
+        self.inside: list[str] = []
+        # What a graph would fix, by the module that does it.
+        self.found: dict[str, str] = {}
+        # Where in the code an item was assigned that is a node.
+        self.recorded: set[tuple[CodeType, int]] = set()
+        self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return what stands for the value of ``node``."""
+        return WritableProxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        """Take numbers of other kinds, ``np.sqrt(64)`` say, for plain ones, which the code can name."""
+        if isinstance(a, float):
+            return float(a)
+        return super().create_arg(a)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """Look a parameter up; torch.fx goes through all of the model's, each time that one is read."""
+        if not isinstance(attr_val, nn.Parameter):
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if not self.parameters:
+            self.parameters = {id(each): (name, each) for name, each in self.root.named_parameters()}
+        name, _ = self.parameters.get(id(attr_val), (None, None))
+        if name is None:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether ``m`` becomes one node."""
+        if isinstance(m, Atom | Layout | Recurrence) or id(m) in self.opaque or has_hooks(m):
+            return True
+        return not isinstance(m, StandIn) and _is_torch_layer(type(m))
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Keep the path of the modules being traced, innermost last, also when the trace fails."""
+        path = self.path_of_module(m)
+        if self.is_leaf_module(m, path):
+            return super().call_module(m, forward, args, kwargs)
+        self.inside.append(path)
+        before = random_state()
+        result = super().call_module(m, forward, args, kwargs)
+        if not same_random_state(before, random_state()):
+            self.found.setdefault(path, _DRAWS)
+        self.inside.pop()
+        return result
+
+    def where(self) -> str:
+        """The qualified name of the module whose forward is running."""
+        return self.inside[-1] if self.inside else ""
+
+    def create_node(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+        type_expr: Any | None = None,
+    ) -> fx.Node:
+        """Name a node inside a module after the module and the operation."""
+        if self.inside and kind in ("call_function", "call_method"):
+            operation = target if isinstance(target, str) else getattr(target, "__name__", "call")
+            name = f"{self.where().replace('.', '_')}_{operation}"
+        if kind == "get_attr" and "_tensor_constant" in str(target):
+            self.found.setdefault(self.where(), "creates a tensor that a graph would fix")
+        node = super().create_node(kind, target, args, kwargs, name, type_expr)
+        node.meta["source"] = user_line()
+        return node
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What the front-ends made of a model.
+
+    Args:
+        model: a GraphModule, or the model as it came in where no graph was possible.
+        islands: qualified name of each module that stays the user's code, with the reason.
+
+    """
+
+    model: nn.Module
+    islands: dict[str, str] = field(default_factory=dict)
+
+
+def trace_where_possible(model: nn.Module) -> Traced:
+    """Turn ``model`` into a graph, keeping each submodule that torch.fx cannot follow as one node.
+
+    If the model's own forward cannot be followed, the model is returned as it is: its parts stay
+    what they are, because user code may read their attributes and call their other methods.
+
+    Example:
+        >>> class Branching(nn.Module):
+        ...     def forward(self, x):
+        ...         return x if x.sum() > 0 else -x
+        >>> traced = trace_where_possible(nn.Sequential(nn.Linear(2, 2), Branching()))
+        >>> isinstance(traced.model, fx.GraphModule), list(traced.islands)
+        (True, ['1'])
+
+    """
+    islands: dict[str, str] = {}
+    reason = _kept_whole(model)
+    if reason is not None:
+        return Traced(model, {"": reason})
+    while True:
+        graph, where, reason = _try_trace(Twin(model), islands)
+        if graph is not None:
+            return Traced(graph, islands)
+        islands[where] = reason
+        if where == "":
+            return Traced(model, islands)
+
+
+def _try_trace(twin: Twin, opaque: Iterable[str]) -> tuple[fx.GraphModule | None, str, str]:
+    """Return a graph; or None, the module that stands in the way, and why."""
+    model = twin.model
+    tracer = LoweringTracer(model.get_submodule(name) for name in opaque)
+    attributes = module_attributes(model)
+    before = random_state()
+    with random_state_kept():
+        try:
+            with watch(tracer.where) as ran, factories_recorded():
+                graph = tracer.trace(model)
+        except PassError:
+            raise
+        except Exception as error:
+            return None, tracer.where(), f"{type(error).__name__}: {error}".splitlines()[0]
+        drew = not same_random_state(before, random_state())
+    found = ran.hazards(tracer.recorded) | tracer.found
+    if drew and _DRAWS not in found.values():
+        found[""] = _DRAWS
+    for place, value in module_attributes(model).items():
+        if attributes.get(place) != value:
+            found.setdefault(place[0], f"stores values on {place[1]}")
+    for tensor in twin.written():
+        found.setdefault(tensor.rpartition(".")[0], f"writes to {tensor}")
+    # What a part does counts against that part alone: the rest can still become a graph.
+    where = max(found, key=len, default=None)
+    if where is not None:
+        return None, where, found[where]
+    return graph_module(twin.share_again(), graph), "", ""
+
+
+def _is_torch_layer(cls: type[nn.Module]) -> bool:
+    """Whether a class is, or derives from, one of torch's layers; containers are looked into."""
+    return any(
+        base.__module__.startswith(("torch.nn.", "torch.ao.nn."))
+        and base.__module__ not in ("torch.nn.modules.module", "torch.nn.modules.container")
+        for base in cls.__mro__
+    )
+
+
+def _kept_whole(model: nn.Module) -> str | None:
+    """Say what a graph of ``model`` would lose although the trace succeeds."""
+    if has_hooks(model):
+        return "the model itself has hooks, which a graph would drop"
+    if "forward" in model.__dict__:
+        return "its forward was replaced on the instance"
+    if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
+        return f"{type(model).__name__} has a __call__ of its own"
+    return None
+
+
+def module_attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
+    """Return what tells whether an attribute, or anything in it, was assigned."""
+    return {
+        (name, key): fingerprint(value)
+        for name, module in model.named_modules()
+        for key, value in module.__dict__.items()
+    }

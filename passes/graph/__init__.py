@@ -1,0 +1,1 @@
+"""What a torch.fx graph says, and small changes to it."""

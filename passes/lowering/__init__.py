@@ -1,0 +1,1 @@
+"""The passes that use what is known of operations."""

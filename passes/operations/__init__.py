@@ -1,0 +1,1 @@
+"""What is known of torch's operations: a room for each family, with its atoms, lowerings and rules."""

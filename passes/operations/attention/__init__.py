@@ -1,0 +1,1 @@
+"""Attention and torch's transformer layers, made of other families."""

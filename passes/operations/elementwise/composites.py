@@ -1,0 +1,148 @@
+"""Functions of each element that are made of several atoms, or of atoms and linear operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from passes.leaves import Mul, ReLUAtom, SigmoidAtom
+from passes.operations.elementwise.atom import Elementwise
+
+
+class Fixed(nn.Module):
+    """An atom of an input and an operand, number or tensor, that is the same for all inputs.
+
+    Args:
+        function: a key of :data:`passes.operations.elementwise.atom.FUNCTIONS`.
+
+    """
+
+    def __init__(self, function: str) -> None:
+        super().__init__()
+        self.atom = Elementwise(function)
+
+    def forward(self, input: Tensor, operand: Any) -> Any:
+        """Make a tensor of a number first."""
+        return self.atom(input, operand + input.new_zeros(()))
+
+
+class Between(nn.Module):
+    """``torch.clamp`` with bounds that are the same for all inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = Fixed("at_least")
+        self.high = Fixed("at_most")
+
+    def forward(self, input: Tensor, low: Any, high: Any) -> Any:
+        """Let the upper bound win where it is the lower one."""
+        return self.high(self.low(input, low), high)
+
+
+class Double(nn.Module):
+    """An atom of the input in float64.
+
+    Args:
+        atom: what follows.
+
+    """
+
+    def __init__(self, atom: nn.Module) -> None:
+        super().__init__()
+        self.atom = atom
+
+    def forward(self, input: Tensor) -> Any:
+        """Return float64 for any dtype."""
+        return self.atom(input.double())
+
+
+class Over(nn.Module):
+    """A numerator that is the same for all inputs, over one that varies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reciprocal = Elementwise("reciprocal")
+
+    def forward(self, numerator: Any, denominator: Tensor) -> Any:
+        """Return the quotient."""
+        return numerator * self.reciprocal(denominator)
+
+
+class GatedLinear(nn.Module):
+    """``nn.GLU``: one half of the features times the sigmoid of the other.
+
+    Args:
+        dim: along which the input is halved.
+
+    """
+
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__()
+        self.dim = dim
+        self.sigmoid = SigmoidAtom()
+        self.mul = Mul()
+
+    def forward(self, input: Tensor) -> Any:
+        """Return half of ``input``."""
+        value, gate = input.chunk(2, self.dim)
+        return self.mul(value, self.sigmoid(gate))
+
+
+class LearnedLeakyReLU(nn.Module):
+    """``nn.PReLU``: the slope of negative values is a weight, of all or of each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positive = ReLUAtom()
+        # Not the rectifier: at 0 the derivative of the whole is the weight.
+        self.negative = Elementwise("clamp", max=0)
+
+    def forward(self, input: Tensor, weight: Tensor) -> Any:
+        """Return the shape of ``input``; channels are in dimension 1, if it has one."""
+        channels_last = self.negative(input).unsqueeze(-1).transpose(1, -1)
+        return self.positive(input) + (channels_last * weight).transpose(1, -1).squeeze(-1)
+
+
+class LearnedLeakyReLULayer(nn.Module):
+    """``nn.PReLU`` with its parameter.
+
+    Args:
+        module: owns the weight.
+
+    """
+
+    def __init__(self, module: nn.PReLU) -> None:
+        super().__init__()
+        self.num_parameters = module.num_parameters
+        self.init = module.init
+        self.weight = module.weight
+        self.slope = LearnedLeakyReLU()
+
+    def forward(self, input: Tensor) -> Any:
+        """Return the shape of ``input``."""
+        return self.slope(input, self.weight)
+
+
+class InPlace(nn.Module):
+    """A function of each element that overwrites its input, as modules with ``inplace=True`` do.
+
+    Args:
+        atom: the function.
+
+    """
+
+    def __init__(self, atom: nn.Module) -> None:
+        super().__init__()
+        self.inplace = True
+        self.atom = atom
+
+    def forward(self, input: Tensor) -> Any:
+        """Keep what the atom saw: its rule needs it."""
+        result = self.atom(input.clone())
+        try:
+            return input.copy_(result)
+        except RuntimeError:
+            # Torch refuses to replace the gradient of what a module with hooks returned.
+            input.detach().copy_(result)
+            return result

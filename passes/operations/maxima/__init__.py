@@ -1,0 +1,1 @@
+"""Maxima and minima, over dimensions and windows."""

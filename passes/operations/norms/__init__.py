@@ -1,0 +1,1 @@
+"""Normalisations, variances, lengths of vectors."""

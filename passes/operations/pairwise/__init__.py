@@ -1,0 +1,1 @@
+"""Functions of two numbers, element by element."""

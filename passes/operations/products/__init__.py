@@ -1,0 +1,1 @@
+"""Functions that are linear in each of their operands."""

@@ -1,0 +1,1 @@
+"""Recurrent layers: cells made of atoms, the loop around them, and the layers they stand in for."""

@@ -1,0 +1,116 @@
+"""Run a model once to see how long the sequences of its recurrences are."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from passes.errors import RewriteError
+from passes.recurrent.kernels import KERNELS
+from passes.recurrent.recurrence import Recurrence
+from passes.recurrent.unroll import Call
+from passes.user_code.randomness import random_state_kept
+from passes.user_code.twin import Twin
+
+
+def record_calls(
+    model: nn.Module, example_inputs: Any, *, all_rewritten: bool = True
+) -> dict[int, list[Call]]:
+    """Return the calls of each recurrence of ``model``, by ``id``, in the order they are made.
+
+    The run is in evaluation mode, without gradients, on a copy of the model and of the inputs, and
+    leaves the random number generators as they were.
+
+    Args:
+        model: at the rolled level.
+        example_inputs: what :func:`as_arguments` reads.
+        all_rewritten: no recurrent kernel of torch's may run.
+
+    Raises:
+        RewriteError: if the model does not take the inputs, or runs a recurrent kernel although
+            ``all_rewritten``.
+
+    Example:
+        >>> from passes.recurrent.cells import RNNCellAtoms
+        >>> rolled = Recurrence(nn.Linear(2, 2), RNNCellAtoms("tanh"))
+        >>> calls = record_calls(rolled, (torch.zeros(5, 1, 2), None, torch.zeros(1, 2)))
+        >>> calls[id(rolled)]
+        [Call(length=5, masked=False)]
+
+    """
+    probe = Twin(model).model.eval()
+    calls: dict[int, list[Call]] = {}
+    for module, twin in zip(model.modules(), probe.modules(), strict=True):
+        if isinstance(module, Recurrence):
+            made = calls.setdefault(id(module), [])
+            twin.register_forward_pre_hook(_noting(made))
+    # The model may write to its inputs.
+    args, kwargs = as_arguments(copied(example_inputs))
+    kernels = _KernelCalls()
+    try:
+        with torch.no_grad(), random_state_kept(), kernels:
+            probe(*args, **kwargs)
+    except RewriteError:
+        raise
+    except Exception as error:
+        raise RewriteError(
+            f"example_inputs do not run through the model: {type(error).__name__}: {error}"
+        ) from error
+    if kernels.names and all_rewritten:
+        raise RewriteError(
+            f"the model runs torch's own {', '.join(sorted(kernels.names))} in a layer that was not found "
+            "(is it made during the forward pass?) and is not rewritten; make it an attribute"
+        )
+    return calls
+
+
+def as_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Read example inputs: one argument, a tuple or list of them, or a mapping of keyword arguments.
+
+    Example:
+        >>> as_arguments((1, 2)), as_arguments({"x": 1}), as_arguments(1)
+        (((1, 2), {}), ((), {'x': 1}), ((1,), {}))
+
+    """
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    # A PackedSequence is a named tuple, and one argument.
+    if isinstance(example_inputs, list) or type(example_inputs) is tuple:
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+class _KernelCalls(TorchFunctionMode):
+    """Notes which recurrent kernels of torch's run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in KERNELS:
+            self.names.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def copied(example_inputs: Any) -> Any:
+    """Copy example inputs, for code that may write to them."""
+    try:
+        return copy.deepcopy(example_inputs)
+    except RuntimeError:  # a tensor with a history cannot be copied
+        return example_inputs
+
+
+def _noting(made: list[Call]) -> Any:
+    def note(_: nn.Module, args: tuple[Any, ...]) -> None:
+        gates: Tensor = args[0]
+        made.append(Call(gates.shape[0], args[1] is not None))
+
+    return note

@@ -1,0 +1,1 @@
+"""Run, copy and watch somebody else's code without touching it."""

@@ -1,0 +1,166 @@
+"""Run a model and see each call that it makes, also where torch.fx cannot look."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.overrides import TorchFunctionMode
+
+from passes.leaves import Atom, Layout
+from passes.operations.names import name_of_call
+from passes.user_code.source import user_line
+from passes.user_code.twin import Twin
+
+# Properties that say something about a tensor's type or shape.
+_OF_TYPE = {
+    *("shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout", "itemsize", "is_leaf"),
+    *("grad_fn", "is_nested", "is_sparse", "is_mkldnn", "is_quantized", "is_meta", "_version", "grad"),
+    *("_base", "nbytes", "is_mps", "is_cpu", "output_nr", "names", "is_xpu"),
+}  # fmt: skip
+_SEES_TYPE = {
+    *("size", "dim", "stride", "numel", "nelement", "is_floating_point", "is_contiguous", "__len__"),
+    *("element_size", "is_complex", "data_ptr", "storage_offset", "is_pinned", "untyped_storage"),
+    *("register_hook", "__hash__", "__repr__", "is_inference", "is_same_size", "__format__", "type"),
+    *("ndimension", "get_device"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call that a model makes.
+
+    Args:
+        name: of the node, where the call is one of a graph, else the qualified name of the module that
+            is called, or in whose code the call stands.
+        operation: what is called: a class of modules, a function, a method.
+        source: file and line in the user's code, ``""`` if there is none.
+        function: the module, or the function.
+        where: qualified name of the innermost module that is running.
+
+    """
+
+    name: str
+    operation: str
+    source: str
+    function: Any
+    where: str
+
+
+class Observer(TorchFunctionMode):
+    """Is asked to make each call of a model that :func:`observe` runs.
+
+    Example:
+        >>> class Printer(Observer):
+        ...     def made(self, call, run, args, kwargs):
+        ...         print(call.name, call.operation)
+        ...         return run(*args, **kwargs)
+        >>> _ = observe(nn.Sequential(nn.Linear(1, 1), nn.Tanh()), Printer(), (torch.ones(1),))
+        0 Linear
+        1 Tanh
+
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inside: list[str] = []
+        self.node: fx.Node | None = None
+        self._quiet = False
+
+    def made(self, call: Call, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make one call, whose calls in turn are not shown, and return what it returns."""
+        return run(*args, **kwargs)
+
+    def is_whole(self, module: nn.Module) -> bool:
+        """Whether a module is one call: one without children is, unless it is the user's."""
+        own = type(module).__module__.startswith("torch.nn.") or isinstance(module, Atom | Layout)
+        return own and not module._modules
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Show a call of a function or method of torch's."""
+        kwargs = kwargs or {}
+        if self._quiet or _only_looks(func):
+            return func(*args, **kwargs)
+        return self.shown(func, name_of_call(func), func, args, kwargs)
+
+    def shown(
+        self,
+        function: Any,
+        operation: str,
+        run: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+    ) -> Any:
+        """Hand a call to :meth:`made`."""
+        where = self._inside[-1] if self._inside else ""
+        source = user_line()
+        if self.node is not None and not self._inside:
+            source = source or self.node.meta.get("source", "")
+            name = name or self.node.name
+        self._quiet = True
+        try:
+            call = Call(where if name is None else name, operation, source, function, where)
+            return self.made(call, run, args, kwargs)
+        finally:
+            self._quiet = False
+
+    def enter(
+        self, plain: Callable[..., Any], name: str, module: nn.Module, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Note that a module runs, or show its call if it is one."""
+        if self._quiet:
+            return plain(*args, **kwargs)
+        if self.is_whole(module):
+            return self.shown(module, type(module).__name__, plain, args, kwargs, name)
+        self._inside.append(name)
+        try:
+            return plain(*args, **kwargs)
+        finally:
+            self._inside.pop()
+
+
+def observe(
+    model: nn.Module, observer: Observer, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+) -> Any:
+    """Run a private copy of a model, evaluated, while ``observer`` is asked to make its calls."""
+    copy = Twin(model).model.eval()
+    for name, module in copy.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or (isinstance(copy, fx.GraphModule) and not name):
+            continue
+        object.__setattr__(module, "forward", partial(observer.enter, module.forward, name, module))
+    kwargs = kwargs or {}
+    with observer:
+        if not isinstance(copy, fx.GraphModule):
+            return copy(*args, **kwargs)
+        bound = inspect.signature(copy.forward).bind(*args, **kwargs)
+        bound.apply_defaults()
+        return _ByNode(copy, observer).run(*bound.args, *bound.kwargs.values())
+
+
+class _ByNode(fx.Interpreter):
+    """A run that tells which node it is at."""
+
+    def __init__(self, model: fx.GraphModule, observer: Observer) -> None:
+        super().__init__(model)
+        self.observer = observer
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node."""
+        self.observer.node = n
+        return super().run_node(n)
+
+
+def _only_looks(function: Any) -> bool:
+    """Whether a function says something about the type or shape of a tensor only."""
+    name = getattr(function, "__name__", "")
+    if name == "__get__":
+        return getattr(function.__self__, "__name__", "") in _OF_TYPE
+    return name in _SEES_TYPE

@@ -1,0 +1,1 @@
+"""Bind the rules to other people's explainers, for one call."""

@@ -1,0 +1,40 @@
+"""What the adapters to other people's explainers share."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
+
+from passes.leaves import Atom
+from rewriter.compiler.islands import islands_of
+
+_MARK = "_rewriter_guard"
+# Two explanations of one model at a time would take each other's hooks for the model's own.
+EXPLAINING = threading.RLock()
+
+
+def holds_atoms(model: object) -> bool:
+    """Whether any part of ``model`` was rewritten, or is while it runs."""
+    if not isinstance(model, nn.Module):
+        return False
+    return any(isinstance(module, Atom) for module in model.modules()) or bool(islands_of(model))
+
+
+def guard_method(owner: type, method: str, guard: Callable[..., AbstractContextManager[None]]) -> None:
+    """Run ``owner.method`` inside ``guard(self, *args, **kwargs)`` from now on; once is enough."""
+    original = getattr(owner, method)
+    if getattr(original, _MARK, False):
+        return
+
+    @functools.wraps(original)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with guard(self, *args, **kwargs):
+            return original(self, *args, **kwargs)
+
+    setattr(guarded, _MARK, True)
+    setattr(owner, method, guarded)

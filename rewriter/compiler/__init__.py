@@ -1,0 +1,1 @@
+"""``decompose`` and its report."""

@@ -1,0 +1,276 @@
+"""The front door: decompose a model, write its steps out."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import fx, nn
+from torch.nn.parameter import is_lazy
+
+from passes.errors import Decline, DeclinedError, RewriteError
+from passes.frontends.tracing import Traced, trace_where_possible
+from passes.graph.cleanup import Cleanup
+from passes.graph.unshare import UnshareAtoms
+from passes.leaves import Atom
+from passes.lowering.calls_in_graphs import LowerCalls, LoweredCall
+from passes.lowering.mark_embeddings import MarkEmbeddings
+from passes.lowering.modules import ModuleRule
+from passes.lowering.out_of_place import OutOfPlace
+from passes.operations.table import CALLS, MODULES
+from passes.pipeline import Pipeline
+from passes.recurrent.kernels import fused_nodes
+from passes.recurrent.lengths import as_arguments, copied, record_calls
+from passes.recurrent.recurrence import Recurrence
+from passes.recurrent.replacements import recurrent_rules
+from passes.recurrent.unroll import Call, ExpectSteps, Unroll
+from passes.replacement import ApplyRules, Rewrite
+from passes.stand_in import StandIn
+from passes.user_code.clone import clone_structure, named_clones
+from rewriter.compiler.report import LayerReport, OperationReport, Report
+from rewriter.compiler.uncovered import uncovered_calls, uncovered_nodes
+
+_LOCK = threading.RLock()
+
+
+def decompose(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    gates: Literal["fused", "split"] = "fused",
+    scope: Literal["model", "recurrent"] = "model",
+    strict: bool = True,
+) -> nn.Module:
+    """Rewrite a model into linear operations and atoms, each of which has an exact attribution rule.
+
+    Every recurrent layer becomes Linear, sigmoid, tanh, mul and add. Activations, products of two varying
+    operands, softmax, norms and maxima become atoms, too, whether they are modules, functions or methods.
+
+    The result computes what ``model`` computes, shares its parameters and buffers, and carries a
+    ``report`` (see :class:`rewriter.Report`). It is a ``torch.fx.GraphModule`` where torch.fx can
+    follow the model, else a model of the same class with rewritten layers in it. The original stays
+    as it is. Because parameters are shared, whatever moves, converts or trains the result does it to the
+    original's parameters too: take ``copy.deepcopy`` of the result for a model of its own. A GraphModule
+    has the original's forward, but not its other methods, and takes settings that only ``__init__``
+    assigns as they are now.
+
+    Args:
+        model: any module; a recurrent layer itself, too.
+        example_inputs: one positional argument, a tuple of them, or a mapping of keyword arguments.
+            With them every time step is written out, for the lengths that they have; without them
+            the result takes sequences of any length.
+        gates: ``"fused"`` keeps torch's weights; ``"split"`` makes one Linear per gate (``fc_ii``,
+            ``fc_hi``, …) with copies of them.
+        scope: ``"model"``, or ``"recurrent"`` to leave everything but the recurrent layers as it is.
+        strict: raise if a recurrent module cannot be rewritten exactly; otherwise keep it and report.
+
+    Returns:
+        The rewritten model.
+
+    Raises:
+        RewriteError: for something that is not a model, or example inputs that do not run.
+        DeclinedError: with ``strict``, listing every module that cannot be rewritten and why.
+
+    Example:
+        >>> import torch
+        >>> lstm = torch.nn.LSTM(3, 2, batch_first=True)
+        >>> rewritten = decompose(lstm)
+        >>> x = torch.randn(4, 5, 3)
+        >>> bool(torch.allclose(rewritten(x)[0], lstm(x)[0], atol=1e-6))
+        True
+
+    """
+    if gates not in ("fused", "split"):
+        raise RewriteError(f"gates: expected 'fused' or 'split', got {gates!r}")
+    if scope not in ("model", "recurrent"):
+        raise RewriteError(f"scope: expected 'model' or 'recurrent', got {scope!r}")
+    _check_model(model)
+    # torch.fx patches nn.Module while it traces, for all threads.
+    with _LOCK, torch.inference_mode(False):
+        whole = scope == "model"
+        rolled = _lower(model, split=gates == "split", whole=whole, strict=strict)
+        return rolled if example_inputs is None else _reported(unroll(rolled, example_inputs), example_inputs)
+
+
+def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None = None) -> nn.Module:
+    """Write every time step of a decomposed model out, for one length.
+
+    Args:
+        model: what :func:`decompose` returned, or any other model, which is then decomposed first.
+        example_inputs: as for :func:`decompose`; the lengths are those that occur in them.
+        length: instead of example inputs: the number of steps of every recurrent layer.
+
+    Returns:
+        A new model whose graph holds one node for each activation and product of each step.
+
+    Raises:
+        RewriteError: unless exactly one of ``example_inputs`` and ``length`` is given, or if the model
+            is unrolled for another length already.
+
+    Example:
+        >>> import torch
+        >>> flat = unroll(torch.nn.GRU(3, 2), length=2)
+        >>> [node.name for node in flat.graph.nodes if "update_gate_mul" in node.name]
+        ['layer0_forward_steps_t0_update_gate_mul', 'layer0_forward_steps_t1_update_gate_mul']
+
+    """
+    if (example_inputs is None) == (length is None):
+        raise RewriteError("unroll: expected either example_inputs or length, got both or neither")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
+        raise RewriteError(f"unroll: expected a length of at least 1, got {length!r}")
+    rolled = model if _report_of(model) else decompose(model)
+    with _LOCK, torch.inference_mode(False):
+        return _unrolled(rolled, example_inputs, length)
+
+
+def _reported(flat: nn.Module, example_inputs: Any) -> nn.Module:
+    """Report also what no rule covers in code that is not in the graph, which a run can tell."""
+    report = Report.of(flat)
+    if report.islands:
+        args, kwargs = as_arguments(copied(example_inputs))
+        found = uncovered_calls(flat, report.islands, args, kwargs)
+        known = [each for each in report.uncovered if each not in found]
+        replace(report, uncovered=(*known, *found), code_was_run=True).attach(flat)
+    return flat
+
+
+def _unrolled(rolled: nn.Module, example_inputs: Any, length: int | None) -> nn.Module:
+    report = Report.of(rolled)
+    clone = clone_structure(rolled)
+    if length is None:
+        calls = record_calls(clone, example_inputs, all_rewritten=not report.declines)
+    else:
+        _check_length(clone, length)
+        recurrences = [module for module in clone.modules() if isinstance(module, Recurrence)]
+        calls = {id(module): [Call(length, masked=False)] for module in recurrences}
+    flat = Pipeline(Unroll(calls), UnshareAtoms(), Cleanup())(clone).model
+    layers = tuple(_layer_report(flat, layer) for layer in report.layers)
+    moved = {id(parameter): name for name, parameter in flat.named_parameters()}
+    owners = dict(rolled.named_parameters(remove_duplicate=False))
+    names = {
+        old: tuple(moved.get(id(owners.get(path)), path) for path in paths)
+        for old, paths in report.parameter_names.items()
+    }
+    replace(report, layers=layers, parameter_names=names).attach(flat)
+    return flat
+
+
+def _check_length(model: nn.Module, length: int) -> None:
+    for module in model.modules():
+        if isinstance(module, ExpectSteps) and module.call.length != length:
+            raise RewriteError(
+                f"{module.name}: unrolled for sequences of {module.call.length} steps already, asked for "
+                f"{length}; unroll the result of decompose(model) instead"
+            )
+
+
+def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool) -> nn.Module:
+    clone, modules = named_clones(model)
+    rules = ApplyRules(recurrent_rules(split=split), modules)
+    rules(clone)
+    before = _report_of(model)
+    if before is not None and not rules.rewrites:
+        _check_again(before, split=split, strict=strict)
+        return model
+    # Before the trace, so that a model that is refused is not traced for nothing.
+    _raise_declines(rules.declines, strict=strict)
+    exact = ApplyRules([ModuleRule(MODULES)] if whole else [], modules)
+    exact(clone)
+    traced = trace_where_possible(clone)
+    declines = [*rules.declines, *_declined_nodes(traced.model)]
+    _raise_declines(declines, strict=strict)
+    calls = LowerCalls(CALLS if whole else {})
+    passes = (OutOfPlace(), calls, MarkEmbeddings(), UnshareAtoms(), Cleanup())
+    rolled = Pipeline(*passes)(traced.model).model
+    layers = tuple(_first_report(rolled, rewrite, traced, split=split) for rewrite in rules.rewrites)
+    operations = (*map(_module_operation, exact.rewrites), *map(_call_operation, calls.lowered))
+    uncovered = tuple(uncovered_nodes(rolled, traced.islands))
+    names = _parameter_names(rules.rewrites)
+    Report(layers, tuple(declines), traced.islands, names, operations, uncovered).attach(rolled)
+    return rolled
+
+
+def _raise_declines(declines: list[Decline], *, strict: bool) -> None:
+    if declines and strict:
+        raise DeclinedError(tuple(declines))
+
+
+def _check_again(before: Report, *, split: bool, strict: bool) -> None:
+    """Refuse to hand a model back as if it were what is asked for now."""
+    _raise_declines(list(before.declines), strict=strict)
+    if split and any(layer.parameters == "shared" for layer in before.layers):
+        raise RewriteError(
+            "gates='split': the model is decomposed already, with fused gates; decompose the original instead"
+        )
+
+
+def _declined_nodes(model: nn.Module) -> list[Decline]:
+    if not isinstance(model, fx.GraphModule):
+        return []
+    return [
+        Decline("", type(model).__name__, f"its code calls torch's {kernel}; use torch.nn's layer instead")
+        for kernel in fused_nodes(model.graph)
+    ]
+
+
+def _first_report(rolled: nn.Module, rewrite: Rewrite, traced: Traced, *, split: bool) -> LayerReport:
+    inside = any(
+        island == "" or f"{rewrite.name}.".startswith(f"{island}.") for island in traced.islands
+    ) or not isinstance(rolled, fx.GraphModule)
+    layer = LayerReport(
+        rewrite.name,
+        rewrite.kind,
+        "islands" if inside else "fx",
+        "rolled",
+        sum(isinstance(module, Atom) for module in rewrite.module.modules()),
+        "copied" if split else "shared",
+    )
+    return _layer_report(rolled, layer)
+
+
+def _module_operation(rewrite: Rewrite) -> OperationReport:
+    atoms = sum(isinstance(module, Atom) for module in rewrite.module.modules())
+    return OperationReport(rewrite.name, rewrite.kind, atoms)
+
+
+def _call_operation(call: LoweredCall) -> OperationReport:
+    return OperationReport(call.name, call.operation, call.atoms)
+
+
+def _layer_report(model: nn.Module, layer: LayerReport) -> LayerReport:
+    """Count again what lies below the layer's name now."""
+    prefix = f"{layer.name}." if layer.name else ""
+    below = [module for name, module in model.named_modules() if name.startswith(prefix)]
+    atoms = sum(isinstance(module, Atom) for module in below)
+    if not atoms:
+        return layer
+    shared = any(isinstance(module, Recurrence) for module in below) or (
+        layer.front_end == "islands" and "Cell" in layer.kind
+    )
+    return replace(layer, atoms=atoms, level="rolled" if shared else "flat")
+
+
+def _parameter_names(rewrites: list[Rewrite]) -> dict[str, tuple[str, ...]]:
+    names: dict[str, tuple[str, ...]] = {}
+    for rewrite in rewrites:
+        prefix = f"{rewrite.name}." if rewrite.name else ""
+        for name, paths in cast("StandIn", rewrite.module)._paths.items():
+            names[prefix + name] = tuple(prefix + path for path in paths)
+    return names
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise RewriteError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise RewriteError(f"{name} has no shape yet: call the model once, then decompose it")
+
+
+def _report_of(model: object) -> Report | None:
+    try:
+        return Report.of(model) if isinstance(model, nn.Module) else None
+    except RewriteError:
+        return None

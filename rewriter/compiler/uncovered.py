@@ -1,0 +1,290 @@
+"""What lies on the way from input to output and is neither linear nor has a rule."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from passes.graph.dataflow import Dataflow, is_of_shape, is_step
+from passes.leaves import Layout
+from passes.lowering.coverage import CUTS, FIXED, RANDOM, why_no_rule_for_call, why_no_rule_for_module
+from passes.lowering.running_code import textbook_of
+from passes.operations.module_rules import bound_rule_for
+from passes.operations.names import name_of_call
+from passes.operations.table import CALLS
+from passes.recurrent.recurrence import Recurrence
+from passes.user_code.hooks import has_hooks
+from passes.user_code.observe import Call, Observer, observe
+from passes.user_code.randomness import random_state_kept
+from rewriter.compiler.report import UncoveredReport
+
+_CASTS = {"float", "double", "half", "bfloat16", "to", "type", "type_as", "mean"}
+
+
+def is_covered(module: nn.Module) -> bool:
+    """Whether a module only moves numbers, or has a rule and nothing hooked to it that could interfere."""
+    return isinstance(module, Recurrence | Layout) or (
+        bound_rule_for(module) is not None and not has_hooks(module)
+    )
+
+
+def uncovered_nodes(model: nn.Module, islands: Mapping[str, str]) -> Iterator[UncoveredReport]:
+    """Yield the nodes of a graph that no rule covers and that matter for its output.
+
+    Args:
+        model: after the lowering; what is not a GraphModule has no nodes.
+        islands: modules of which the graph knows nothing; they are reported as such.
+
+    Example:
+        >>> class Model(nn.Module):
+        ...     def forward(self, x):
+        ...         return x.renorm(2, 0, 1.0) * x.shape[0] + 1
+        >>> [(each.operation, each.reason) for each in uncovered_nodes(fx.symbolic_trace(Model()), {})]
+        [('renorm', 'has no rule')]
+
+    """
+    if not isinstance(model, fx.GraphModule):
+        return
+    flow = Dataflow(model.graph)
+    for node in _on_the_way(model.graph, flow):
+        if node.op == "call_module":
+            module = model.get_submodule(str(node.target))
+            if is_covered(module) or node.target in islands:
+                continue
+            reason = why_no_rule_for_module(module)
+            name, operation = str(node.target), type(module).__name__
+        else:
+            reason = _why_not(node, flow)
+            name, operation = node.name, name_of_call(node.target)
+        if reason is not None:
+            yield UncoveredReport(name, operation, node.meta.get("source", ""), reason)
+    for node in _made_of_steps(model, flow):
+        name, operation = node.name, name_of_call(node.target)
+        if node.op == "call_module":
+            name, operation = str(node.target), type(model.get_submodule(str(node.target))).__name__
+        yield UncoveredReport(name, operation, node.meta.get("source", ""), FIXED)
+
+
+def _made_of_steps(model: fx.GraphModule, flow: Dataflow) -> Iterator[fx.Node]:
+    """Yield the outputs that are numbers made of masks or indices alone: ``table[x.argmax()]``.
+
+    A mask or index that a model returns beside its numbers is no such number.
+    """
+    for output in model.graph.nodes:
+        for node in output.all_input_nodes if output.op == "output" else ():
+            pending, seen = [node] if node in flow.steps else [], set()
+            while pending:
+                each = pending.pop()
+                if each not in seen and each in flow.steps:
+                    seen.add(each)
+                    pending += each.all_input_nodes
+            if any(_makes_numbers(each, flow) for each in seen):
+                yield node
+
+
+def _makes_numbers(node: fx.Node, flow: Dataflow) -> bool:
+    """Whether a call makes numbers with a slope elsewhere out of steps."""
+    if node.op == "call_module" or name_of_call(node.target) in _CASTS:
+        return True
+    return any(each.op == "get_attr" for each in node.all_input_nodes)
+
+
+def _why_not(node: fx.Node, flow: Dataflow) -> str | None:
+    varies = flow.varies
+
+    def steps(argument: Any) -> bool:
+        return any(each in flow.steps for each in _nodes(argument))
+
+    if _is_data_of_packed(node):
+        return None
+    reason = why_no_rule_for_call(node.target, node.args, node.kwargs, varies, steps)
+    return reason if node in flow.varying or reason == RANDOM else None
+
+
+def _is_data_of_packed(node: fx.Node) -> bool:
+    """Whether a node reads the data of a packed sequence, which have a gradient as a tensor's have not."""
+    return (
+        node.target is getattr
+        and node.args[1] == "data"
+        and "pack" in name_of_call(node.all_input_nodes[0].target).lower()
+    )
+
+
+def _on_the_way(graph: fx.Graph, flow: Dataflow) -> list[fx.Node]:
+    """Return the calls whose numbers reach the output other than through a mask or index."""
+    pending = [each for node in graph.nodes if node.op == "output" for each in node.all_input_nodes]
+    seen: set[fx.Node] = set()
+    while pending:
+        node = pending.pop()
+        if node not in seen and node not in flow.steps:
+            seen.add(node)
+            pending += node.all_input_nodes
+    return [
+        node
+        for node in graph.nodes
+        if node in seen
+        and (node in flow.varying if node.op == "call_module" else node.op.startswith("call_"))
+    ]
+
+
+def _nodes(value: Any) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.node.map_arg(value, found.append)
+    return found
+
+
+def uncovered_calls(
+    model: nn.Module,
+    islands: Iterable[str],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> list[UncoveredReport]:
+    """Run a model once, without a trace of it, and list what no rule covers in the code of ``islands``.
+
+    Args:
+        model: after the lowering.
+        islands: qualified names of the modules whose code torch.fx cannot follow.
+        args: positional arguments.
+        kwargs: keyword arguments.
+
+    Example:
+        >>> class Branching(nn.Module):
+        ...     def forward(self, x):
+        ...         return x.renorm(2, 0, 1.0) if x.dim() else x
+        >>> [each.operation for each in uncovered_calls(Branching(), [""], (torch.zeros(2, 2),), {})]
+        ['renorm']
+
+    """
+    run = _Coverage(islands)
+    for tensor in _tensors((args, kwargs)):
+        # Integers are tokens, perhaps: what is looked up by them varies.
+        run.note([tensor], tensor.dtype != torch.bool)
+    with torch.enable_grad(), random_state_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = observe(model, run, args, kwargs)
+    return run.found(result)
+
+
+class _Coverage(Observer):
+    """Notes each call on what varies: why no rule covers it, what it reads and what it writes."""
+
+    def __init__(self, islands: Iterable[str]) -> None:
+        super().__init__()
+        self.islands = tuple(islands)
+        self.kinds: dict[int, str] = {}
+        self.kept: list[Any] = []
+        self.calls: list[tuple[UncoveredReport | None, set[int], set[int]]] = []
+
+    def is_whole(self, module: nn.Module) -> bool:
+        """A module with a rule is one call."""
+        return is_covered(module) or super().is_whole(module)
+
+    def made(self, call: Call, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make the call, and find out what it does to numbers that depend on the input."""
+        if is_of_shape(call.operation) and not call.operation.startswith("rand"):
+            return run(*args, **kwargs)
+        read = {_storage(tensor) for tensor in _tensors((args, kwargs)) if self.varies(tensor)}
+        reason = self._why(call, args, kwargs)
+        stepped = bool(read) or self.steps((args, kwargs))
+        result = run(*args, **kwargs)
+        written = _tensors([result, args[:1] if _in_place(call.operation) else ()])
+        # Slots of one storage share what they depend on: views follow what is written to their base.
+        floating = [each for each in written if each.is_floating_point() or each.is_complex()]
+        if read or reason == RANDOM:
+            self.note(floating, True)
+        whole = [each for each in written if not (each.is_floating_point() or each.is_complex())]
+        if self._of_tokens(call, args, kwargs):
+            self.note([each for each in whole if each.dtype != torch.bool], True)
+        if stepped:
+            self.note(whole, False)
+        if not read and stepped:
+            self.note(floating, False)
+        report = None
+        decides = stepped and call.operation == "bool"
+        if reason is not None and (read or decides or reason == RANDOM) and self._in_island(call.where):
+            report = UncoveredReport(call.name, call.operation, call.source, reason)
+        # A number that Python code gets is used where nobody can see it.
+        cut = report is not None and not written
+        self.calls.append((report, read, {_storage(each) for each in floating} | ({0} if cut else set())))
+        return result
+
+    def _of_tokens(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call rearranges integers that the model takes."""
+        read = [each for each in _tensors((args, kwargs)) if self.varies(each)]
+        whole = not any(each.is_floating_point() or each.is_complex() for each in read)
+        return bool(read) and whole and not is_step(call.operation)
+
+    def _why(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        if isinstance(call.function, nn.Module):
+            covered = is_covered(call.function)
+            return None if covered else why_no_rule_for_module(call.function)
+        if call.operation == "bool" and (self.varies(args) or self.steps(args)):
+            return f"{FIXED} decides what the code does"
+        if textbook_of(call.function, CALLS, self.varies, args, kwargs):
+            # The explainers give it its rule while the code runs.
+            return None
+        reason = why_no_rule_for_call(call.function, args, kwargs, self.varies, self.steps)
+        return CUTS if reason is None and not torch.is_grad_enabled() else reason
+
+    def _in_island(self, where: str) -> bool:
+        return any(each == "" or f"{where}.".startswith(f"{each}.") for each in self.islands)
+
+    def note(self, tensors: list[Tensor], varying: bool) -> None:
+        """Remember that tensors vary with the input, or are masks or indices that do."""
+        for each in tensors:
+            # Kept, so that no other tensor gets the same address.
+            self.kept.append(each)
+            place = _storage(each)
+            if varying or place not in self.kinds:
+                self.kinds[place] = "varies" if varying else "steps"
+
+    def varies(self, value: Any) -> bool:
+        """Whether a value is, or holds, a floating-point tensor that varies with the input."""
+        return any(self.kinds.get(_storage(each)) == "varies" for each in _tensors(value))
+
+    def steps(self, value: Any) -> bool:
+        """Whether a value is, or holds, a mask or index that depends on the input."""
+        return any(self.kinds.get(_storage(each)) == "steps" for each in _tensors(value))
+
+    def found(self, result: Any) -> list[UncoveredReport]:
+        """Return what no rule covers among the calls that the result depends on, each once."""
+        needed = {0} | {_storage(each) for each in _tensors(result)}
+        reports: dict[UncoveredReport, None] = {}
+        for report, read, written in reversed(self.calls):
+            if written & needed:
+                needed |= read
+                if report is not None:
+                    reports[report] = None
+        return list(reversed(reports))
+
+
+def _in_place(operation: str) -> bool:
+    """Whether a call writes to its first argument."""
+    if operation.startswith("__"):
+        return False
+    return operation.endswith("_") or operation in ("setitem", "iadd", "isub", "imul", "itruediv")
+
+
+def _storage(tensor: Tensor) -> int:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):
+        return id(tensor)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Return the tensors in containers and dataclasses."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return _tensors(list(value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return [each for part in value for each in _tensors(part)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [each for field in fields(value) for each in _tensors(getattr(value, field.name, None))]
+    return []

@@ -1,0 +1,1 @@
+"""Find the operations at which attributions are lost."""

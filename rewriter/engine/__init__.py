@@ -1,0 +1,1 @@
+"""Transport multipliers: samples linked to references, in one pass for all pairs."""

@@ -1,0 +1,66 @@
+"""Models whose code keeps something between calls: each run of an explanation begins with what they had."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.user_code.clone import private_clone
+
+
+def fresh(model: nn.Module) -> nn.Module:
+    """Clone a model with state of its own; only parameters are shared.
+
+    Example:
+        >>> model = nn.BatchNorm1d(2)
+        >>> clone = fresh(model)
+        >>> clone.weight is model.weight, clone.running_mean is model.running_mean
+        (True, False)
+
+    """
+    clone = private_clone(model)
+    own: dict[int, Tensor] = {}
+    for module in clone.modules():
+        for holder in (module._buffers, module.__dict__):
+            for key, value in holder.items():
+                if isinstance(value, Tensor):
+                    holder[key] = own.setdefault(id(value), value.detach().clone())
+    return clone
+
+
+def keeps_state(model: nn.Module, inputs: list[Tensor]) -> bool:
+    """Whether a run of a model changes its attributes or its buffers; it is run on a clone.
+
+    Example:
+        >>> keeps_state(nn.BatchNorm1d(2), [torch.ones(2, 2)])
+        True
+        >>> keeps_state(nn.BatchNorm1d(2).eval(), [torch.ones(2, 2)])
+        False
+
+    """
+    clone = fresh(model)
+    before = _state(clone)
+    with torch.inference_mode(False), torch.no_grad():
+        clone(*(each.clone() for each in inputs))
+    return _state(clone) != before
+
+
+def _state(model: nn.Module) -> list[tuple[str, Any]]:
+    """Return what a run that keeps nothing leaves as it is."""
+    return [
+        (f"{name}.{key}", _look(value))
+        for name, module in model.named_modules()
+        for holder in (module._buffers, module.__dict__)
+        for key, value in holder.items()
+    ]
+
+
+def _look(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return id(value), value._version
+    if isinstance(value, bool | int | float | str):
+        return value
+    return id(value), len(value) if isinstance(value, Sized) else 0

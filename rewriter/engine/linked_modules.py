@@ -1,0 +1,219 @@
+"""Make a private copy of a model whose operations with a rule are linked, samples to references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.errors import RewriteError
+from passes.lowering.running_code import run_quietly
+from passes.operations.elementwise.sigmoid_tanh_relu import Operands
+from passes.operations.module_rules import bound_rule_for
+from passes.operations.rules import BoundRule, as_result, part_for
+from passes.recurrent.recurrence import Recurrence
+from passes.user_code.clone import clone_structure
+from rewriter.compiler.islands import islands_of, lowered_islands
+from rewriter.engine.sweeps.cells import sweep_for
+from rewriter.engine.sweeps.linked_recurrence import GatesToBe, can_fuse, linked_recurrence
+from rewriter.engine.sweeps.sweep import CellSweep
+from rewriter.engine.tape import Outers, Pairing, current
+from rewriter.engine.tokens import link_embeddings
+
+Forward = Callable[..., Any]
+
+
+def linked_copy(model: nn.Module) -> nn.Module:
+    """Copy a model, in evaluation mode; outside of a run the copy computes what the model computes.
+
+    The copy has modules of its own and shares the parameters' storage. It is never changed again, so
+    that any number of threads may run it.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+        >>> copy = linked_copy(model)
+        >>> x = torch.ones(1, 2)
+        >>> bool((copy(x) == model(x)).all()), copy[0].weight.requires_grad, model[0].weight.requires_grad
+        (True, False, True)
+
+    """
+    copy = clone_structure(model).eval()
+    for module in copy.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                # Without gradients of parameters, autograd keeps nothing for them.
+                module._parameters[name] = nn.Parameter(parameter.detach(), requires_grad=False)
+    _link_recurrences(copy)
+    link_embeddings(copy)
+    for name, module in copy.named_modules():
+        rule = bound_rule_for(module)
+        if rule is not None:
+            if getattr(module, "inplace", False):
+                module.inplace = False
+            forward = partial(run_quietly, _rule_forward, module.forward, name, rule)
+            object.__setattr__(module, "forward", forward)
+    for module, lowered in lowered_islands(copy, islands_of(model), lambda name: partial(_call, name)):
+        object.__setattr__(module, "forward", partial(_island_forward, module.forward, lowered))
+    return copy
+
+
+def _island_forward(plain: Forward, lowered: Forward, *args: Any, **kwargs: Any) -> Any:
+    return plain(*args, **kwargs) if current() is None else lowered(*args, **kwargs)
+
+
+def _call(island: str, name: str, atom: nn.Module, operands: tuple[Any, ...]) -> Any:
+    plain = partial(type(atom).forward, atom)
+    rule = bound_rule_for(atom)
+    return plain(*operands) if rule is None else _rule_forward(plain, f"{island}.{name}", rule, *operands)
+
+
+def _link_recurrences(copy: nn.Module) -> None:
+    for name, module in copy.named_modules():
+        if not isinstance(module, Recurrence) or not can_fuse(module.hidden):
+            continue
+        sweep = sweep_for(module.cell)
+        if sweep is None:
+            continue
+        forward = partial(run_quietly, _recurrence_forward, module.forward, name, sweep, module)
+        object.__setattr__(module, "forward", forward)
+        parent, _, own = name.rpartition(".")
+        # The Linear that feeds a recurrence stands beside it, and feeds nothing else.
+        beside = getattr(copy.get_submodule(parent), own.replace("_steps", "_input"), None)
+        if own.endswith("_steps") and isinstance(beside, nn.Module) and can_fuse(beside):
+            object.__setattr__(beside, "forward", partial(_input_forward, beside.forward, beside))
+
+
+def _input_forward(plain: Forward, module: nn.Module, x: Tensor) -> Tensor | GatesToBe:
+    return plain(x) if current() is None else GatesToBe(x, module)
+
+
+def _recurrence_forward(
+    plain: Forward,
+    name: str,
+    sweep: CellSweep,
+    steps: Recurrence,
+    gates: Tensor | GatesToBe,
+    mask: Tensor | None,
+    *state: Tensor,
+) -> Any:
+    tape = current()
+    if tape is None:
+        return plain(gates, mask, *state)
+    return linked_recurrence(sweep, steps, name, tape, gates, mask, state)
+
+
+def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) -> Any:
+    tape = current()
+    # What is not a tensor is the same for all rows, and what is left of a product with it is linear.
+    if tape is None or not all(isinstance(operand, Tensor) for operand in operands):
+        return plain(*operands)
+    with torch.no_grad():
+        result = plain(*operands)
+    # What follows may write into the operands or the result in place. A rule takes one dtype: that of the
+    # result, also where an operand holds integers.
+    noted = tuple(as_result(operand.detach().clone(), result) for operand in operands)
+    output = result.clone()
+    if tape.pairing is None:
+        tape.add(name, (noted, output))
+        return result
+    noted0, output0 = tape.next(name)
+    outers = tuple(tape.outer(place) for place in range(len(noted) + 1))
+    link = RuleLink(name, rule, noted, noted0, output, output0, tape.pairing, outers)
+    return LinkedRule.apply(link, (result,), *operands)  # type: ignore[no-untyped-call]
+
+
+@dataclass
+class RuleLink:
+    """One call of an operation by the samples, with its counterpart by the references."""
+
+    name: str
+    rule: BoundRule
+    x: Operands
+    x0: Operands
+    y: Tensor
+    y0: Tensor
+    pairing: Pairing
+    outers: Outers
+
+    def _check_rows(self) -> None:
+        mixes = any(a.shape != b.shape for a, b in zip(self.x, self.x0, strict=True))
+        if mixes and self.y.shape == self.y0.shape:
+            raise RewriteError(
+                f"{self.name}: makes shape {tuple(self.y.shape)} of samples, {tuple(self.x[0].shape)}, and "
+                f"of references, {tuple(self.x0[0].shape)}: it mixes rows of the batch, which have no "
+                "attributions by themselves then; name the dimensions to reduce"
+            )
+
+    def backward(self, d: Tensor) -> Operands:
+        """Take multipliers (K, n, *output shape) to those of the operands, (K, n, *operand shape)."""
+        self._check_rows()
+        *outers, outer = self.outers
+        y, y0 = self.pairing.pairs(self.y, self.y0, outer)
+        if not self.rule.elementwise:
+            each = [self.pairing.pairs(a, b, o) for a, b, o in zip(self.x, self.x0, outers, strict=True)]
+            pulled = self.rule.pull(tuple(a for a, _ in each), tuple(b for _, b in each), y, y0, d)
+            return tuple(map(part_for, self.x, pulled))
+        shape = (self.pairing.count, *self.y.shape)
+        pairs = [
+            self.pairing.pairs(*_aligned(a, b, self.y.dim()), o)
+            for a, b, o in zip(self.x, self.x0, outers, strict=True)
+        ]
+        whole = [(a.expand(shape), b.expand(shape)) for a, b in pairs] if len(pairs) > 1 else pairs
+        pulled = self.rule.pull(tuple(a for a, _ in whole), tuple(b for _, b in whole), y, y0, d)
+        pulled = tuple(map(part_for, self.x, pulled))
+        return tuple(
+            each.sum_to_size(*d.shape[:2], *_lead(operand.shape, self.y.dim())).reshape(
+                *d.shape[:2], *operand.shape
+            )
+            if each.shape[2:] != operand.shape
+            else each
+            for each, operand in zip(pulled, self.x, strict=True)
+        )
+
+
+def _aligned(a: Tensor, b: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+    """Put missing dimensions in front, as broadcasting does."""
+    return a.reshape(_lead(a.shape, dims)), b.reshape(_lead(b.shape, dims))
+
+
+def _lead(shape: torch.Size, dims: int) -> tuple[int, ...]:
+    return (1,) * (dims - len(shape)) + tuple(shape)
+
+
+class LinkedRule(torch.autograd.Function):
+    """Stands for an operation with a rule in the samples' autograd graph."""
+
+    @staticmethod
+    def forward(ctx: Any, link: RuleLink, result: tuple[Tensor], *operands: Tensor) -> Tensor:
+        """Hand on what the operation gave; not a view of it, so that it may be written to."""
+        ctx.link = link
+        return result[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Apply the rule to all pairs."""
+        return (None, None, *_Pull.apply(ctx.link, *grads))  # type: ignore[no-untyped-call]
+
+
+class _Pull(torch.autograd.Function):
+    """A rule, as an operation that vmap hands the whole batch."""
+
+    @staticmethod
+    def forward(link: RuleLink, grad: Tensor) -> Any:
+        raise AssertionError("runs under vmap only")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, link: RuleLink, grad: Tensor) -> Any:
+        """Apply the rule to all of vmap's batch."""
+        grad = torch.unflatten(grad.movedim(in_dims[1], 0), 0, (link.pairing.outputs, link.pairing.count))
+        with torch.no_grad():
+            pulled = tuple(each.flatten(0, 1) for each in link.backward(grad))
+        return pulled, (0,) * len(pulled)

@@ -1,0 +1,138 @@
+"""Attributions to integers: at the output of the embedding that looks them up, per token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.errors import RewriteError
+from rewriter.engine.tape import Pairing, current
+
+Place = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """One lookup by the samples, with its counterpart by the references.
+
+    Args:
+        name: of the embedding.
+        index: what was looked up by the samples, (M, *).
+        output: what was found, (M, *, features), a leaf of the samples' autograd graph.
+        index0: what was looked up by the references.
+        place: where in memory the model's code had the index.
+        output0: what they found.
+
+    """
+
+    name: str
+    index: Tensor
+    output: Tensor
+    index0: Tensor
+    output0: Tensor
+    place: Place
+
+    def is_fixed(self) -> bool:
+        """Whether samples and references look up the same, such as positions."""
+        return self.index.shape == self.index0.shape and torch.equal(self.index, self.index0)
+
+    def source(self, samples: Sequence[Tensor], references: Sequence[Tensor]) -> int:
+        """Return which of the model's inputs is looked up.
+
+        Args:
+            samples: the inputs that the model got, themselves.
+            references: what it got before, rows in the order (N, M) or (N, 1).
+
+        Raises:
+            RewriteError: if it is none of them, or any of several.
+
+        """
+        # Two inputs may hold the same numbers: those in the same memory are the same beyond doubt.
+        here = [k for k, each in enumerate(samples) if _place(each) == self.place]
+        # A cast or a clone lies elsewhere. A sample may be its own reversal, but not all references, too.
+        found = here or [
+            k
+            for k, (each, each0) in enumerate(zip(samples, references, strict=True))
+            if not each.is_floating_point()
+            and _same(each, self.index)
+            and _same(each0.flatten(0, 1), self.index0)
+        ]
+        if len(found) == 1 or (found and not self.index.numel()):
+            return found[0]
+        if found:
+            raise RewriteError(
+                f"{self.name}: looks up integers that inputs {', '.join(map(str, found))} all hold, so that "
+                "it cannot be told which of them they come from; let the embedding look the input itself up"
+            )
+        raise RewriteError(
+            f"{self.name}: looks up integers of shape {tuple(self.index.shape)} that the model computes from "
+            "its inputs, so that there is no input to place the attributions in; explain the output of the "
+            "embedding, (model, embedding), or pass what is looked up as the model's input"
+        )
+
+    def pull(self, multipliers: Tensor, pairing: Pairing) -> Tensor:
+        """Sum multipliers (K, n, *output shape) times differences over references and features."""
+        delta = torch.sub(*pairing.pairs(self.output.detach(), self.output0))
+        return (multipliers * delta).sum(-1).sum(1)
+
+
+def link_embeddings(copy: nn.Module) -> None:
+    """Make the embeddings of a linked copy leaves of the attribution."""
+    for name, module in copy.named_modules():
+        if type(module) is nn.Embedding:
+            plain = module.forward if module.max_norm is None else partial(_renormed, module)
+            object.__setattr__(module, "forward", partial(_forward, plain, name))
+
+
+def holds_embedding(model: nn.Module) -> bool:
+    """Whether a model looks integers up."""
+    return any(type(module) is nn.Embedding for module in model.modules())
+
+
+def _renormed(module: nn.Embedding, index: Tensor) -> Tensor:
+    """Look up what torch would after it has written rows within ``max_norm`` into the weights."""
+    found = nn.functional.embedding(index, module.weight)
+    norm = torch.linalg.vector_norm(found, module.norm_type, -1, keepdim=True)
+    return torch.where(norm > module.max_norm, found * (module.max_norm / (norm + 1e-7)), found)
+
+
+def _marked(found: Tensor, mark: float, shape: torch.Size, other: torch.Size) -> Tensor:
+    """Mark the second row of what was looked up; ``other`` is the index's shape in a run of more rows."""
+    differing = [d for d, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
+    if len(differing) != 1 or shape[differing[0]] != 2:
+        return found
+    found = found.clone()
+    found.select(differing[0], 1).add_(mark)
+    return found
+
+
+def _place(tensor: Tensor) -> Place:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _same(tensor: Tensor, index: Tensor) -> bool:
+    return tensor.shape == index.shape and torch.equal(tensor, index)
+
+
+def _forward(plain: Any, name: str, input: Tensor) -> Tensor:
+    index, tape = input, current()
+    found: Tensor = plain(index)
+    if tape is None or not tape.tokens:
+        return found
+    if tape.pairing is None:
+        tape.indices.append(index.clone())
+        if tape.marked is not None:
+            found = _marked(found, tape.mark, index.shape, tape.marked[len(tape.indices) - 1])
+        tape.add(name, ((index.clone(),), found))
+        return found
+    (index0,), output0 = tape.next(name)
+    lookup = Lookup(name, index.clone(), found.detach().requires_grad_(), index0, output0, _place(index))
+    if lookup.is_fixed():
+        return found
+    tape.lookups.append(lookup)
+    return lookup.output.clone()

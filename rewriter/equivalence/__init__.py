@@ -1,0 +1,1 @@
+"""Compare a rewritten model with its original."""

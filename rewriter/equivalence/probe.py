@@ -1,0 +1,220 @@
+"""Run one model on one input, forward and backward, and leave everything as it was."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from passes.recurrent.lengths import as_arguments
+from passes.user_code.randomness import random_state_kept
+from rewriter.equivalence.places import map_tensors, numbers
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which a model runs.
+
+    Args:
+        dtype: what the model and its floating inputs are converted to.
+        seed: of all random draws.
+        default_dtype: what torch creates tensors in meanwhile; None leaves that as it is.
+
+    Example:
+        >>> Conditions(torch.float64, seed=0).default_dtype is None
+        True
+
+    """
+
+    dtype: torch.dtype
+    seed: int
+    default_dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a model made of an input.
+
+    Args:
+        output: the output as it came.
+        cotangents: by which each output was weighted before the backward pass.
+        input_gradients: by place, for floating inputs; zeros where the output does not depend on it.
+        parameter_gradients: by name, every name of a tied parameter; zeros likewise.
+        buffers: by name, as they are after the call.
+
+    """
+
+    output: Any
+    cotangents: Mapping[str, Tensor]
+    input_gradients: Mapping[str, Tensor]
+    parameter_gradients: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+
+
+def run(
+    model: nn.Module,
+    example_inputs: Any,
+    conditions: Conditions,
+    cotangents: Mapping[str, Tensor] | None = None,
+) -> Run:
+    """Run a copy of ``model`` on a copy of the inputs and differentiate all its outputs at once.
+
+    Args:
+        model: stays as it is, and so do the random number generators.
+        example_inputs: as :func:`rewriter.decompose` takes them.
+        conditions: dtype and seed.
+        cotangents: weights of the outputs by place; drawn at random if absent.
+
+    Raises:
+        Exception: whatever the model raises.
+
+    Example:
+        >>> double = run(nn.Linear(2, 1), torch.ones(3, 2), Conditions(torch.float64, seed=0))
+        >>> double.output.dtype, list(double.parameter_gradients)
+        (torch.float64, ['weight', 'bias'])
+
+    """
+    leaves: dict[str, Tensor] = {}
+
+    def prepare(place: str, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.detach().clone()
+        leaves[place] = tensor.detach().to(conditions.dtype, copy=True).requires_grad_()
+        # A model may write into its input, which torch forbids for a leaf.
+        return leaves[place].clone()
+
+    with _surroundings(conditions):
+        probe = _independent(model, conditions.dtype).to(conditions.dtype)
+        args, kwargs = as_arguments(map_tensors(example_inputs, "input", prepare))
+        with _seeded(conditions.seed):
+            output = probe(*args, **kwargs)
+            buffers = {
+                name: buffer.detach().clone()
+                for name, buffer in probe.named_buffers(remove_duplicate=False)
+                if not is_lazy(buffer)
+            }
+            if cotangents is None:
+                cotangents = _draw_like(numbers(output, "output"), conditions.seed)
+            parameters = dict(probe.named_parameters(remove_duplicate=False))
+            gradients = _gradients(output, cotangents, [*leaves.values(), *parameters.values()])
+    of_inputs = dict(zip(leaves, gradients, strict=False))
+    of_parameters = dict(zip(parameters, gradients[len(leaves) :], strict=True))
+    return Run(output, cotangents, of_inputs, of_parameters, buffers)
+
+
+def redraw(example_inputs: Any, seed: int) -> Any:
+    """Return inputs of the same form with other numbers, uniform over the range of the example's.
+
+    Integers stay (lengths, token ids), and so do floats that are whole numbers (masks, counts), and
+    whatever is not finite. A constant is drawn around its value, zeros from -1 to 1.
+
+    Example:
+        >>> x, n = redraw((torch.zeros(3), torch.tensor([2, 1])), seed=1)
+        >>> bool((x != 0).all()), n
+        (True, tensor([2, 1]))
+
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return map_tensors(example_inputs, "input", lambda _, tensor: _redraw(tensor, generator))
+
+
+def _redraw(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    if not tensor.is_floating_point() or tensor.layout != torch.strided:
+        return tensor
+    finite = tensor.detach()[tensor.isfinite()].double()
+    if finite.numel() == 0:
+        return tensor
+    low, high = finite.min().item(), finite.max().item()
+    if low == high:
+        low, high = (0.5 * low, 1.5 * low) if low else (-1.0, 1.0)
+    elif bool((finite == finite.round()).all()):
+        return tensor
+    drawn = low + (high - low) * torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+    return torch.where(tensor.isfinite(), drawn.to(tensor), tensor.detach())
+
+
+def _draw_like(outputs: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Draw on the CPU in float64, so that every dtype and device gets the same numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {}
+    for place, tensor in outputs.items():
+        if tensor.is_floating_point() or tensor.is_complex():
+            wide = torch.complex128 if tensor.is_complex() else torch.float64
+            drawn[place] = torch.randn(tensor.shape, generator=generator, dtype=wide).to(tensor)
+    return drawn
+
+
+def _gradients(output: Any, cotangents: Mapping[str, Tensor], leaves: list[Tensor]) -> list[Tensor]:
+    weighted = [
+        (tensor, cotangents[place].to(tensor))
+        for place, tensor in numbers(output, "output").items()
+        if tensor.requires_grad and place in cotangents and cotangents[place].shape == tensor.shape
+    ]
+    trainable = [leaf for leaf in leaves if leaf.requires_grad]
+    found: dict[int, Tensor | None] = {}
+    if weighted and trainable:
+        tensors, weights = zip(*weighted, strict=True)
+        gradients = torch.autograd.grad(tensors, trainable, weights, allow_unused=True)
+        found = {id(leaf): gradient for leaf, gradient in zip(trainable, gradients, strict=True)}
+    return [
+        torch.zeros_like(leaf) if (gradient := found.get(id(leaf))) is None else gradient for leaf in leaves
+    ]
+
+
+def _independent(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Copy a model, also one that keeps results of a computation, which deepcopy refuses."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for tensor in _computed(list(vars(module).values())):
+            kept = tensor.detach().clone()
+            # What the model computed has the dtype that it ran in.
+            memo[id(tensor)] = kept.to(dtype) if kept.is_floating_point() else kept
+    return copy.deepcopy(model, memo)
+
+
+def _computed(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if not value.is_leaf:
+            yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _computed(part)
+    elif isinstance(value, dict):
+        yield from _computed(list(value.values()))
+
+
+@contextmanager
+def _surroundings(conditions: Conditions) -> Iterator[None]:
+    """Compute with gradients and without cuDNN, which has none for layers in evaluation mode."""
+    default, cudnn = torch.get_default_dtype(), torch.backends.cudnn.enabled
+    try:
+        torch.backends.cudnn.enabled = False
+        torch.set_default_dtype(conditions.default_dtype or default)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(default)
+        torch.backends.cudnn.enabled = cudnn
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch, ``random`` and numpy, and put their states back."""
+    numpy: Any = sys.modules.get("numpy")
+    with random_state_kept():
+        torch.default_generator.manual_seed(seed)
+        # Asking for a device would start CUDA.
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed_all(seed)
+        random.seed(seed)
+        if numpy:
+            numpy.random.seed(seed)
+        yield

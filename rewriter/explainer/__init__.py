@@ -1,0 +1,1 @@
+"""``DeepExplainer``: what is explained, in which context, and how the result looks."""

@@ -1,0 +1,338 @@
+"""``DeepExplainer``: the face of ``shap.DeepExplainer``, the linked runs behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from passes.errors import RewriteError
+from rewriter.engine.attribution import Inputs, Remembered, attribute
+from rewriter.engine.kept_state import keeps_state
+from rewriter.engine.sweeps.compiled import compiling
+from rewriter.engine.tape import Tape, running
+from rewriter.engine.tiles import spans
+from rewriter.engine.tokens import holds_embedding
+from rewriter.explainer.additivity import check_sums
+from rewriter.explainer.contexts import context_inputs, explained_in_context
+from rewriter.explainer.result import Explained, Names, collect
+from rewriter.explainer.target import linked_target
+from rewriter.inputs import as_inputs, check_like
+
+Array = np.ndarray[Any, Any]
+Order = Literal["max", "min", "max_abs"]
+# Rows of a run without attributions, whose memory nobody plans.
+_ROWS = 16
+
+
+class DeepExplainer:
+    """Exact DeepSHAP for any recurrent model: additive to rounding, batched, without hooks.
+
+    Takes the place of ``shap.DeepExplainer``: the arguments, the methods and the shapes of the results
+    are the same, and so are the values on ``rewriter.decompose(model)``, which this class calls itself.
+    The model is never touched. One explainer may be used by any number of threads.
+
+    Args:
+        model: any module; or ``(model, layer)`` to explain the inputs of one of its modules.
+        data: background samples, one tensor, array or data frame, or a list with one per input of the model.
+        session: belongs to TensorFlow 1 and has to be None, as in ``shap.DeepExplainer`` for PyTorch.
+        learning_phase_flags: likewise.
+        output: which part of what the model returns is explained: a key or index, or a function of it.
+            The part must have the batch in dimension 0; it may have any shape beyond that.
+        feature_names: names of the last dimension of the input, or of all its elements; the columns of a
+            data frame by default.
+        output_names: names of the outputs.
+        max_memory: bytes to work in, beside inputs and results; a quarter of what is free by default.
+        progress: show a bar (if tqdm is installed) for work that takes more than a few seconds.
+        compiled: run the steps of LSTM and GRU in C on the CPU. The system's C compiler builds them the
+            first time (about a second) and the user's cache directory keeps them; where there is none,
+            torch's operations compute the same, slower.
+
+    Raises:
+        RewriteError: if a part of the model cannot be rewritten, or the data do not run.
+
+    Example:
+        >>> class Last(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.gru, self.head = nn.GRU(3, 8, batch_first=True), nn.Linear(8, 2)
+        ...
+        ...     def forward(self, x):
+        ...         return self.head(self.gru(x)[0][:, -1])
+        >>> model = Last()
+        >>> explainer = DeepExplainer(model, torch.randn(10, 5, 3))
+        >>> x = torch.randn(4, 5, 3)
+        >>> values = explainer.shap_values(x)
+        >>> values.shape
+        (4, 5, 3, 2)
+        >>> f = model(x).detach().numpy() - explainer.expected_value
+        >>> bool(abs(values.sum((1, 2)) - f).max() < 1e-6)
+        True
+
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | tuple[nn.Module, nn.Module],
+        data: Any,
+        session: None = None,
+        learning_phase_flags: None = None,
+        *,
+        output: Callable[[Any], Tensor] | str | int | None = None,
+        feature_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        max_memory: int | None = None,
+        progress: bool = True,
+        compiled: bool = True,
+    ) -> None:
+        for name, value in (("session", session), ("learning_phase_flags", learning_phase_flags)):
+            if value is not None:
+                raise RewriteError(
+                    f"{name}: expected None, got {type(value).__name__}; it belongs to TensorFlow 1, and "
+                    "this explains PyTorch models: leave it out"
+                )
+        with torch.inference_mode(False):
+            self._target = linked_target(model, output)
+        self._multi_input = isinstance(data, list | tuple)
+        given = as_inputs(data, next(self._target.model.parameters(), None), "background")
+        if not given or given[0].shape[0] == 0:
+            raise RewriteError("background: expected at least one sample, got none")
+        check_like(given, given, "background")
+        if not any(each.is_floating_point() for each in given) and not holds_embedding(self._target.model):
+            raise RewriteError(
+                f"background: expected floating point numbers, got {given[0].dtype}; integers have no "
+                "attributions, unless an nn.Embedding looks them up"
+            )
+        # A copy, which nobody else writes to.
+        self._data = [each.clone() for each in given]
+        if feature_names is None and hasattr(data, "columns"):
+            feature_names = [str(name) for name in data.columns]
+        self._names = Names(feature_names, output_names)
+        self._max_memory = _bytes(max_memory)
+        self._progress = progress
+        self._compiled = compiled
+        self._remembered = Remembered()
+        outputs = self._first_run()
+        self._output_shape = outputs.shape[1:]
+        #: The mean of the outputs over the background, one per output.
+        self.expected_value: Array = outputs.mean(0).cpu().numpy()
+
+    def shap_values(
+        self,
+        X: Any,
+        ranked_outputs: int | None = None,
+        output_rank_order: Order = "max",
+        check_additivity: bool | float = True,
+        *,
+        references: Any = None,
+    ) -> Any:
+        """Return the SHAP values of ``X``.
+
+        Args:
+            X: samples, one tensor, or a list if the background is one.
+            ranked_outputs: explain only that many of each sample's outputs, the first in the order.
+            output_rank_order: ``"max"``, ``"min"`` or ``"max_abs"``.
+            check_additivity: whether the values must sum to the difference of the outputs; a float is
+                the tolerance relative to the largest output, 1e-4 by default.
+            references: a background of its own for each sample, (M, N, *shape).
+
+        Returns:
+            An array (M, *shape, *output shape), a list of them for several inputs, one per input; with
+            ``ranked_outputs`` a pair of that, outputs in the last dimension, and the indices (M, ranked).
+
+        Raises:
+            AdditivityError: naming the first operation of the model that has no exact rule.
+            RewriteError: for inputs that do not fit the background or are not finite.
+
+        """
+        done = self._explain(X, ranked_outputs, output_rank_order, check_additivity, references)
+        values = done.values if self._multi_input else done.values[0]
+        return values if ranked_outputs is None else (values, done.chosen)
+
+    def __call__(self, X: Any, *, references: Any = None, check_additivity: bool | float = True) -> Any:
+        """Return a ``shap.Explanation`` for ``shap.plots``, with named features flattened to one dimension.
+
+        Its values are (M, features) for a model with one output, else (M, features, outputs), of which
+        ``explanation[..., k]`` is what most plots take. See :meth:`shap_values` for the arguments.
+        """
+        done = self._explain(X, None, "max", check_additivity, references)
+        if self._target.interim is not None:
+            done = replace(done, data=[self._interim_inputs(as_inputs(X, self._data, "X"))])
+        return self._names.explanation(done, self._output_shape)
+
+    def stream(self, batches: Iterable[Any], *, check_additivity: bool | float = True) -> Iterator[Any]:
+        """Yield a ``shap.Explanation`` for each batch of samples, for data that exceed the memory.
+
+        Example:
+            >>> import pytest; _ = pytest.importorskip("shap")
+            >>> explainer = DeepExplainer(nn.Linear(3, 1), torch.randn(10, 3))
+            >>> [part.shape for part in explainer.stream(torch.randn(5, 3).split(2))]
+            [(2, 3), (2, 3), (1, 3)]
+
+        """
+        for batch in batches:
+            yield self(batch, check_additivity=check_additivity)
+
+    def _explain(
+        self,
+        X: Any,
+        ranked: int | None,
+        order: Order,
+        check_additivity: bool | float,
+        references: Any,
+    ) -> Explained:
+        if isinstance(X, list | tuple) != self._multi_input:
+            wanted = f"a list of {len(self._data)} tensors" if self._multi_input else "one tensor"
+            raise RewriteError(f"X: expected {wanted} like the background, got {type(X).__name__}")
+        tolerance = _tolerance(check_additivity)
+        samples = as_inputs(X, self._data, "X")
+        check_like(samples, self._data, "X")
+        own = references is not None
+        background = as_inputs(references, self._data, "references") if own else self._data
+        if own:
+            check_like(background, self._data, "references", samples=samples[0].shape[0])
+        self._target.weights.check()
+        versions = self._target.weights.versions()
+        try:
+            with self._full_precision(), compiling(self._compiled):
+                done = self._explained(samples, background, ranked, order, tolerance, own=own)
+        except Exception:
+            self._check_weights(versions)
+            raise
+        self._check_weights(versions)
+        return done
+
+    def _check_weights(self, versions: tuple[int, ...]) -> None:
+        if self._target.weights.versions() != versions:
+            raise RewriteError(
+                "the model's weights or buffers were written to while it was explained; stop training it "
+                "for that time, or explain copy.deepcopy(model)"
+            )
+
+    def _explained(
+        self,
+        samples: Inputs,
+        background: Inputs,
+        ranked: int | None,
+        order: Order,
+        tolerance: float | None,
+        *,
+        own: bool,
+    ) -> Explained:
+        chosen = self._choose(samples, ranked, order)
+        tail = tuple(self._output_shape) if ranked is None else (chosen.shape[1],)
+        contexts = context_inputs(self._target, samples, background, own=own)
+
+        def explain(samples: Inputs, background: Inputs, chosen: Tensor) -> Explained:
+            parts = attribute(
+                self._target,
+                samples,
+                background,
+                chosen,
+                own=own,
+                max_memory=self._max_memory,
+                # What is remembered are references in their own context.
+                remembered=replace(self._remembered, references=None) if contexts else self._remembered,
+            )
+            pairs = samples[0].shape[0] * background[0].shape[int(own)]
+            return collect(parts, samples, background, chosen, tail, pairs if self._progress else 0, own=own)
+
+        if contexts:
+            done = explained_in_context(
+                self._target, samples, background, chosen, contexts, self._run, explain, own=own
+            )
+        else:
+            done = explain(samples, background, chosen)
+        if tolerance is not None:
+            check_sums(self._target, done, samples, background, tolerance)
+        return done
+
+    def _choose(self, samples: Inputs, ranked: Any, order: Order) -> Tensor:
+        """Return the indices (M, K) of the outputs to explain."""
+        rows, count = samples[0].shape[0], self._output_shape.numel()
+        if ranked is not None and not (isinstance(ranked, int | np.integer) and ranked >= 1):
+            raise RewriteError(f"ranked_outputs: expected None or a positive integer, got {ranked!r}")
+        if ranked is not None and order not in ("max", "min", "max_abs"):
+            raise RewriteError(f"output_rank_order: expected 'max', 'min' or 'max_abs', got {order!r}")
+        if ranked is None or count == 1:
+            return torch.arange(count).repeat(rows, 1).int()
+        if rows == 0:
+            return torch.empty(0, min(int(ranked), count), dtype=torch.long)
+        outputs = self._run(samples).flatten(1)
+        values = outputs.abs() if order == "max_abs" else outputs
+        return values.sort(descending=order != "min")[1][:, :ranked].cpu()
+
+    def _first_run(self) -> Tensor:
+        """Run the background.
+
+        Raises:
+            RewriteError: if that fails, or its outputs are nothing that can be explained.
+
+        """
+        try:
+            with self._full_precision():
+                stateful = keeps_state(self._target.model, [each[:_ROWS] for each in self._data])
+            self._target = replace(self._target, stateful=stateful)
+            outputs = self._run(self._data)
+        except RewriteError:
+            raise
+        except Exception as error:
+            got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in self._data)
+            raise RewriteError(
+                f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: {error}"
+            ) from error
+        if outputs.dtype not in (torch.float32, torch.float64) or not outputs[0].numel():
+            raise RewriteError(
+                f"expected outputs in float32 or float64, at least one per sample, got {outputs.dtype} of "
+                f"shape {tuple(outputs.shape)}; pass output=… to say which part of what the model returns "
+                "is to be explained"
+            )
+        if not bool(outputs.isfinite().all()):
+            raise RewriteError("expected finite outputs, got NaN or infinity for the background")
+        return outputs
+
+    def _full_precision(self) -> torch.autocast:
+        """Switch off the autocast of the caller: attributions are differences."""
+        return torch.autocast(self._data[0].device.type, enabled=False)
+
+    def _run(self, inputs: Inputs) -> Tensor:
+        """Return the outputs of the model, without attributions."""
+        with self._full_precision(), torch.no_grad():
+            parts = [
+                self._target.run([each[begin:end].clone() for each in inputs])
+                for begin, end in spans(len(inputs[0]), _ROWS)
+            ]
+        return torch.cat(parts)
+
+    def _interim_inputs(self, samples: Inputs) -> Array:
+        """Return what the module whose input is explained gets."""
+        parts = []
+        with self._full_precision(), torch.inference_mode(False), torch.no_grad():
+            for rows in zip(*(torch.split(x, _ROWS) for x in samples), strict=True):
+                tape = Tape()
+                with running(tape):
+                    self._target.run([row.clone() for row in rows])
+                parts += tape.inputs
+        return torch.cat(parts).cpu().numpy()
+
+
+def _bytes(max_memory: Any) -> int | None:
+    """Return what to plan with: a fifth less, for what an allocator keeps and fragments."""
+    if max_memory is None:
+        return None
+    if not (isinstance(max_memory, int | float | np.integer) and 0 < max_memory < 2**63):
+        raise RewriteError(f"max_memory: expected a positive number of bytes, got {max_memory!r}")
+    return int(0.8 * max_memory)
+
+
+def _tolerance(check_additivity: Any) -> float | None:
+    """Return the tolerance; as for shap whatever is false asks for no check."""
+    if isinstance(check_additivity, str):
+        raise RewriteError(f"check_additivity: expected a bool or a tolerance, got {check_additivity!r}")
+    if not check_additivity:
+        return None
+    return float(check_additivity) if isinstance(check_additivity, float | np.floating) else 1e-4

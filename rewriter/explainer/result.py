@@ -1,0 +1,180 @@
+"""The result of an explanation, and its form as ``shap.Explanation``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from passes.errors import RewriteError
+from rewriter.engine.attribution import Inputs, Part
+
+Array = np.ndarray[Any, Any]
+# Seconds after which a progress bar appears.
+_LONG = 3
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Attributions of all samples.
+
+    Args:
+        values: per input (M, *shape, *outputs), float64.
+        data: per input (M, *shape), what the values belong to.
+        outputs: (M, all outputs).
+        base: the mean over the references, (M, all outputs).
+        chosen: (M, K) indices of the outputs that are explained.
+
+    """
+
+    values: list[Array]
+    data: list[Array]
+    outputs: Array
+    base: Array
+    chosen: Tensor
+
+
+def collect(
+    parts: Iterable[Part],
+    samples: Inputs,
+    references: Inputs,
+    chosen: Tensor,
+    tail: tuple[int, ...],
+    progress: int,
+    *,
+    own: bool,
+) -> Explained:
+    """Put the tiles together.
+
+    Args:
+        parts: what :func:`rewriter.engine.attribution.attribute` yields.
+        samples: the inputs.
+        references: the background.
+        chosen: (M, K) indices of the outputs.
+        tail: shape of the outputs in the result.
+        progress: number of pairs to show a bar for; 0 for none.
+        own: each sample has references of its own.
+
+    """
+    rows, count = samples[0].shape[0], references[0].shape[int(own)]
+    values: list[Array] = []
+    outputs = base = np.zeros((rows, chosen.shape[1]))
+    for part in _with_progress(parts, progress):
+        if not values:
+            values = [np.zeros((rows, *each.shape[2:], chosen.shape[1])) for each in part.sums]
+            outputs = np.zeros((rows, part.outputs.shape[1]))
+            base = np.zeros_like(outputs)
+        here = slice(part.begin, part.end)
+        for total, each in zip(values, part.sums, strict=True):
+            total[here] += each.movedim(0, -1).cpu().numpy()
+        outputs[here] = part.outputs.double().cpu().numpy()
+        base[here] += part.base.double().cpu().numpy()
+    if not values:
+        values = [np.zeros((rows, *each.shape[1:], chosen.shape[1])) for each in samples]
+    for total in values:
+        total /= count
+    shaped = [each.reshape(*each.shape[:-1], *tail) for each in values]
+    return Explained(shaped, [each.cpu().numpy() for each in samples], outputs, base / count, chosen)
+
+
+def _with_progress(parts: Iterable[Part], total: int) -> Iterator[Part]:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        total = 0
+    if not total:
+        yield from parts
+        return
+    with tqdm(total=total, unit="pair", delay=_LONG, leave=False) as bar:
+        for part in parts:
+            yield part
+            bar.update(part.pairs)
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names of features and outputs.
+
+    Args:
+        features: of the last dimension of the input, or of all its elements, or None.
+        outputs: of all outputs, or None.
+
+    """
+
+    features: Sequence[str] | None = None
+    outputs: Sequence[str] | None = None
+
+    def explanation(self, done: Explained, output_shape: torch.Size) -> Any:
+        """Return a ``shap.Explanation`` with the features of all inputs in one dimension.
+
+        Raises:
+            ImportError: if shap is not installed.
+
+        """
+        import shap
+
+        rows, count = len(done.data[0]), output_shape.numel()
+        sizes = [int(np.prod(each.shape[1:])) for each in done.data]
+        values = np.concatenate(
+            [each.reshape(rows, n, count) for each, n in zip(done.values, sizes, strict=True)], 1
+        )
+        data = np.concatenate([each.reshape(rows, n) for each, n in zip(done.data, sizes, strict=True)], 1)
+        base = done.base
+        if count == 1:
+            values, base = values[..., 0], base.reshape(rows)
+        names = self.of_features([each.shape[1:] for each in done.data])
+        outputs = None if count == 1 else self.of_outputs(output_shape)
+        return shap.Explanation(
+            values=values, base_values=base, data=data, feature_names=names, output_names=outputs
+        )
+
+    def of_features(self, shapes: Sequence[tuple[int, ...]]) -> list[str]:
+        """Name every element of every input.
+
+        Raises:
+            RewriteError: if the number of names fits neither the elements nor the last dimension.
+
+        Example:
+            >>> Names(["hum", "temp"]).of_features([(2, 2)])
+            ['t0 hum', 't0 temp', 't1 hum', 't1 temp']
+            >>> Names().of_features([(2,), (1,)])
+            ['input0 x0', 'input0 x1', 'input1 x0']
+
+        """
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        if self.features is not None and len(self.features) == sum(sizes):
+            return list(self.features)
+        names = []
+        for k, shape in enumerate(shapes):
+            last = shape[-1] if shape else 1
+            if self.features is not None and len(self.features) != last:
+                raise RewriteError(
+                    f"feature_names: expected {last} names, one per feature, or {sum(sizes)}, one per "
+                    f"element, got {len(self.features)}"
+                )
+            prefix = f"input{k} " if len(shapes) > 1 else ""
+            for index in np.ndindex(*shape):
+                own = (
+                    self.features[index[-1]] if self.features is not None else f"x{index[-1] if index else 0}"
+                )
+                place = "t" + ",".join(str(i) for i in index[:-1]) + " " if len(index) > 1 else ""
+                names.append(f"{prefix}{place}{own}")
+        return names
+
+    def of_outputs(self, shape: torch.Size) -> list[str]:
+        """Name every output.
+
+        Example:
+            >>> Names().of_outputs(torch.Size([2]))
+            ['output 0', 'output 1']
+
+        """
+        if self.outputs is not None and len(self.outputs) == shape.numel():
+            return list(self.outputs)
+        if self.outputs is not None:
+            raise RewriteError(f"output_names: expected {shape.numel()} names, got {len(self.outputs)}")
+        return [f"output {','.join(map(str, index))}" for index in np.ndindex(*shape)]

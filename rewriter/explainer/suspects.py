@@ -1,0 +1,67 @@
+"""Find the operation that no rule covers, when attributions do not sum to what they explain."""
+
+from __future__ import annotations
+
+import torch
+
+from passes.errors import RewriteError
+from rewriter.diagnosis.diagnose import ROUNDING, engine_rules
+from rewriter.diagnosis.local_gaps import Flow, gaps_of_sample
+from rewriter.engine.attribution import Inputs, Target
+
+_SAMPLES = 4
+_REFERENCES = 8
+_OUTPUTS = 8
+_NONE = (
+    "Every operation that could be examined passes on all that it gets; look for operations in the model's "
+    "own code that mix rows of the batch, or sequences of different length."
+)
+
+
+def first_break(target: Target, samples: Inputs, references: Inputs) -> str:
+    """Name the first operation that loses a part of the attributions, between few samples and references.
+
+    Args:
+        target: what was explained.
+        samples: the inputs.
+        references: the background, or one for each sample.
+
+    """
+    for k in range(min(_SAMPLES, len(samples[0]))):
+        sample = [each[k : k + 1] for each in samples]
+        # References of each sample's own have one dimension more.
+        background = [
+            (each[k] if each.dim() > a.dim() else each)[:_REFERENCES]
+            for each, a in zip(references, samples, strict=True)
+        ]
+        try:
+            with torch.inference_mode(False):
+                found = gaps_of_sample(
+                    target.model, target.select, sample, background, engine_rules, "samples", _OUTPUTS
+                )
+        except RewriteError as error:
+            return f"{str(error)[:1].upper()}{str(error)[1:]}."
+        tolerance = ROUNDING[torch.float64 if found.double else torch.float32] * found.scale
+        for flow in _explained(found.flows, target.interim):
+            # Not 'greater than', which is False for NaN.
+            if not all(abs(b - a) <= tolerance for a, b in zip(flow.flows_in, flow.flows_out, strict=True)):
+                return f"The first operation without an exact rule is {_shown(flow)}."
+    return _NONE
+
+
+def _explained(flows: list[Flow], interim: str | None) -> list[Flow]:
+    """Return the flows behind the module whose inputs are explained."""
+    if interim is None:
+        return flows
+    begin = next(
+        (k for k, flow in enumerate(flows) if f"{flow.call.name}.".startswith(f"{interim}.")),
+        0,
+    )
+    return flows[begin:]
+
+
+def _shown(flow: Flow) -> str:
+    call = flow.call
+    inside = ", ".join(filter(None, (call.operation, call.source)))
+    reason = f": {flow.reason}" if flow.reason else ""
+    return f"{call.name or 'in the model itself'} ({inside}){reason}"

@@ -1,0 +1,1 @@
+"""Export without recurrent operators."""

@@ -1,0 +1,124 @@
+"""Arguments of an export, checked before any model runs, and the file that is written at last."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from passes.errors import RewriteError
+from rewriter.onnx.example import Axes, Example
+
+# 17 makes files that onnx.checker refuses.
+OPSETS = range(18, 25)
+# What a file in protobuf's format can hold.
+_LARGEST = 2**31
+
+
+def checked_path(path: object) -> Path:
+    """Return the file that ``path`` leads to, through symbolic links.
+
+    Raises:
+        RewriteError: unless it is a regular file in an existing folder, or could become one.
+
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise RewriteError(f"export_onnx: expected path as a string or a path, got {path!r}")
+    try:
+        file = Path(path).resolve()
+        in_folder, is_folder, other = (
+            file.parent.is_dir(),
+            file.is_dir(),
+            file.exists() and not file.is_file(),
+        )
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise RewriteError(f"export_onnx: expected the path of a file, got {path!r}: {error}") from error
+    if not in_folder:
+        raise RewriteError(
+            f"export_onnx: expected path in an existing folder, got {file}: make the folder first"
+        )
+    if is_folder:
+        raise RewriteError(f"export_onnx: expected the path of a file, got the folder {file}")
+    if other:
+        raise RewriteError(f"export_onnx: expected the path of a regular file, got the device or pipe {file}")
+    return file
+
+
+def check_arguments(model: object, opset: object) -> None:
+    """Check what is known without running the model.
+
+    Raises:
+        RewriteError: for no module, an unknown opset, or weights that cannot be compared or stored.
+
+    """
+    if not isinstance(model, nn.Module):
+        raise RewriteError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    if type(opset) is not int or opset not in OPSETS:
+        raise RewriteError(f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
+    if any(each.dtype == torch.bfloat16 for each in (*model.parameters(), *model.buffers())):
+        raise RewriteError(
+            "export_onnx: the model holds bfloat16, which onnxruntime lacks on the CPU, so nothing could be "
+            "compared; export model.float()"
+        )
+    size = sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))
+    if size > _LARGEST:
+        raise RewriteError(f"export_onnx: the weights take {size:,} bytes, an ONNX file holds {_LARGEST:,}")
+
+
+def check_installed() -> None:
+    """Raise RewriteError unless everything that an export needs is installed."""
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise RewriteError(
+                f"export_onnx needs {name}, which is not installed: pip install 'rnn-rewriter[onnx]'"
+            ) from error
+    if not hasattr(torch.onnx, "ops"):
+        raise RewriteError(f"export_onnx needs torch 2.8 or later, got {torch.__version__}")
+
+
+def given_axes(example: Example, given: Mapping[str, int]) -> Axes:
+    """Read the argument ``batch_axes``.
+
+    Raises:
+        RewriteError: for a name that no input has, or an axis that its input lacks.
+
+    """
+    if not isinstance(given, Mapping) or not given or set(given) - set(example.names):
+        raise RewriteError(
+            f"batch_axes: expected an axis for some of {', '.join(example.names)}, got {given!r}"
+        )
+    axes = []
+    for name, tensor in zip(example.names, example.tensors, strict=True):
+        axis = given.get(name)
+        if name in given and type(axis) is not int:
+            raise RewriteError(f"batch_axes: expected the number of an axis for {name}, got {axis!r}")
+        if axis is not None and not -tensor.dim() <= axis < tensor.dim():
+            raise RewriteError(f"batch_axes: {name} has shape {tuple(tensor.shape)}, and no axis {axis}")
+        axes.append(None if axis is None else axis % tensor.dim())
+    return tuple(axes)
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Write next to the file, then replace it, so that no half-written file is ever seen.
+
+    Raises:
+        RewriteError: if it cannot be written.
+
+    """
+    draft = file.with_name(f".{uuid.uuid4().hex}")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, file)
+    except OSError as error:
+        raise RewriteError(f"export_onnx: cannot write {file}: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)

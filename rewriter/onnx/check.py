@@ -1,0 +1,198 @@
+"""What an ONNX model must pass before it is written."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from passes.errors import RewriteError
+from rewriter.onnx.example import Example, close
+from rewriter.onnx.graph import RECURRENT, nodes_of, operator_name
+
+
+def check_operators(proto: Any, allowed: Collection[str]) -> None:
+    """Refuse recurrent operators, and any that is not in ``allowed``, also in loops and branches.
+
+    Raises:
+        RewriteError: with every operator that is refused and the first node that has it.
+
+    """
+    refused: dict[str, str] = {}
+    for graph in (proto.graph, *proto.functions):
+        for node in nodes_of(graph):
+            name = operator_name(node)
+            if name in RECURRENT or name not in allowed:
+                refused.setdefault(name, node.name or ", ".join(node.output))
+    if not refused:
+        return
+    listed = ", ".join(f"{name} (node {node})" for name, node in refused.items())
+    others = sorted(set(refused) - RECURRENT)
+    advice = (
+        f"if your runtime has them, pass operators=rewriter.ONNX_OPERATORS | {set(others)}, or your own list"
+        if others
+        else "a recurrent operator is never written"
+    )
+    raise RewriteError(f"export_onnx: the graph holds operators that are not allowed: {listed}; {advice}")
+
+
+def check_model(proto: Any) -> None:
+    """Run the full check of ``onnx.checker``.
+
+    Raises:
+        RewriteError: with what the checker says.
+
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise RewriteError(f"export_onnx: onnx.checker refuses the model: {error}") from error
+
+
+class Runtime:
+    """An ONNX model in onnxruntime, on the CPU.
+
+    Args:
+        content: the serialised model.
+
+    Raises:
+        RewriteError: if onnxruntime does not load it.
+
+    """
+
+    def __init__(self, content: bytes) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no common base but this
+            raise RewriteError(f"export_onnx: onnxruntime does not load the model: {error}") from error
+
+    def worst_error(self, model: nn.Module, example: Example, what: str) -> float:
+        """Return the worst difference to torch over all outputs, relative to max(1, max |torch|).
+
+        Args:
+            model: the reference.
+            example: the inputs.
+            what: names the inputs in an error message.
+
+        Raises:
+            RewriteError: if torch or onnxruntime does not run them, or there is nothing to compare.
+
+        """
+        try:
+            expected = run_torch(model, example)
+        except Exception as error:  # whatever the user's code raises
+            raise RewriteError(
+                f"export_onnx: the model does not run a {what}: {type(error).__name__}: {error}"
+            ) from error
+        _check_finite(expected, what)
+        names = [each.name for each in self.session.get_inputs()]
+        feed = {name: each.numpy() for name, each in zip(names, example.tensors, strict=True)}
+        try:
+            outputs: Sequence[Any] = self.session.run(None, feed)
+        except Exception as error:  # its exceptions have no common base but this
+            raise RewriteError(
+                f"export_onnx: onnxruntime does not run a {what}; a size is frozen in the graph: {error}"
+            ) from error
+        if len(outputs) != len(expected):
+            raise RewriteError(
+                f"export_onnx: torch gives {len(expected)} tensors, onnxruntime {len(outputs)}"
+            )
+        return max(
+            (relative_error(a, torch.as_tensor(b)) for a, b in zip(expected, outputs, strict=True)),
+            default=0.0,
+        )
+
+
+def check_reference(model: nn.Module, example: Example) -> None:
+    """Run a model on its example inputs, and see that its outputs can be exported and compared.
+
+    Raises:
+        RewriteError: if it does not run, gives something else than tensors or nothing finite, or gives
+            something else each time.
+
+    """
+    try:
+        outputs = _run(model, example)
+        again = run_torch(model, example)
+    except Exception as error:  # whatever the user's code raises
+        raise RewriteError(
+            f"example_inputs do not run through the model: {type(error).__name__}: {error}"
+        ) from error
+    leaves = pytree.tree_leaves_with_path(outputs)
+    for place, leaf in leaves:
+        if not isinstance(leaf, Tensor) and leaf is not None:
+            raise RewriteError(
+                f"export_onnx: expected tensors in the model's output, got {type(leaf).__name__} at "
+                f"output{pytree.keystr(place)}; return tensors only, in tuples, lists or mappings"
+            )
+    first = [leaf for _, leaf in leaves if leaf is not None]
+    if not first:
+        raise RewriteError("export_onnx: the model's output holds no tensor")
+    if len(first) != len(again) or not all(close(a, b) for a, b in zip(first, again, strict=True)):
+        raise RewriteError(
+            "export_onnx: the model gives different outputs for the same input, so nothing could be "
+            "compared; it must draw no random numbers and keep no state from one call to the next"
+        )
+    _check_finite(first, "example input")
+
+
+def _check_finite(outputs: Sequence[Tensor], what: str) -> None:
+    """Refuse to compare what agrees whatever was computed."""
+    floats = [each for each in outputs if each.is_floating_point() and each.numel()]
+    finite = [bool(each.isfinite().any()) for each in floats]
+    if (floats and not any(finite)) or any(
+        each.isnan().any() and not some for each, some in zip(floats, finite, strict=True)
+    ):
+        raise RewriteError(
+            f"export_onnx: an output of the model holds no finite number for the {what}, so nothing could "
+            "be compared; pass example_inputs that give finite numbers"
+        )
+
+
+def run_torch(model: nn.Module, example: Example) -> list[Tensor]:
+    """Run a model on copies of its inputs; return the tensors among its outputs."""
+    return [leaf.detach() for leaf in pytree.tree_leaves(_run(model, example)) if isinstance(leaf, Tensor)]
+
+
+def _run(model: nn.Module, example: Example) -> Any:
+    # The model may write into its inputs.
+    example = example.with_tensors([tensor.clone() for tensor in example.tensors])
+    with torch.no_grad(), warnings.catch_warnings():
+        # torch's own LSTM says that its faster kernel has no projections; whoever exports cannot help it.
+        warnings.filterwarnings("ignore", "LSTM with projections is not supported", UserWarning)
+        return model(*example.args, **example.kwargs)
+
+
+def relative_error(expected: Tensor, found: Tensor) -> float:
+    """Return max |found - expected| / max(1, max |expected|); infinity if shapes or types differ.
+
+    NaN agrees with NaN at the same places, but only if something finite was compared besides.
+
+    Example:
+        >>> relative_error(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 3.0]))
+        0.25
+
+    """
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return float("inf")
+    a, b = expected.double(), found.double()
+    finite = a.isfinite()
+    if not torch.equal(finite, b.isfinite()):
+        return float("inf")
+    # NaN becomes 0 and the infinities 1 and -1, which must then be the same.
+    if not torch.equal(a[~finite].sign().nan_to_num(), b[~finite].sign().nan_to_num()):
+        return float("inf")
+    if not finite.any():
+        return float("inf") if a.isnan().any() else 0.0
+    a, b = a[finite], b[finite]
+    return float((a - b).abs().max() / a.abs().max().clamp(min=1.0))
