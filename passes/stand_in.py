@@ -11,7 +11,47 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 
 
-class StandIn(nn.Module):
+class Combined(nn.Module):
+    """Base of modules whose class may be combined with that of the module they stand for.
+
+    Such a class is made when it is first needed, so a pickle names the two that it was made of.
+    """
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        made_of = type(self).__dict__.get("_made_of")
+        if made_of is None:
+            return super().__reduce_ex__(protocol)  # type: ignore[return-value]
+        return blank, made_of, self.__dict__.copy()
+
+
+_CLASSES: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
+
+
+def combined_class(first: type[nn.Module], second: type[nn.Module]) -> type[nn.Module]:
+    """Return the class that derives from both, and is shown as the first.
+
+    Example:
+        >>> class Own(Combined): ...
+        >>> [each.__name__ for each in combined_class(Own, nn.Tanh).__mro__[:3]]
+        ['Own', 'Own', 'Combined']
+
+    """
+    if issubclass(first, second) or issubclass(second, first):
+        return first if issubclass(first, second) else second
+    key = first, second
+    if key not in _CLASSES:
+        namespace = {"_made_of": key, "__module__": first.__module__}
+        _CLASSES[key] = type(first.__name__, key, namespace)
+    return _CLASSES[key]
+
+
+def blank(first: type[nn.Module], second: type[nn.Module]) -> nn.Module:
+    """Make a module of the combined class, without a constructor having run."""
+    cls = combined_class(first, second)
+    return cls.__new__(cls)
+
+
+class StandIn(Combined):
     """Mixin of the modules that replace a recurrent layer; goes before the torch class in the MRO.
 
     A stand-in answers ``isinstance(module, nn.LSTM)``, keeps every attribute of the original (sizes,
@@ -51,12 +91,6 @@ class StandIn(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         nn.Module.__setstate__(self, state)  # type: ignore[no-untyped-call]
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        base = type(self).__dict__.get("_stands_in_for")
-        if base is None:
-            return super().__reduce_ex__(protocol)  # type: ignore[return-value]
-        return _blank_stand_in, (base, _own_class(type(self))), self.__getstate__()
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StandIn:
         # Not the recurrent base class's, which would lay out fused weights.
         nn.Module._apply(self, fn, recurse)  # type: ignore[no-untyped-call]
@@ -78,8 +112,6 @@ class StandIn(nn.Module):
 
 S = TypeVar("S", bound=StandIn)
 
-_CLASSES: dict[tuple[type[nn.Module], type[StandIn]], type[StandIn]] = {}
-
 
 def stand_in_class(original: type[nn.Module], own: type[S]) -> type[S]:
     """Return the class that stands in for ``original``, of which ``own`` holds the forward.
@@ -96,13 +128,7 @@ def stand_in_class(original: type[nn.Module], own: type[S]) -> type[S]:
         ['Scaled', 'Scaled', 'LSTMStandIn']
 
     """
-    if issubclass(own, original):
-        return own
-    key = (original, own)
-    if key not in _CLASSES:
-        namespace = {"_stands_in_for": original, "__module__": original.__module__}
-        _CLASSES[key] = type(original.__name__, (original, own), namespace)
-    return cast("type[S]", _CLASSES[key])
+    return cast("type[S]", combined_class(original, own))
 
 
 def _resolve(module: nn.Module, path: str) -> Tensor:
@@ -119,13 +145,3 @@ def put_on_face(cls: type[S], layer: nn.Module, weights: set[str], name: str) ->
     attributes["_modules"] = dict(layer._modules)
     stand_in.__dict__.update(attributes, _paths={}, _name=name)
     return stand_in
-
-
-def _own_class(cls: type[nn.Module]) -> type[StandIn]:
-    own: type[StandIn] = next(base for base in cls.__mro__ if base.__module__.startswith("passes."))
-    return own
-
-
-def _blank_stand_in(original: type[nn.Module], own: type[StandIn]) -> StandIn:
-    cls = stand_in_class(original, own)
-    return cls.__new__(cls)

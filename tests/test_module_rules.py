@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from passes.operations.module_rules import bound_rule_for
+from passes.operations.table import rule_of_module
 from rewriter import DeepExplainer, decompose
 
 
@@ -44,6 +44,6 @@ def test_what_computes_something_else_has_none() -> None:
 
     replaced = nn.ReLU()
     replaced.forward = torch.square  # type: ignore[method-assign, assignment]
-    assert bound_rule_for(Own()) is None
-    assert bound_rule_for(replaced) is None
-    assert bound_rule_for(nn.MaxPool1d(2, return_indices=True)) is None
+    assert rule_of_module(Own()) is None
+    assert rule_of_module(replaced) is None
+    assert rule_of_module(nn.MaxPool1d(2, return_indices=True)) is None

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from passes.leaves import Atom
 from passes.operations.norms.standardize import Standardize
-from passes.operations.rules import rule_of
+from passes.operations.table import rule_of
 from rewriter import decompose
 from tests.support.additive import assert_additive, assert_copies_compute_the_same, stock_error
 from tests.support.compare import assert_close, assert_same_model

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from passes.leaves import Atom
-from passes.operations.rules import rule_of
 from passes.operations.softmax.atoms import LogSoftmaxAtom, LogSumExp, SoftmaxAtom, SoftminAtoms
+from passes.operations.table import rule_of
 from rewriter import decompose
 from tests.support.additive import assert_additive, assert_copies_compute_the_same, stock_error
 from tests.support.compare import assert_same_model

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rewriter
-from passes.lowering.coverage import CUTS, FIXED, NO_RULE, RANDOM, ROWS, why_no_rule_for_module
+from passes.lowering.coverage import why_no_rule_for_module
+from passes.operations.operation import CUTS, FIXED, NO_RULE, RANDOM, ROWS
 from rewriter import decompose
 from rewriter.compiler.report import UncoveredReport
 from rewriter.compiler.uncovered import uncovered_calls

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from passes.leaves import Atom
 from passes.operations.norms.variance import Variance
 from passes.operations.norms.vector_norms import Normalize, VectorNorm
-from passes.operations.rules import rule_of
+from passes.operations.table import rule_of
 from rewriter import decompose
 from tests.support.additive import assert_additive
 from tests.support.compare import assert_close, assert_same_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType
 from typing import Any
@@ -13,22 +13,17 @@ import torch
 from torch import fx
 
 from passes.graph.leaf_functions import leaf
+from passes.operations.catalogue import OPERATIONS
+from passes.operations.operation import Kind
 
-_IN_PLACE = (
-    "iadd",
-    "isub",
-    "imul",
-    "itruediv",
-    "ifloordiv",
-    "imod",
-    "ipow",
-    "imatmul",
-    "iand",
-    "ior",
-    "ixor",
-)
-# They take sizes, but no tensor by which torch could tell that it is traced.
-_FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "zeros")
+
+def _recorded(operator_name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    target = getattr(operator, operator_name)
+
+    def write(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    return write
 
 
 class WritableProxy(fx.Proxy):
@@ -42,6 +37,20 @@ class WritableProxy(fx.Proxy):
         True
 
     """
+
+    __iadd__ = _recorded("iadd")
+    __iand__ = _recorded("iand")
+    __ifloordiv__ = _recorded("ifloordiv")
+    __ilshift__ = _recorded("ilshift")
+    __imatmul__ = _recorded("imatmul")
+    __imod__ = _recorded("imod")
+    __imul__ = _recorded("imul")
+    __ior__ = _recorded("ior")
+    __ipow__ = _recorded("ipow")
+    __irshift__ = _recorded("irshift")
+    __isub__ = _recorded("isub")
+    __itruediv__ = _recorded("itruediv")
+    __ixor__ = _recorded("ixor")
 
     def __getattr__(self, k: str) -> fx.proxy.Attribute:
         return WritableAttribute(self, k)
@@ -57,17 +66,19 @@ class WritableAttribute(fx.proxy.Attribute, WritableProxy):
     """An attribute of a proxy, such as ``x.T``, or a method."""
 
 
-def _in_place(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
-    target = getattr(operator, name)
+#: What makes a tensor of sizes, but takes no tensor by which torch could tell that it is traced.
+FACTORIES: Mapping[str, Callable[..., Any]] = {
+    each.name: leaf(each.function, __name__)
+    for each in OPERATIONS
+    if each.kind is Kind.BLANK and not hasattr(torch.Tensor, each.name) and "like" not in each.name
+}
 
-    def write(self: fx.Proxy, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", target, (self, other), {})
 
-    return write
-
-
-for _name in _IN_PLACE:
-    setattr(WritableProxy, f"__{_name}__", _in_place(_name))
+def __getattr__(name: str) -> Any:
+    """Find what the code of a pickled graph calls."""
+    if name in FACTORIES:
+        return FACTORIES[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @contextmanager
@@ -84,15 +95,11 @@ def factories_recorded() -> Iterator[None]:
         (tensor([[0., 0.]]), tensor([0.]))
 
     """
-    originals = {name: getattr(torch, name) for name in _FACTORIES}
+    originals = {name: getattr(torch, name) for name in FACTORIES}
     try:
-        for name in originals:
-            setattr(torch, name, globals()[name])
+        for name, recorded in FACTORIES.items():
+            setattr(torch, name, recorded)
         yield
     finally:
         for name, original in originals.items():
             setattr(torch, name, original)
-
-
-for _name in _FACTORIES:
-    globals()[_name] = leaf(getattr(torch, _name), __name__)

@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import fx
 
 from passes.graph.writes import write_of
-
-# What these return depends on shapes, types and devices only.
-_OF_SHAPE_METHODS = {
-    "size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "get_device", "type",
-    "is_floating_point", "is_contiguous", "new_zeros", "new_ones", "new_full", "new_empty", "__len__",
-}  # fmt: skip
-_OF_SHAPE_FUNCTIONS = {
-    len, isinstance, torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like, torch.rand_like,
-    torch.randn_like, torch.numel, torch.is_tensor,
-}  # fmt: skip
-_OF_SHAPE_ATTRIBUTES = {"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout", "itemsize"}
-# What these return has no slope: true or false, or a whole number.
-_STEP_FUNCTIONS = {
-    operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.not_,
-    operator.invert, torch.eq, torch.ne, torch.lt, torch.le, torch.gt, torch.ge, torch.isnan, torch.isinf,
-    torch.isfinite, torch.argmax, torch.argmin, torch.argsort, torch.logical_not, torch.logical_and,
-    torch.logical_or, torch.logical_xor, torch.nonzero, torch.any, torch.all, torch.isclose, torch.equal,
-    torch.searchsorted, torch.bucketize, torch.count_nonzero,
-}  # fmt: skip
-_STEP_METHODS = {
-    "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "argmax", "argmin", "argsort",
-    "logical_not", "logical_and", "logical_or", "logical_xor", "nonzero", "any", "all", "long", "int", "bool",
-    "byte", "short", "item", "tolist", "count_nonzero",
-}  # fmt: skip
+from passes.operations.catalogue import is_blind, is_discrete
 
 
 class Dataflow:
@@ -43,6 +17,7 @@ class Dataflow:
         graph: as traced.
 
     Example:
+        >>> import torch
         >>> class Model(torch.nn.Module):
         ...     def forward(self, x):
         ...         return x.exp() * x.shape[0]
@@ -56,7 +31,7 @@ class Dataflow:
         #: Floating-point tensors, and tuples of them, in the order of the graph.
         self.varying: dict[fx.Node, None] = {}
         #: Masks, indices and numbers that are read off such tensors.
-        self.steps: dict[fx.Node, None] = {}
+        self.discrete: dict[fx.Node, None] = {}
         for node in graph.nodes:
             if node.op == "placeholder":
                 self.varying[node] = None
@@ -65,23 +40,20 @@ class Dataflow:
 
     def follow(self, node: fx.Node) -> None:
         """Classify one node whose inputs are classified."""
-        if node.op != "call_module" and _of_shape(node):
+        if node.op != "call_module" and _is_blind(node):
             return
         if any(each in self.varying for each in node.all_input_nodes):
-            self._into(self.steps if _is_step(node) else self.varying, node)
+            (self.discrete if _is_discrete(node) else self.varying)[node] = None
             write = write_of(node)
             if write is not None:
                 self._write(write.written)
-        elif any(each in self.steps for each in node.all_input_nodes):
-            self._into(self.steps, node)
-
-    def _into(self, found: dict[fx.Node, None], node: fx.Node) -> None:
-        found[node] = None
+        elif any(each in self.discrete for each in node.all_input_nodes):
+            self.discrete[node] = None
 
     def _write(self, tensor: Any) -> None:
         """A value is written into ``tensor``, hence into all that may share its memory."""
         while isinstance(tensor, fx.Node) and tensor not in self.varying and tensor.op.startswith("call_"):
-            self._into(self.varying, tensor)
+            self.varying[tensor] = None
             for user in tensor.users:
                 if user not in self.varying and user.op != "output":
                     self.follow(user)
@@ -89,46 +61,30 @@ class Dataflow:
 
     def varies(self, value: Any) -> bool:
         """Whether an argument is, or holds, a tensor that varies with the inputs."""
-        if isinstance(value, fx.Node):
-            return value in self.varying
-        if isinstance(value, Mapping):
-            return self.varies(list(value.values()))
-        if isinstance(value, Iterable) and not isinstance(value, str):
-            return any(self.varies(each) for each in value)
-        return False
+        return any(each in self.varying for each in nodes_in(value))
+
+    def is_discrete(self, value: Any) -> bool:
+        """Whether an argument is, or holds, a mask, index or number that is read off such tensors."""
+        return any(each in self.discrete for each in nodes_in(value))
 
 
-def is_of_shape(name: str) -> bool:
-    """Whether what a function or method returns depends on shapes, types and devices only.
+def nodes_in(value: Any) -> list[fx.Node]:
+    """Return the nodes in an argument: in tuples, lists, dictionaries and slices.
 
     Example:
-        >>> is_of_shape("new_zeros"), is_of_shape("exp")
-        (True, False)
+        >>> x = fx.Graph().placeholder("x")
+        >>> nodes_in((slice(None, x), {"a": [x, 1]}))
+        [x, x]
 
     """
-    return name in _OF_SHAPE_METHODS or any(name == each.__name__ for each in _OF_SHAPE_FUNCTIONS)
+    found: list[fx.Node] = []
+    fx.node.map_arg(value, found.append)
+    return found
 
 
-def is_step(name: str) -> bool:
-    """Whether what a function or method returns is true or false, or a place: it has no slope.
-
-    Example:
-        >>> is_step("argmax"), is_step("max")
-        (True, False)
-
-    """
-    return name.strip("_") in _STEP_METHODS or any(name == each.__name__ for each in _STEP_FUNCTIONS)
+def _is_blind(node: fx.Node) -> bool:
+    return is_blind(node.args[1] if node.target is getattr else node.target)
 
 
-def _of_shape(node: fx.Node) -> bool:
-    if node.op == "call_method":
-        return node.target in _OF_SHAPE_METHODS
-    if node.target is getattr:
-        return node.args[1] in _OF_SHAPE_ATTRIBUTES
-    return node.target in _OF_SHAPE_FUNCTIONS
-
-
-def _is_step(node: fx.Node) -> bool:
-    if node.op == "call_method":
-        return node.target in _STEP_METHODS
-    return node.op == "call_function" and node.target in _STEP_FUNCTIONS
+def _is_discrete(node: fx.Node) -> bool:
+    return node.op != "call_module" and node.target is not getattr and is_discrete(node.target)

@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, fx
-from torch.nn import functional as F
+from torch import fx
 
-from passes.graph.leaf_functions import augment, overwritten, set_item, with_item
-
-# Out of place, these return a view, or another tensor object: there is no value that they write.
-_NO_VALUE = {
-    "apply", "as_strided", "detach", "index_put", "map", "map2", "put", "rename", "requires_grad", "resize",
-    "resize_as", "set", "share_memory", "squeeze", "swapaxes", "swapdims", "t", "transpose", "unsqueeze",
-}  # fmt: skip
-_RANDOM = {
-    "alpha_dropout", "bernoulli", "cauchy", "dropout", "exponential", "feature_alpha_dropout",
-    "feature_dropout", "geometric", "log_normal", "normal", "random", "rrelu", "uniform",
-}  # fmt: skip
-#: ``a += b`` and its kind, by what computes the same out of place.
-OPERATORS: Mapping[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.iand: operator.and_,
-    operator.ifloordiv: operator.floordiv,
-    operator.imatmul: operator.matmul,
-    operator.imod: operator.mod,
-    operator.imul: operator.mul,
-    operator.ior: operator.or_,
-    operator.ipow: operator.pow,
-    operator.isub: operator.sub,
-    operator.itruediv: operator.truediv,
-    operator.ixor: operator.xor,
-}
-_FUNCTIONS: Mapping[Any, Any] = {
-    function: getattr(space, name[:-1])
-    for space in (torch, F)
-    for name, function in vars(space).items()
-    if name.endswith("_") and not name.startswith("_") and hasattr(space, name[:-1])
-    if name[:-1] not in _NO_VALUE | _RANDOM and callable(function)
-}
-# Linear, so that they need no rule where they have to write in place.
-_LINEAR = {
-    operator.iadd, operator.isub, operator.setitem, "__setitem__", "add_", "sub_", "subtract_", "copy_",
-    "fill_", "zero_", "neg_", "negative_",
-}  # fmt: skip
+from passes.graph.leaf_functions import augment, overwritten, with_item
+from passes.operations.in_place import (
+    OPERATORS,
+    asks_to_write,
+    is_linear_in_place,
+    out_of_place,
+    without_inplace,
+)
+from passes.operations.names import in_place_name
 
 
 @dataclass(frozen=True)
@@ -99,7 +68,7 @@ def write_of(node: fx.Node) -> Write | None:
     written = kwargs.pop("out", None) or (args[0] if args else kwargs.get("input"))
     if target is None or not isinstance(written, fx.Node):
         return None
-    return Write(written, target, args, kwargs, node.target in _LINEAR)
+    return Write(written, target, args, kwargs, is_linear_in_place(node.target))
 
 
 def _counterpart(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -107,38 +76,20 @@ def _counterpart(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     none: tuple[Any, tuple[Any, ...], dict[str, Any]] = None, (), {}
     if target is augment:
         return OPERATORS[getattr(operator, str(args[0]))], args[1:], kwargs
-    if target in (operator.setitem, "__setitem__", set_item):
+    name = in_place_name(target)
+    if name == "setitem":
         # Of what has names, or is a plain list, the item is not a part of a tensor.
         return none if isinstance(args[1], str) else (with_item, args, kwargs)
-    if target in ("copy_", "fill_"):
+    if name in ("copy", "fill"):
         value = args[1] if len(args) > 1 else kwargs.get("src", kwargs.get("value"))
         return overwritten, (args[0], value), {}
-    if target == "zero_":
+    if name == "zero":
         return torch.zeros_like, args, {}
-    if isinstance(target, str):
-        base = target[:-1]
-        known = target.endswith("_") and not target.endswith("__") and hasattr(Tensor, base)
-        return (base, args, kwargs) if known and base not in _NO_VALUE | _RANDOM else none
-    if target in OPERATORS:
-        return OPERATORS[target], args, kwargs
-    if target in _FUNCTIONS:
-        return _FUNCTIONS[target], args, kwargs
+    if name is not None:
+        plain = out_of_place(target)
+        return none if plain is None else (plain, args, kwargs)
     if isinstance(kwargs.get("out"), fx.Node):
         return target, args, kwargs
-    place = _place_of_inplace(target)
-    if place is not None:
-        if kwargs.get("inplace") is True:
-            return target, args, kwargs | {"inplace": False}
-        if len(args) > place and args[place] is True:
-            return target, (*args[:place], False, *args[place + 1 :]), kwargs
+    if asks_to_write(target, args, kwargs):
+        return target, *without_inplace(target, args, kwargs)
     return none
-
-
-def _place_of_inplace(target: Any) -> int | None:
-    if getattr(F, getattr(target, "__name__", ""), None) is not target and target is not F.threshold:
-        return None
-    try:
-        names = list(inspect.signature(cast("Callable[..., Any]", target)).parameters)
-    except ValueError:
-        return None
-    return names.index("inplace") if "inplace" in names else None

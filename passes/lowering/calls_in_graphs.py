@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,12 +11,11 @@ from torch import fx, nn
 from passes.errors import PassError
 from passes.frontends.tracing import LoweringTracer
 from passes.graph.dataflow import Dataflow
+from passes.graph.names import free_name
 from passes.leaves import Atom
-from passes.operations.contract import Lowering
+from passes.operations.catalogue import lowered
+from passes.operations.names import name_of_call
 from passes.pipeline import Pass, PassResult
-
-# Torch takes numpy's names of arguments for its own.
-_NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}
 
 
 @dataclass(frozen=True)
@@ -37,15 +35,9 @@ class LoweredCall:
 
 
 class LowerCalls(Pass):
-    """Replace each call of a known function on varying tensors by what its lowering builds.
+    """Replace each call on varying tensors that is not linear by what its lowering builds."""
 
-    Args:
-        lowerings: by function, or by name of the method.
-
-    """
-
-    def __init__(self, lowerings: Mapping[Any, Lowering]) -> None:
-        self.lowerings = lowerings
+    def __init__(self) -> None:
         self.lowered: list[LoweredCall] = []
 
     def run(self, model: nn.Module) -> PassResult:
@@ -54,7 +46,7 @@ class LowerCalls(Pass):
             return PassResult(model, modified=False)
         flow = Dataflow(model.graph)
         for node in list(model.graph.nodes):
-            name, operation = node.name, operation_of(node)
+            name, operation = node.name, name_of_call(node.target)
             placed = self._lower(model, node, flow)
             if placed is not None:
                 atoms = sum(
@@ -69,12 +61,8 @@ class LowerCalls(Pass):
         """Replace one call, and the calls of what replaces it; return the new nodes, None if it stays."""
         if node._erased or node.op not in ("call_function", "call_method") or node not in flow.varying:
             return None
-        lowering = self.lowerings.get(node.target)
-        if lowering is None or node.kwargs.get("out") is not None:
-            return None
-        named = {_NUMPY_NAMES.get(name, name): value for name, value in node.kwargs.items()}
-        textbook = lowering(flow.varies, *node.args, **named)
-        if not textbook:
+        textbook = lowered(node.target, flow.varies, node.args, node.kwargs)
+        if textbook is None:
             return None
         module, operands = textbook
         module.train(model.training)
@@ -83,20 +71,6 @@ class LowerCalls(Pass):
             each.meta["source"] = node.meta.get("source", "")
             flow.follow(each)
         return [inner for each in placed for inner in self._lower(model, each, flow) or [each]]
-
-
-def operation_of(node: fx.Node) -> str:
-    """Return the name of the function or method that a node calls."""
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
-def free_name(model: nn.Module, name: str) -> str:
-    """Return ``name``, with a suffix if the model has an attribute of that name."""
-    free, k = name, 0
-    while hasattr(model, free):
-        k += 1
-        free = f"{name}_{k}"
-    return free
 
 
 def place(

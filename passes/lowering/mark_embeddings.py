@@ -6,8 +6,8 @@ from typing import cast
 
 from torch import Tensor, fx, nn
 
+from passes.graph.names import free_name
 from passes.leaves import Layout
-from passes.lowering.calls_in_graphs import free_name
 from passes.pipeline import Pass, PassResult
 
 

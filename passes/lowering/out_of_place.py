@@ -9,24 +9,13 @@ from torch import fx, nn
 
 from passes.graph.dataflow import Dataflow
 from passes.graph.leaf_functions import augment, clone, overwritten, set_item, with_item
-from passes.graph.writes import OPERATORS, Write, write_of
+from passes.graph.writes import Write, write_of
 from passes.leaves import Atom
+from passes.operations.catalogue import operation_of
+from passes.operations.in_place import OPERATORS
+from passes.operations.names import in_place_name
 from passes.pipeline import Pass, PassResult
 
-# Functions, methods and operators that return memory of their own.
-_FRESH = {
-    *("add", "sub", "rsub", "mul", "div", "truediv", "true_divide", "neg", "pow", "matmul", "bmm", "mm"),
-    *("einsum", "linear", "addmm", "baddbmm", "cat", "concat", "stack", "hstack", "vstack", "clone", "sum"),
-    *("mean", "std", "var", "norm", "cumsum", "cumprod", "where", "masked_fill", "softmax", "log_softmax"),
-    *("logsumexp", "relu", "sigmoid", "tanh", "exp", "log", "sqrt", "rsqrt", "abs", "clamp", "gelu", "silu"),
-    *("elu", "leaky_relu", "softplus", "maximum", "minimum", "sin", "cos", "square", "reciprocal", "floor"),
-    *("zeros", "ones", "full", "empty", "rand", "randn", "arange", "zeros_like", "ones_like", "full_like"),
-    *("empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "layer_norm", "batch_norm", "conv1d"),
-    *("conv2d", "conv3d", "embedding", "outer", "roll", "flip", "tril", "triu", "eq", "ne", "lt", "le", "gt"),
-    *("ge", "size", "dim", "numel", "len", "lerp", "addcmul", "repeat", "amax"),
-    *("amin", "index_select", "gather", "scatter", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d"),
-    *("with_item", "floordiv", "mod", "tensor"),
-}
 _FRESH_MODULES = (
     Atom,
     nn.Linear,
@@ -107,8 +96,8 @@ class Memory:
             return isinstance(self.model.get_submodule(str(node.target)), _FRESH_MODULES)
         if node.op == "output":
             return True
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        return node.op in ("call_function", "call_method") and name in _FRESH
+        operation = operation_of(node.target) if node.op in ("call_function", "call_method") else None
+        return operation is not None and operation.fresh and in_place_name(node.target) is None
 
     def written(self, node: fx.Node, write: Write) -> bool:
         """Replace a write; return whether anything changed."""

@@ -1,20 +1,33 @@
-"""The types in which a family of operations says what becomes of its modules and calls."""
+"""What a family of operations exports: what becomes of its calls and modules, and the rules of its atoms."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, fx, nn
+
+from passes.errors import RewriteError
 
 #: Says whether an argument varies with the inputs.
 Varies = Callable[[Any], bool]
 #: A textbook module, whose own calls are lowered in turn, with the nodes it takes; or None to leave a call.
 Textbook = tuple[nn.Module, tuple[Any, ...]]
-#: Takes :data:`Varies` and the arguments of a call, in the function's own signature.
+#: Takes :data:`Varies` and the arguments of a call by name.
 Lowering = Callable[..., Textbook | None]
 #: Takes a module and returns what it becomes, None if it stays.
 Build = Callable[[Any], nn.Module | None]
+
+Operands = tuple[Tensor, ...]
+#: Takes the operands of an elementwise atom at samples and references, and what it made of them, all of one
+#: shape; returns one multiplier for each: Σ multiplier · (operand − reference) = output − its reference.
+Multipliers = Callable[[Operands, Operands, Tensor, Tensor], Operands]
+#: Takes the operands of samples and references, (n or 1, *operand shape), what the atom made of them,
+#: (n or 1, *output shape), and multipliers of its output, (K, n, *output shape), to those of its
+#: operands, (K, n, *operand shape).
+Pull = Callable[[Operands, Operands, Tensor, Tensor, Tensor], Operands]
 
 
 class Plain(nn.Module):
@@ -36,3 +49,139 @@ class Plain(nn.Module):
     def forward(self, *operands: Any) -> Any:
         """Return what the function returns."""
         return self.function(*operands)
+
+
+@dataclass(frozen=True)
+class BoundRule:
+    """The rule of one atom.
+
+    Args:
+        pull: what it does to multipliers.
+        elementwise: operands are to be brought to the shape of the output first.
+
+    """
+
+    pull: Pull
+    elementwise: bool = False
+
+
+#: Takes an atom and returns its rule.
+Rule = Callable[[Any], BoundRule]
+
+
+def pulled(pull: Callable[..., Operands], *, complex: bool = False) -> Rule:
+    """Make a rule of a function that takes the atom, then what a :data:`Pull` takes.
+
+    Args:
+        pull: the function.
+        complex: whether it is true of complex numbers.
+
+    """
+
+    def bind(atom: Any) -> BoundRule:
+        return BoundRule(partial(_guarded, atom, partial(pull, atom), complex))
+
+    return bind
+
+
+def scaled(choose: Callable[[Any], Multipliers], complex: Callable[[Any], bool] | bool = False) -> Rule:
+    """Make a rule of elementwise multipliers.
+
+    Args:
+        choose: takes the atom and returns its multipliers.
+        complex: whether they are true of complex numbers, or what says so of an atom.
+
+    """
+
+    def bind(atom: Any) -> BoundRule:
+        allowed = complex(atom) if callable(complex) else complex
+        return BoundRule(partial(_guarded, atom, partial(_multiply, choose(atom)), allowed), elementwise=True)
+
+    return bind
+
+
+def always(multipliers: Multipliers) -> Callable[[Any], Multipliers]:
+    """Choose the same multipliers for every atom of a type."""
+
+    def choose(_: Any) -> Multipliers:
+        return multipliers
+
+    return choose
+
+
+def _multiply(rule: Multipliers, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor) -> Operands:
+    # Torch's gradients of complex numbers are conjugates: a change is the real part of conj(d) * delta.
+    return tuple(d * multiplier.conj() for multiplier in rule(x, x0, y, y0))
+
+
+def _guarded(
+    atom: nn.Module,
+    pull: Pull,
+    allowed: bool,
+    x: Operands,
+    x0: Operands,
+    y: Tensor,
+    y0: Tensor,
+    d: Tensor,
+) -> Operands:
+    """Refuse complex numbers, of which most rules are not true."""
+    if not allowed and any(each.is_complex() for each in (*x, y)):
+        name = getattr(atom, "function", None) or type(atom).__name__
+        raise RewriteError(f"{name}: has no rule for complex numbers")
+    return pull(x, x0, y, y0, d)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether an option is a number or a name, known before the model runs.
+
+    Example:
+        >>> is_plain(2.0), is_plain("tanh"), is_plain([2.0])
+        (True, True, False)
+
+    """
+    return isinstance(value, bool | int | float | str | type(None))
+
+
+def is_number(value: Any) -> bool:
+    """Whether an operand is a number of Python's.
+
+    Example:
+        >>> is_number(2), is_number(True)
+        (True, False)
+
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def known_dims(dim: Any) -> tuple[int, ...] | None:
+    """Return the dimensions that an argument names; None if it names none, or the model computes them.
+
+    A reduction over all dimensions mixes the rows of a batch, so it has no rule.
+
+    Example:
+        >>> known_dims(-1), known_dims([0, 1]), known_dims(None), known_dims(())
+        ((-1,), (0, 1), None, None)
+
+    """
+    dims = tuple(dim) if isinstance(dim, list | tuple) else (dim,)
+    return dims if dims and all(type(each) is int for each in dims) else None
+
+
+def holds_nodes(*options: Any) -> bool:
+    """Whether the model computes an option: it is, or holds, a node of a graph or a tensor.
+
+    Example:
+        >>> import torch
+        >>> holds_nodes(1, (2, None)), holds_nodes([torch.ones(1)])
+        (False, True)
+
+    """
+    found: list[Any] = []
+
+    def note(value: Any) -> Any:
+        if isinstance(value, fx.Node | Tensor):
+            found.append(value)
+        return value
+
+    fx.node.map_aggregate(options, note)
+    return bool(found)

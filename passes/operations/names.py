@@ -1,8 +1,29 @@
-"""What operations are called."""
+"""How a function, a method or an operator shows what it is called."""
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Mapping
+from types import FunctionType, MethodType
 from typing import Any
+
+# Methods that Python calls to make a number of a tensor; a tensor has methods of nearly the same names.
+_NUMBERS = {"__float__": "float_", "__int__": "int", "__index__": "index_", "__complex__": "complex_"}
+
+
+def _in_place_operators() -> dict[str, str]:
+    """Return what ``operator.iadd`` and its kind compute out of place, by their names."""
+    found = {}
+    for name in vars(operator):
+        plain = next((each for each in (name[1:], f"{name[1:]}_") if hasattr(operator, each)), None)
+        # Sequences have one of their own.
+        if name.startswith("i") and hasattr(operator, f"__{name}__") and plain and name != "iconcat":
+            found[name] = plain
+    return found
+
+
+#: Names of the operators that write in place, with those of what computes the same out of place.
+IN_PLACE: Mapping[str, str] = _in_place_operators()
 
 
 def name_of_call(function: Any) -> str:
@@ -12,12 +33,71 @@ def name_of_call(function: Any) -> str:
         >>> import torch
         >>> name_of_call(torch.relu), name_of_call(torch.Tensor.T.__get__), name_of_call("tanh")
         ('relu', 'T', 'tanh')
+        >>> name_of_call(torch.ops.aten.mul.Tensor)
+        'mul'
 
     """
     if isinstance(function, str):
         return function
+    operator_name = _aten_name(function)
+    if operator_name:
+        return operator_name
     name = str(getattr(function, "__name__", None) or type(function).__name__)
     owner = getattr(function, "__self__", None)
     if name in ("__get__", "__set__") and owner is not None:
         return str(getattr(owner, "__name__", name))
     return name.strip("_") if name.startswith("__") else name
+
+
+def key_of(function: Any) -> str | None:
+    """Return the name under which an operation is known, None for what is neither torch's nor Python's.
+
+    What marks a method of Python's, an operator, or a form that writes in place is taken off.
+
+    Example:
+        >>> import torch
+        >>> key_of(torch.Tensor.__rsub__), key_of("mul_"), key_of(operator.iadd), key_of(operator.and_)
+        ('rsub', 'mul', 'add', 'and')
+        >>> import textwrap
+        >>> key_of(textwrap.dedent) is None
+        True
+
+    """
+    own = isinstance(function, FunctionType | MethodType)
+    if own and not str(function.__module__).startswith(("torch", "passes.")):
+        return None
+    if _aten_name(function) == "":
+        return None
+    name = _NUMBERS.get(getattr(function, "__name__", "")) or name_of_call(function)
+    if name in _NUMBERS.values():
+        return name
+    plain = name.strip("_") if name.startswith("__") else name.rstrip("_")
+    return IN_PLACE.get(plain, plain).rstrip("_")
+
+
+def in_place_name(function: Any) -> str | None:
+    """Return what a form that writes in place is called out of place, None for what is no such form.
+
+    Example:
+        >>> import torch
+        >>> in_place_name(torch.relu_), in_place_name("__iadd__"), in_place_name("__add__")
+        ('relu', 'add', None)
+
+    """
+    name = _aten_name(function) or (function if isinstance(function, str) else None)
+    name = name or str(getattr(function, "__name__", ""))
+    plain = name.strip("_") if name.startswith("__") else name
+    if plain in ("setitem", "set_item"):
+        return "setitem"
+    if plain in IN_PLACE and (name != plain or getattr(operator, plain) is function):
+        return IN_PLACE[plain]
+    return plain[:-1] if plain.endswith("_") and name == plain and len(plain) > 1 else None
+
+
+def _aten_name(function: Any) -> str | None:
+    """Return what an operator of ``torch.ops.aten`` is called, ``""`` for one of another library."""
+    schema = getattr(function, "_schema", None)
+    if schema is None:
+        return None
+    space, _, name = str(schema.name).partition("::")
+    return name if space == "aten" else ""

@@ -1,63 +1,78 @@
-"""All that makes a whole model exact, beside its recurrent layers: one table of modules, one of calls."""
+"""What modules become, and which rule an atom has: what all families say, merged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from passes.operations.attention import dot_product as attention
-from passes.operations.attention import transformer
-from passes.operations.contract import Build, Lowering, Textbook, Varies
-from passes.operations.elementwise import lowering as activations
-from passes.operations.maxima import extrema, pooling
-from passes.operations.norms import similarity, variance, vector_norms
-from passes.operations.norms import standardize as norms
-from passes.operations.pairwise import lowering as pairwise
-from passes.operations.products import lowering as products
-from passes.operations.products import running_products
-from passes.operations.softmax import atoms as softmax
+from passes.operations.catalogue import FAMILIES
+from passes.operations.contract import BoundRule, Build, Rule
 
+#: What each of torch's modules becomes, if a rewrite knows better than to leave it.
 MODULES: Mapping[type[nn.Module], Build] = {
-    **activations.MODULES,
-    **softmax.MODULES,
-    **norms.MODULES,
-    **similarity.MODULES,
-    **products.MODULES,
-    **attention.MODULES,
-    **transformer.MODULES,
-    **pooling.MODULES,
+    kind: build for family in FAMILIES for kind, build in family.MODULES.items()
+}
+#: The rule of each type of atom.
+RULES: Mapping[type[nn.Module], Rule] = {
+    kind: rule for family in FAMILIES for kind, rule in family.RULES.items()
 }
 
 
-def _in_turn(*tables: Mapping[Any, Lowering]) -> dict[Any, Lowering]:
-    """Merge tables; where several know a function, the first that lowers a call of it does."""
-    merged: dict[Any, Lowering] = {}
-    for table in tables:
-        for target, lowering in table.items():
-            merged[target] = _first(merged[target], lowering) if target in merged else lowering
-    return merged
+def rule_of(module: nn.Module) -> BoundRule | None:
+    """Return the rule for an atom of a known type, else None.
+
+    Example:
+        >>> from passes.operations.elementwise.atom import Elementwise
+        >>> rule_of(nn.Linear(1, 1)) is None, rule_of(Elementwise("exp")).elementwise
+        (True, True)
+
+    """
+    # An atom that answers isinstance for one of torch's modules derives from both.
+    for kind in type(module).__mro__:
+        if kind in RULES:
+            return RULES[kind](module)
+    return None
 
 
-def _first(*lowerings: Lowering) -> Lowering:
-    def lower(varies: Varies, *args: Any, **kwargs: Any) -> Textbook | None:
-        return next((done for each in lowerings if (done := each(varies, *args, **kwargs))), None)
+def rule_of_module(module: nn.Module) -> BoundRule | None:
+    """Return the rule for an atom, or for a module of torch's that is one atom, else None.
 
-    return lower
+    Such a module stays what it is where something is hooked to it, or where only the recurrent layers
+    were rewritten.
+
+    Example:
+        >>> rule_of_module(nn.Linear(1, 1)) is None, rule_of_module(nn.ReLU()) is None
+        (True, False)
+
+    """
+    rule = rule_of(module)
+    kind = type(module)
+    if rule is None and kind in MODULES and "forward" not in module.__dict__:
+        becomes = MODULES[kind](module)
+        return None if becomes is None else rule_of(becomes)
+    return rule
 
 
-CALLS: Mapping[Any, Lowering] = _in_turn(
-    activations.CALLS,
-    products.CALLS,
-    running_products.CALLS,
-    attention.CALLS,
-    softmax.CALLS,
-    norms.CALLS,
-    variance.CALLS,
-    vector_norms.CALLS,
-    similarity.CALLS,
-    extrema.CALLS,
-    pairwise.CALLS,
-    pooling.CALLS,
-)
+def as_result(operand: Tensor, result: Tensor) -> Tensor:
+    """Bring an operand to the dtype of the result, unless that would cut a complex number in two.
+
+    Example:
+        >>> import torch
+        >>> as_result(torch.tensor([1]), torch.tensor([0.5])), as_result(torch.tensor([1j]), torch.ones(1))
+        (tensor([1.]), tensor([0.+1.j]))
+
+    """
+    return operand if operand.is_complex() or result.is_complex() else operand.to(result.dtype)
+
+
+def part_for(operand: Tensor, pulled: Tensor) -> Tensor:
+    """Return multipliers of an operand: those of a real one are real.
+
+    Example:
+        >>> import torch
+        >>> part_for(torch.ones(1), torch.tensor([2 + 1j]))
+        tensor([2.])
+
+    """
+    return pulled.real if pulled.is_complex() and not operand.is_complex() else pulled

@@ -9,7 +9,10 @@ from types import FunctionType
 
 from torch import fx, nn
 
-KERNELS = {name for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for name in (kind, f"{kind}_cell")}
+from passes.operations.catalogue import OPERATIONS
+from passes.operations.operation import Kind
+
+KERNELS = {each.name for each in OPERATIONS if each.kind is Kind.KERNEL}
 
 
 @functools.cache

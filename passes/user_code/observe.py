@@ -13,22 +13,11 @@ from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
 from passes.leaves import Atom, Layout
+from passes.operations.catalogue import operation_of
 from passes.operations.names import name_of_call
+from passes.operations.operation import Kind
 from passes.user_code.source import user_line
 from passes.user_code.twin import Twin
-
-# Properties that say something about a tensor's type or shape.
-_OF_TYPE = {
-    *("shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout", "itemsize", "is_leaf"),
-    *("grad_fn", "is_nested", "is_sparse", "is_mkldnn", "is_quantized", "is_meta", "_version", "grad"),
-    *("_base", "nbytes", "is_mps", "is_cpu", "output_nr", "names", "is_xpu"),
-}  # fmt: skip
-_SEES_TYPE = {
-    *("size", "dim", "stride", "numel", "nelement", "is_floating_point", "is_contiguous", "__len__"),
-    *("element_size", "is_complex", "data_ptr", "storage_offset", "is_pinned", "untyped_storage"),
-    *("register_hook", "__hash__", "__repr__", "is_inference", "is_same_size", "__format__", "type"),
-    *("ndimension", "get_device"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +149,5 @@ class _ByNode(fx.Interpreter):
 
 def _only_looks(function: Any) -> bool:
     """Whether a function says something about the type or shape of a tensor only."""
-    name = getattr(function, "__name__", "")
-    if name == "__get__":
-        return getattr(function.__self__, "__name__", "") in _OF_TYPE
-    return name in _SEES_TYPE
+    operation = operation_of(function)
+    return operation is not None and operation.kind is Kind.SHAPE

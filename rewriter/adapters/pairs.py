@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 from passes.errors import RewriteError
 from passes.leaves import Atom
 from passes.lowering.running_code import CallAtom, note_varying, run_quietly
-from passes.operations.rules import BoundRule, as_result, part_for, rule_of
+from passes.operations.contract import BoundRule
+from passes.operations.table import as_result, part_for, rule_of
 from passes.recurrent.layout import SequenceBegin
 from passes.user_code.hooks import replaced_forwards
 from rewriter.adapters.batch_axis import Partners, exchanged

@@ -19,7 +19,7 @@ from passes.lowering.calls_in_graphs import LowerCalls, LoweredCall
 from passes.lowering.mark_embeddings import MarkEmbeddings
 from passes.lowering.modules import ModuleRule
 from passes.lowering.out_of_place import OutOfPlace
-from passes.operations.table import CALLS, MODULES
+from passes.operations.table import MODULES
 from passes.pipeline import Pipeline
 from passes.recurrent.kernels import fused_nodes
 from passes.recurrent.lengths import as_arguments, copied, record_calls
@@ -181,8 +181,8 @@ def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool) -> nn.Mo
     traced = trace_where_possible(clone)
     declines = [*rules.declines, *_declined_nodes(traced.model)]
     _raise_declines(declines, strict=strict)
-    calls = LowerCalls(CALLS if whole else {})
-    passes = (OutOfPlace(), calls, MarkEmbeddings(), UnshareAtoms(), Cleanup())
+    calls = LowerCalls()
+    passes = (OutOfPlace(), *([calls] if whole else []), MarkEmbeddings(), UnshareAtoms(), Cleanup())
     rolled = Pipeline(*passes)(traced.model).model
     layers = tuple(_first_report(rolled, rewrite, traced, split=split) for rewrite in rules.rewrites)
     operations = (*map(_module_operation, exact.rewrites), *map(_call_operation, calls.lowered))

@@ -11,7 +11,6 @@ from torch import fx, nn
 from passes.errors import RewriteError
 from passes.graph.writes import write_of
 from passes.lowering.running_code import CallAtom, run_lowered
-from passes.operations.table import CALLS
 from rewriter.compiler.report import Report
 
 
@@ -47,4 +46,4 @@ def lowered_islands(
 
 
 def _run(plain: Callable[..., Any], call: CallAtom, *args: Any, **kwargs: Any) -> Any:
-    return run_lowered(plain, CALLS, call, args, kwargs)
+    return run_lowered(plain, call, args, kwargs)

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from passes.graph.dataflow import Dataflow, is_of_shape, is_step
+from passes.graph.dataflow import Dataflow
 from passes.leaves import Layout
-from passes.lowering.coverage import CUTS, FIXED, RANDOM, why_no_rule_for_call, why_no_rule_for_module
+from passes.lowering.coverage import why_no_rule_for_call, why_no_rule_for_module
 from passes.lowering.running_code import textbook_of
-from passes.operations.module_rules import bound_rule_for
+from passes.operations.catalogue import is_discrete, operation_of
+from passes.operations.in_place import writes_first
 from passes.operations.names import name_of_call
-from passes.operations.table import CALLS
+from passes.operations.operation import CUTS, FIXED, RANDOM, Kind
+from passes.operations.table import rule_of_module
 from passes.recurrent.recurrence import Recurrence
 from passes.user_code.hooks import has_hooks
 from passes.user_code.observe import Call, Observer, observe
 from passes.user_code.randomness import random_state_kept
+from passes.user_code.structure import tensors_in
 from rewriter.compiler.report import UncoveredReport
-
-_CASTS = {"float", "double", "half", "bfloat16", "to", "type", "type_as", "mean"}
 
 
 def is_covered(module: nn.Module) -> bool:
     """Whether a module only moves numbers, or has a rule and nothing hooked to it that could interfere."""
     return isinstance(module, Recurrence | Layout) or (
-        bound_rule_for(module) is not None and not has_hooks(module)
+        rule_of_module(module) is not None and not has_hooks(module)
     )
 
 
@@ -63,24 +63,24 @@ def uncovered_nodes(model: nn.Module, islands: Mapping[str, str]) -> Iterator[Un
             name, operation = node.name, name_of_call(node.target)
         if reason is not None:
             yield UncoveredReport(name, operation, node.meta.get("source", ""), reason)
-    for node in _made_of_steps(model, flow):
+    for node in _made_of_masks(model, flow):
         name, operation = node.name, name_of_call(node.target)
         if node.op == "call_module":
             name, operation = str(node.target), type(model.get_submodule(str(node.target))).__name__
         yield UncoveredReport(name, operation, node.meta.get("source", ""), FIXED)
 
 
-def _made_of_steps(model: fx.GraphModule, flow: Dataflow) -> Iterator[fx.Node]:
+def _made_of_masks(model: fx.GraphModule, flow: Dataflow) -> Iterator[fx.Node]:
     """Yield the outputs that are numbers made of masks or indices alone: ``table[x.argmax()]``.
 
     A mask or index that a model returns beside its numbers is no such number.
     """
     for output in model.graph.nodes:
         for node in output.all_input_nodes if output.op == "output" else ():
-            pending, seen = [node] if node in flow.steps else [], set()
+            pending, seen = [node] if node in flow.discrete else [], set()
             while pending:
                 each = pending.pop()
-                if each not in seen and each in flow.steps:
+                if each not in seen and each in flow.discrete:
                     seen.add(each)
                     pending += each.all_input_nodes
             if any(_makes_numbers(each, flow) for each in seen):
@@ -88,21 +88,17 @@ def _made_of_steps(model: fx.GraphModule, flow: Dataflow) -> Iterator[fx.Node]:
 
 
 def _makes_numbers(node: fx.Node, flow: Dataflow) -> bool:
-    """Whether a call makes numbers with a slope elsewhere out of steps."""
-    if node.op == "call_module" or name_of_call(node.target) in _CASTS:
+    """Whether a call makes numbers with a slope elsewhere out of masks or indices."""
+    operation = None if node.op == "call_module" else operation_of(node.target)
+    if node.op == "call_module" or (operation is not None and operation.casts):
         return True
     return any(each.op == "get_attr" for each in node.all_input_nodes)
 
 
 def _why_not(node: fx.Node, flow: Dataflow) -> str | None:
-    varies = flow.varies
-
-    def steps(argument: Any) -> bool:
-        return any(each in flow.steps for each in _nodes(argument))
-
     if _is_data_of_packed(node):
         return None
-    reason = why_no_rule_for_call(node.target, node.args, node.kwargs, varies, steps)
+    reason = why_no_rule_for_call(node.target, node.args, node.kwargs, flow.varies, flow.is_discrete)
     return reason if node in flow.varying or reason == RANDOM else None
 
 
@@ -121,7 +117,7 @@ def _on_the_way(graph: fx.Graph, flow: Dataflow) -> list[fx.Node]:
     seen: set[fx.Node] = set()
     while pending:
         node = pending.pop()
-        if node not in seen and node not in flow.steps:
+        if node not in seen and node not in flow.discrete:
             seen.add(node)
             pending += node.all_input_nodes
     return [
@@ -130,12 +126,6 @@ def _on_the_way(graph: fx.Graph, flow: Dataflow) -> list[fx.Node]:
         if node in seen
         and (node in flow.varying if node.op == "call_module" else node.op.startswith("call_"))
     ]
-
-
-def _nodes(value: Any) -> list[fx.Node]:
-    found: list[fx.Node] = []
-    fx.node.map_arg(value, found.append)
-    return found
 
 
 def uncovered_calls(
@@ -161,7 +151,7 @@ def uncovered_calls(
 
     """
     run = _Coverage(islands)
-    for tensor in _tensors((args, kwargs)):
+    for tensor in tensors_in((args, kwargs)):
         # Integers are tokens, perhaps: what is looked up by them varies.
         run.note([tensor], tensor.dtype != torch.bool)
     with torch.enable_grad(), random_state_kept(), warnings.catch_warnings():
@@ -186,13 +176,15 @@ class _Coverage(Observer):
 
     def made(self, call: Call, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make the call, and find out what it does to numbers that depend on the input."""
-        if is_of_shape(call.operation) and not call.operation.startswith("rand"):
+        operation = None if isinstance(call.function, nn.Module) else operation_of(call.function)
+        if operation is not None and operation.blind and operation.kind is not Kind.RANDOM:
             return run(*args, **kwargs)
-        read = {_storage(tensor) for tensor in _tensors((args, kwargs)) if self.varies(tensor)}
+        read = {_storage(tensor) for tensor in tensors_in((args, kwargs)) if self.varies(tensor)}
         reason = self._why(call, args, kwargs)
-        stepped = bool(read) or self.steps((args, kwargs))
+        stepped = bool(read) or self.is_discrete((args, kwargs))
         result = run(*args, **kwargs)
-        written = _tensors([result, args[:1] if _in_place(call.operation) else ()])
+        writes = not isinstance(call.function, nn.Module) and writes_first(call.function, args, kwargs)
+        written = tensors_in([result, args[:1] if writes else ()])
         # Slots of one storage share what they depend on: views follow what is written to their base.
         floating = [each for each in written if each.is_floating_point() or each.is_complex()]
         if read or reason == RANDOM:
@@ -215,20 +207,20 @@ class _Coverage(Observer):
 
     def _of_tokens(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a call rearranges integers that the model takes."""
-        read = [each for each in _tensors((args, kwargs)) if self.varies(each)]
+        read = [each for each in tensors_in((args, kwargs)) if self.varies(each)]
         whole = not any(each.is_floating_point() or each.is_complex() for each in read)
-        return bool(read) and whole and not is_step(call.operation)
+        return bool(read) and whole and not is_discrete(call.function)
 
     def _why(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         if isinstance(call.function, nn.Module):
             covered = is_covered(call.function)
             return None if covered else why_no_rule_for_module(call.function)
-        if call.operation == "bool" and (self.varies(args) or self.steps(args)):
+        if call.operation == "bool" and (self.varies(args) or self.is_discrete(args)):
             return f"{FIXED} decides what the code does"
-        if textbook_of(call.function, CALLS, self.varies, args, kwargs):
+        if textbook_of(call.function, self.varies, args, kwargs):
             # The explainers give it its rule while the code runs.
             return None
-        reason = why_no_rule_for_call(call.function, args, kwargs, self.varies, self.steps)
+        reason = why_no_rule_for_call(call.function, args, kwargs, self.varies, self.is_discrete)
         return CUTS if reason is None and not torch.is_grad_enabled() else reason
 
     def _in_island(self, where: str) -> bool:
@@ -241,19 +233,19 @@ class _Coverage(Observer):
             self.kept.append(each)
             place = _storage(each)
             if varying or place not in self.kinds:
-                self.kinds[place] = "varies" if varying else "steps"
+                self.kinds[place] = "varies" if varying else "discrete"
 
     def varies(self, value: Any) -> bool:
         """Whether a value is, or holds, a floating-point tensor that varies with the input."""
-        return any(self.kinds.get(_storage(each)) == "varies" for each in _tensors(value))
+        return any(self.kinds.get(_storage(each)) == "varies" for each in tensors_in(value))
 
-    def steps(self, value: Any) -> bool:
+    def is_discrete(self, value: Any) -> bool:
         """Whether a value is, or holds, a mask or index that depends on the input."""
-        return any(self.kinds.get(_storage(each)) == "steps" for each in _tensors(value))
+        return any(self.kinds.get(_storage(each)) == "discrete" for each in tensors_in(value))
 
     def found(self, result: Any) -> list[UncoveredReport]:
         """Return what no rule covers among the calls that the result depends on, each once."""
-        needed = {0} | {_storage(each) for each in _tensors(result)}
+        needed = {0} | {_storage(each) for each in tensors_in(result)}
         reports: dict[UncoveredReport, None] = {}
         for report, read, written in reversed(self.calls):
             if written & needed:
@@ -263,28 +255,8 @@ class _Coverage(Observer):
         return list(reversed(reports))
 
 
-def _in_place(operation: str) -> bool:
-    """Whether a call writes to its first argument."""
-    if operation.startswith("__"):
-        return False
-    return operation.endswith("_") or operation in ("setitem", "iadd", "isub", "imul", "itruediv")
-
-
 def _storage(tensor: Tensor) -> int:
     try:
         return int(tensor.untyped_storage()._cdata)
     except (RuntimeError, NotImplementedError):
         return id(tensor)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """Return the tensors in containers and dataclasses."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return _tensors(list(value.values()))
-    if isinstance(value, list | tuple | set | frozenset):
-        return [each for part in value for each in _tensors(part)]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [each for field in fields(value) for each in _tensors(getattr(value, field.name, None))]
-    return []

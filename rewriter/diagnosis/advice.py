@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from passes.errors import PassError
-from passes.lowering.coverage import CUTS, FIXED, RANDOM, ROWS
-from passes.operations.table import CALLS
+from passes.operations.catalogue import operation_of
+from passes.operations.operation import CUTS, FIXED, RANDOM, ROWS
 from passes.user_code.observe import Call
 from rewriter.compiler.decompose import decompose
 from rewriter.compiler.report import Report
@@ -55,7 +55,7 @@ class Advice:
             inside = any(call.name.startswith(f"{name}.") for name in names if name)
             if call.name in names or inside:
                 return "decompose rewrites it into operations with exact rules"
-        elif call.function in CALLS or call.operation in CALLS:
+        elif _has_lowering(call):
             island = self._island(call)
             if island is None:
                 found = self._uncovered(call)
@@ -87,6 +87,11 @@ class Advice:
             if name == "" or f"{call.where}.".startswith(f"{name}."):
                 return reason
         return None
+
+
+def _has_lowering(call: Call) -> bool:
+    operation = operation_of(call.function)
+    return operation is not None and operation.lower is not None
 
 
 def _with_help(reason: str) -> str:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import DeclinedError, RewriteError
-from passes.lowering.coverage import RANDOM
-from passes.operations.module_rules import bound_rule_for
-from passes.operations.rules import BoundRule, as_result, part_for
+from passes.operations.contract import BoundRule
+from passes.operations.operation import RANDOM
+from passes.operations.table import as_result, part_for, rule_of_module
 from passes.user_code.observe import Call
 from rewriter.compiler.report import Report, render_table
 from rewriter.compiler.uncovered import is_covered
@@ -273,7 +273,7 @@ def engine_rules(
     call: Call, args: tuple[Any, ...], args0: list[Tensor], result: Any, result0: list[Tensor]
 ) -> Any:
     """Return ``result`` with the multipliers of the rule of the module that was called, if it has one."""
-    rule = bound_rule_for(call.function) if is_covered(call.function) else None
+    rule = rule_of_module(call.function) if is_covered(call.function) else None
     if rule is None or not all(isinstance(each, Tensor) for each in args) or not isinstance(result, Tensor):
         return result
     # The model may write to them before the backward pass.

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from passes.errors import RewriteError
-from passes.lowering.coverage import CUTS, why_no_rule_for_call, why_no_rule_for_module
+from passes.lowering.coverage import why_no_rule_for_call, why_no_rule_for_module
+from passes.operations.in_place import writes_first
+from passes.operations.operation import CUTS
 from passes.user_code.clone import clone_structure
 from passes.user_code.observe import Call, Observer, observe
 from passes.user_code.randomness import random_state_kept
@@ -30,21 +32,6 @@ from passes.user_code.randomness import random_state_kept
 #: Runs a module on operands and gives its result the multipliers of a rule.
 Ruled = Callable[[Call, tuple[Any, ...], Any, Any], Any]
 Half = Literal["samples", "references"]
-# In-place methods that leave the numbers as they are.
-_OF_SHAPE = {
-    *(
-        "resize_",
-        "squeeze_",
-        "unsqueeze_",
-        "t_",
-        "transpose_",
-        "swapaxes_",
-        "swapdims_",
-        "as_strided_",
-        "set_",
-    ),
-    *("requires_grad_", "detach_", "share_memory_", "resize_as_"),
-}
 
 
 @dataclass
@@ -128,7 +115,7 @@ class Followed(Observer):
 
         entered, named = _mapped(enter, args), _mapped(enter, kwargs)
         varies = any(each.requires_grad for each in operands)
-        if changes_first(call) and varies and _is_floating(args[0]):
+        if _changes_first(call) and varies and _is_floating(args[0]):
             # Out of place first, so that the old and the new numbers each have multipliers.
             changed = entered[0].clone()
             result = run(changed, *entered[1:], **named)
@@ -276,18 +263,13 @@ def without_gradients(model: nn.Module) -> nn.Module:
     return copy
 
 
-def changes_first(call: Call) -> bool:
-    """Whether a call writes to its first argument."""
-    name = getattr(call.function, "__name__", "")
-    if name in _OF_SHAPE:
-        return False
-    if name in ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"):
-        return True
-    return not isinstance(call.function, nn.Module) and name.endswith("_") and not name.startswith("__")
+def _changes_first(call: Call) -> bool:
+    """Whether a call writes numbers to its first argument."""
+    return not isinstance(call.function, nn.Module) and writes_first(call.function)
 
 
 def _given(call: Call, args: tuple[Any, ...], result: Any) -> Any:
-    return args[0] if changes_first(call) and result is None else result
+    return args[0] if _changes_first(call) and result is None else result
 
 
 def _on_multiplier(tensor: Tensor, note: Callable[[Tensor], None]) -> None:

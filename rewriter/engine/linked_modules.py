@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from passes.lowering.running_code import run_quietly
-from passes.operations.elementwise.sigmoid_tanh_relu import Operands
-from passes.operations.module_rules import bound_rule_for
-from passes.operations.rules import BoundRule, as_result, part_for
+from passes.operations.contract import BoundRule, Operands
+from passes.operations.table import as_result, part_for, rule_of_module
 from passes.recurrent.recurrence import Recurrence
 from passes.user_code.clone import clone_structure
 from rewriter.compiler.islands import islands_of, lowered_islands
@@ -50,7 +49,7 @@ def linked_copy(model: nn.Module) -> nn.Module:
     _link_recurrences(copy)
     link_embeddings(copy)
     for name, module in copy.named_modules():
-        rule = bound_rule_for(module)
+        rule = rule_of_module(module)
         if rule is not None:
             if getattr(module, "inplace", False):
                 module.inplace = False
@@ -67,7 +66,7 @@ def _island_forward(plain: Forward, lowered: Forward, *args: Any, **kwargs: Any)
 
 def _call(island: str, name: str, atom: nn.Module, operands: tuple[Any, ...]) -> Any:
     plain = partial(type(atom).forward, atom)
-    rule = bound_rule_for(atom)
+    rule = rule_of_module(atom)
     return plain(*operands) if rule is None else _rule_forward(plain, f"{island}.{name}", rule, *operands)
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from passes.operations.attention.layout import AttentionBegin, AttentionEnd, CloseRows, MaskScores
-from passes.operations.contract import Build, Lowering, Textbook, Varies
 from passes.operations.products.bilinear import Bilinear
 from passes.operations.softmax.atoms import SoftmaxAtom
-from passes.stand_in import StandIn, put_on_face
+from passes.stand_in import StandIn
 
 
 class DotProductAttention(nn.Module):
@@ -83,7 +81,7 @@ class DotProductAttention(nn.Module):
         return self.mix(weights, value), weights
 
 
-class _AlwaysDropout(nn.Module):
+class AlwaysDropout(nn.Module):
     """Dropout as the function has it: whether a model trains is not asked."""
 
     def __init__(self, p: float) -> None:
@@ -91,36 +89,26 @@ class _AlwaysDropout(nn.Module):
         self.p = p
 
     def forward(self, input: Tensor) -> Tensor:
+        """Drop elements."""
         return F.dropout(input, self.p, training=True)
 
 
-class _ResultOnly(nn.Module):
+class ResultOnly(nn.Module):
+    """Attention without its weights.
+
+    Args:
+        attention: whose result is returned.
+
+    """
+
     def __init__(self, attention: DotProductAttention) -> None:
         super().__init__()
         self.attention = attention
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: Any) -> Tensor:
+        """Return the result."""
         result: Tensor = self.attention(query, key, value, mask, scale, True)[0]
         return result
-
-
-def _scaled_dot_product_attention(
-    varies: Varies,
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: Any = 0.0,
-    is_causal: Any = False,
-    *,
-    scale: Any = None,
-    enable_gqa: Any = False,
-) -> Textbook | None:
-    if any(isinstance(each, fx.Node) for each in (dropout_p, is_causal, enable_gqa)):
-        return None
-    dropout = _AlwaysDropout(dropout_p) if dropout_p else None
-    attention = DotProductAttention(dropout, causal=is_causal, grouped=enable_gqa, own_scale=scale is None)
-    return _ResultOnly(attention), (query, key, value, attn_mask, scale)
 
 
 class MultiheadAttentionAtoms(StandIn, nn.MultiheadAttention):
@@ -169,16 +157,3 @@ class MultiheadAttentionAtoms(StandIn, nn.MultiheadAttention):
             return [(weight, None) for weight in weights]
         biases = self.in_proj_bias.chunk(3)
         return [(weight, biases[k]) for k, weight in enumerate(weights)]
-
-
-def _multihead(layer: nn.MultiheadAttention) -> MultiheadAttentionAtoms:
-    stand_in = put_on_face(MultiheadAttentionAtoms, layer, set(), "")
-    extra = (layer.bias_k is not None) + layer.add_zero_attn
-    stand_in.begin = AttentionBegin(layer.num_heads, batch_first=layer.batch_first, extra=extra)
-    stand_in.attention = DotProductAttention(nn.Dropout(layer.dropout))
-    stand_in.end = AttentionEnd(batch_first=layer.batch_first)
-    return stand_in
-
-
-MODULES: Mapping[type[nn.Module], Build] = {nn.MultiheadAttention: _multihead}
-CALLS: Mapping[Any, Lowering] = {F.scaled_dot_product_attention: _scaled_dot_product_attention}

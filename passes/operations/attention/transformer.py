@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from passes.errors import InputError
 from passes.leaves import Atom, Layout
 from passes.operations.attention.layout import additive
-from passes.operations.contract import Build
-from passes.operations.elementwise.lowering import CALLS as ACTIVATIONS
-from passes.stand_in import StandIn, put_on_face
+from passes.stand_in import StandIn
 
 
 class AdditiveMask(Layout):
@@ -60,7 +57,7 @@ class SameBatch(Layout):
         return source, target
 
 
-class _Block(StandIn):
+class TransformerBlock(StandIn):
     """What encoder and decoder layers share."""
 
     activation: Callable[[Tensor], Tensor]
@@ -89,7 +86,7 @@ def _seen(
     return seen
 
 
-class TransformerEncoderLayerAtoms(_Block, nn.TransformerEncoderLayer):
+class TransformerEncoderLayerAtoms(TransformerBlock, nn.TransformerEncoderLayer):
     """An ``nn.TransformerEncoderLayer`` written out."""
 
     def forward(
@@ -116,7 +113,7 @@ class TransformerEncoderLayerAtoms(_Block, nn.TransformerEncoderLayer):
         return x
 
 
-class TransformerDecoderLayerAtoms(_Block, nn.TransformerDecoderLayer):
+class TransformerDecoderLayerAtoms(TransformerBlock, nn.TransformerDecoderLayer):
     """An ``nn.TransformerDecoderLayer`` written out."""
 
     def forward(
@@ -253,37 +250,3 @@ class TransformerAtoms(StandIn, nn.Transformer):
 def _hint(is_causal: bool | None) -> bool:
     """None asks torch to look whether the mask is causal, which changes its speed, not the result."""
     return False if is_causal is None else is_causal
-
-
-def _block(cls: type[_Block]) -> Build:
-    def build(layer: Any) -> nn.Module:
-        stand_in = put_on_face(cls, layer, set(), "")
-        lowering = ACTIVATIONS.get(layer.activation) if isinstance(layer.activation, Hashable) else None
-        textbook = lowering and lowering(lambda _: True, None)
-        atom = textbook[0] if textbook and isinstance(textbook[0], Atom) else None
-        # Where the layer stays code that runs, no pass sees the call of a function.
-        stand_in.activation_atom = atom
-        return stand_in
-
-    return build
-
-
-def _encoder(encoder: nn.TransformerEncoder) -> nn.Module:
-    stand_in = put_on_face(TransformerEncoderAtoms, encoder, set(), "")
-    stand_in.additive_mask = AdditiveMask()
-    return stand_in
-
-
-def _transformer(model: nn.Transformer) -> nn.Module:
-    stand_in = put_on_face(TransformerAtoms, model, set(), "")
-    stand_in.same_batch = SameBatch(model.d_model, batch_first=model.batch_first)
-    return stand_in
-
-
-MODULES: Mapping[type[nn.Module], Build] = {
-    nn.TransformerEncoderLayer: _block(TransformerEncoderLayerAtoms),
-    nn.TransformerDecoderLayer: _block(TransformerDecoderLayerAtoms),
-    nn.TransformerEncoder: _encoder,
-    nn.TransformerDecoder: lambda decoder: put_on_face(TransformerDecoderAtoms, decoder, set(), ""),
-    nn.Transformer: _transformer,
-}

@@ -2,76 +2,48 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from passes.leaves import Atom
+from passes.operations.operation import function_named
+from passes.stand_in import Combined, blank
 
 
-def _powers(exponent: Tensor, base: float | Tensor) -> Tensor:
+def _powers(exponent: Tensor, base: float) -> Tensor:
     return torch.pow(base, exponent)
 
 
-#: What an :class:`Elementwise` may compute.
-FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
-    **{
-        each.__name__: each
-        for each in (
-            *(torch.abs, torch.acos, torch.acosh, torch.asin, torch.asinh, torch.atan, torch.atanh),
-            *(torch.ceil, torch.clamp, torch.cos, torch.cosh, torch.digamma, torch.div, torch.erf),
-            *(
-                torch.erfc,
-                torch.erfinv,
-                torch.exp,
-                torch.exp2,
-                torch.expm1,
-                torch.floor,
-                torch.fmod,
-            ),
-            *(torch.frac, torch.lgamma, torch.log, torch.log10, torch.log1p, torch.log2, torch.logit),
-            *(
-                torch.nan_to_num,
-                torch.pow,
-                torch.reciprocal,
-                torch.remainder,
-                torch.round,
-                torch.rsqrt,
-                torch.sgn,
-            ),
-            *(torch.sign, torch.sin, torch.sinc, torch.sinh, torch.sqrt, torch.square, torch.tan),
-            *(torch.trunc, torch.i0),
-            *(F.celu, F.elu, F.gelu, F.hardshrink, F.hardsigmoid, F.hardswish, F.hardtanh, F.leaky_relu),
-            *(F.mish, F.relu6, F.selu, F.silu, F.softplus, F.softshrink, F.softsign),
-            F.tanhshrink,
-        )
-    },
-    "logsigmoid": F.logsigmoid,
-    "threshold": F.threshold,
+def _floor_divide(x: Tensor, other: float) -> Tensor:
     # As torch.floor_divide, which has no derivative.
-    "floor_divide": lambda x, other: torch.div(x, other, rounding_mode="floor"),
-    "entr": torch.special.entr,
-    "log_ndtr": torch.special.log_ndtr,
-    "ndtr": torch.special.ndtr,
-    "powers": _powers,
-    # What follows takes an operand that is the same for all inputs.
-    "at_least": lambda x, bound: torch.clamp(x, min=bound),
-    "at_most": lambda x, bound: torch.clamp(x, max=bound),
-    "power_of_each": torch.pow,
-    "powers_of_each": _powers,
-    "xlogy_of_each": lambda x, factor: torch.xlogy(factor, x),
-    "xlog1py_of_each": lambda x, factor: torch.special.xlog1py(factor, x),
-}
+    return torch.div(x, other, rounding_mode="floor")
 
 
-class Elementwise(Atom):
+# Functions that torch has in another form.
+_OWN: Mapping[str, Callable[..., Tensor]] = {"powers": _powers, "floor_divide": _floor_divide}
+
+
+@functools.cache
+def computed_by(function: str) -> Callable[..., Tensor]:
+    """Return what computes the function of that name.
+
+    Example:
+        >>> computed_by("exp") is torch.exp, computed_by("special.entr") is torch.special.entr
+        (True, True)
+
+    """
+    return _OWN.get(function) or function_named(function)
+
+
+class Elementwise(Combined, Atom):
     """A function of each element.
 
     Args:
-        function: a key of :data:`FUNCTIONS`.
+        function: its name behind ``torch.`` or ``torch.nn.functional.``.
         options: further arguments of the function, plain numbers or names.
 
     Example:
@@ -85,19 +57,13 @@ class Elementwise(Atom):
         self.function = function
         self.options = options
 
-    def forward(self, input: Tensor, *fixed: Tensor) -> Tensor:
-        """Return the function of ``input``, any shape, with operands that are no input of the model."""
-        return FUNCTIONS[self.function](input, *fixed, **self.options)
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the function of ``input``, any shape."""
+        return computed_by(self.function)(input, **self.options)
 
     def extra_repr(self) -> str:
         """Show the function."""
         return ", ".join([self.function, *(f"{key}={value}" for key, value in self.options.items())])
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        kind = type(self).__dict__.get("_stands_in_for")
-        if kind is None:
-            return super().__reduce_ex__(protocol)  # type: ignore[return-value]
-        return _blank, (kind, _own_class(type(self))), self.__dict__.copy()
 
 
 class RandomLeakyReLU(Atom, nn.RReLU):
@@ -114,9 +80,6 @@ class RandomLeakyReLU(Atom, nn.RReLU):
         return Elementwise("leaky_relu", negative_slope=(self.lower + self.upper) / 2)
 
 
-_CLASSES: dict[tuple[type[nn.Module], type[Elementwise]], type[Elementwise]] = {}
-
-
 def in_place_of(module: nn.Module, atom: Elementwise) -> Elementwise:
     """Let ``atom`` answer ``isinstance`` and show the settings as one of torch's modules does.
 
@@ -127,20 +90,6 @@ def in_place_of(module: nn.Module, atom: Elementwise) -> Elementwise:
 
     """
     settings = {key: value for key, value in module.__dict__.items() if not key.startswith("_")}
-    stand_in = _blank(type(module), type(atom))
+    stand_in = cast("Elementwise", blank(type(atom), type(module)))
     stand_in.__dict__.update(settings | atom.__dict__)
     return stand_in
-
-
-def _blank(kind: type[nn.Module], own: type[Elementwise]) -> Elementwise:
-    key = (kind, own)
-    if key not in _CLASSES:
-        # Under the atom's name: shap looks rules up by the name of the class.
-        namespace = {"_stands_in_for": kind, "__module__": own.__module__}
-        _CLASSES[key] = cast("type[Elementwise]", type(own.__name__, (own, kind), namespace))
-    cls = _CLASSES[key]
-    return cls.__new__(cls)
-
-
-def _own_class(cls: type[Elementwise]) -> type[Elementwise]:
-    return cast("type[Elementwise]", cls.__bases__[0])

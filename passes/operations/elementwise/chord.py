@@ -1,16 +1,14 @@
-"""Rules for functions of each element: a closed form where one is known, else the slope of the chord."""
+"""Rules for functions of each element: the slope of the chord, in closed form or from the derivative."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from passes.operations.elementwise.atom import Elementwise
-from passes.operations.elementwise.sigmoid_tanh_relu import Operands, Rule
-from passes.operations.elementwise.slopes import CLOSED, Slope, mean_of, quotient
+from passes.operations.contract import Operands
+from passes.operations.elementwise.slopes import Slope, mean_of, quotient
 
 
 def chord_multiplier(
@@ -48,40 +46,23 @@ def chord_multiplier(
 
 def _derivative(function: Callable[..., Tensor], x: Tensor, fixed: Operands) -> Tensor:
     with torch.enable_grad():
-        # Pairs come with a dimension in front, which a module that counts dimensions does not expect.
-        leaf = x.detach().flatten(0, 1).requires_grad_()
-        constants = (each.detach().expand(x.shape).flatten(0, 1) for each in fixed)
+        leaf = x.detach().clone().requires_grad_()
+        constants = (each.detach().expand(x.shape) for each in fixed)
         value = function(leaf, *constants)
         if not value.requires_grad:
             # A step, for which torch has no derivative.
             return torch.zeros_like(x)
         (derivative,) = torch.autograd.grad(value.sum(), leaf)
-    return derivative.view(x.shape)
+    return derivative
 
 
-def rule_for(atom: Elementwise) -> Rule:
-    """Return the rule of an atom.
+def by_slope(slope: Slope, x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
+    """Rescale by a slope in closed form.
 
     Example:
         >>> one = torch.ones(1, 1)
-        >>> rule_for(Elementwise("pow", exponent=3))((2 * one,), (one,), 8 * one, one)
-        (tensor([[7.]]),)
+        >>> by_slope(lambda x, x0, y, y0: x + x0, (3 * one,), (one,), 9 * one, one)
+        (tensor([[4.]]),)
 
     """
-    if atom.function == "abs":
-        return partial(_magnitude, atom)
-    if atom.function in CLOSED:
-        return partial(_closed, partial(CLOSED[atom.function], **atom.options))
-    return partial(chord_multiplier, atom.forward)
-
-
-def _closed(slope: Slope, x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
     return (slope(x[0], x0[0], y, y0),)
-
-
-def _magnitude(atom: Elementwise, x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
-    """Rescale ``|x|``; of complex numbers by ``|x|^2 - |x0|^2 = Re(conj(x + x0) (x - x0))``."""
-    if not x[0].is_complex():
-        return chord_multiplier(atom.forward, x, x0, y, y0)
-    both = y + y0
-    return ((x[0] + x0[0]).conj() / torch.where(both == 0, 1, both),)

@@ -10,65 +10,6 @@ from passes.leaves import Mul, ReLUAtom, SigmoidAtom
 from passes.operations.elementwise.atom import Elementwise
 
 
-class Fixed(nn.Module):
-    """An atom of an input and an operand, number or tensor, that is the same for all inputs.
-
-    Args:
-        function: a key of :data:`passes.operations.elementwise.atom.FUNCTIONS`.
-
-    """
-
-    def __init__(self, function: str) -> None:
-        super().__init__()
-        self.atom = Elementwise(function)
-
-    def forward(self, input: Tensor, operand: Any) -> Any:
-        """Make a tensor of a number first."""
-        return self.atom(input, operand + input.new_zeros(()))
-
-
-class Between(nn.Module):
-    """``torch.clamp`` with bounds that are the same for all inputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.low = Fixed("at_least")
-        self.high = Fixed("at_most")
-
-    def forward(self, input: Tensor, low: Any, high: Any) -> Any:
-        """Let the upper bound win where it is the lower one."""
-        return self.high(self.low(input, low), high)
-
-
-class Double(nn.Module):
-    """An atom of the input in float64.
-
-    Args:
-        atom: what follows.
-
-    """
-
-    def __init__(self, atom: nn.Module) -> None:
-        super().__init__()
-        self.atom = atom
-
-    def forward(self, input: Tensor) -> Any:
-        """Return float64 for any dtype."""
-        return self.atom(input.double())
-
-
-class Over(nn.Module):
-    """A numerator that is the same for all inputs, over one that varies."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reciprocal = Elementwise("reciprocal")
-
-    def forward(self, numerator: Any, denominator: Tensor) -> Any:
-        """Return the quotient."""
-        return numerator * self.reciprocal(denominator)
-
-
 class GatedLinear(nn.Module):
     """``nn.GLU``: one half of the features times the sigmoid of the other.
 

@@ -1,28 +1,14 @@
-"""The table of attribution rules: one pure function per atom.
+"""The rules of the logistic function, the hyperbolic tangent and the rectifier: slopes of their chords.
 
-Every rule takes the operands of an atom at the sample and at the reference, and what the atom made of
-them, and returns one multiplier per operand, so that
-
-    sum over operands of multiplier * (operand - reference operand)  =  output - reference output
-
-exactly. Operands and outputs have one shape (broadcasting is the caller's business). The rules are
-elementwise, keep the dtype and know nothing about batches or hooks; all explainers bind to them.
-
-Sources: the rescale rule is that of DeepLIFT (Shrikumar et al. 2017, section 3.5.2); the product rule
-is the Shapley value of a game with two players (Lundberg and Lee 2017 use it in DeepSHAP).
+Source: the rescale rule of DeepLIFT (Shrikumar et al. 2017, section 3.5.2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from passes.leaves import Mul, ReLUAtom, SigmoidAtom, TanhAtom
-
-Operands = tuple[Tensor, ...]
-Rule = Callable[[Operands, Operands, Tensor, Tensor], Operands]
+from passes.operations.contract import Operands
 
 
 def sigmoid_multiplier(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
@@ -66,28 +52,6 @@ def relu_multiplier(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operand
     delta = x[0] - x0[0]
     same = delta == 0
     return (torch.where(same, (x[0] > 0).to(delta.dtype), (y - y0) / torch.where(same, 1, delta)),)
-
-
-def product_multipliers(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
-    """Split a product of two operands: each is multiplied by the mean of the other.
-
-    Example:
-        >>> one, two, three = torch.ones(1), torch.ones(1) + 1, torch.ones(1) + 2
-        >>> product_multipliers((three, two), (one, two), 3 * two, two)
-        (tensor([2.]), tensor([2.]))
-
-    """
-    # A mask may be one of them: the sum of two booleans would be a boolean.
-    (a, b), (a0, b0) = ((side[0].to(y.dtype), side[1].to(y.dtype)) for side in (x, x0))
-    return (b + b0) / 2, (a + a0) / 2
-
-
-RULES: Mapping[type[nn.Module], Rule] = {
-    SigmoidAtom: sigmoid_multiplier,
-    TanhAtom: tanh_multiplier,
-    ReLUAtom: relu_multiplier,
-    Mul: product_multipliers,
-}
 
 
 def tanh_over_(delta: Tensor) -> Tensor:

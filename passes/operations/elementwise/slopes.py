@@ -8,7 +8,7 @@ are far apart, and the difference of the values has all its digits, some are the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -33,7 +33,9 @@ def _decay(delta: Tensor, rate: float = 1.0) -> Tensor:
     return torch.where(small, rate, -torch.expm1(-size * rate) / torch.where(small, 1, size))
 
 
-def _exponential(rate: float) -> Slope:
+def exponential(rate: float) -> Slope:
+    """Return the slope of ``exp(rate * x)``."""
+
     def slope(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
         # From the larger value down, so that nothing overflows but where a value does.
         return torch.maximum(y, y0) * _decay(x - x0, rate)
@@ -41,11 +43,13 @@ def _exponential(rate: float) -> Slope:
     return slope
 
 
-def _expm1(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+def expm1(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of ``exp(x) - 1``."""
     return torch.maximum(x, x0).exp() * _decay(x - x0)
 
 
-def _powers(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, base: float) -> Tensor:
+def powers(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, base: float) -> Tensor:
+    """Return the slope of ``base ** x``."""
     if base <= 0:
         return quotient(x, x0, y, y0)
     # The larger value is that of the larger exponent, or of the smaller one for a base below 1.
@@ -59,7 +63,9 @@ def _log1p_over(u: Tensor) -> Tensor:
     return torch.log1p(u) / u
 
 
-def _logarithm(base: float, shift: float = 0.0) -> Slope:
+def logarithm(base: float, shift: float = 0.0) -> Slope:
+    """Return the slope of the logarithm of ``x + shift``."""
+
     def slope(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
         low = torch.minimum(x, x0) + shift
         ratio = (x - x0).abs() / low
@@ -70,7 +76,8 @@ def _logarithm(base: float, shift: float = 0.0) -> Slope:
     return slope
 
 
-def _pow(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, exponent: float) -> Tensor:
+def power(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, exponent: float) -> Tensor:
+    """Return the slope of ``x ** exponent``."""
     a, b = x.abs(), x0.abs()
     low = torch.minimum(a, b)
     ratio = (a - b).abs() / low
@@ -88,24 +95,34 @@ def _pow(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, exponent: float) -> Tenso
     )
 
 
-def _reciprocal(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+def reciprocal(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of ``1 / x``."""
     return -y * y0
 
 
-def _sqrt(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+def sqrt(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of the root."""
     return 1 / (y + y0)
 
 
-def _rsqrt(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+def rsqrt(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of the reciprocal root."""
     return -y * y0 / (x.sqrt() + x0.sqrt())
 
 
-def _square(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+def square(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of ``x ** 2``."""
     return x + x0
 
 
-def _log_of_sum(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
-    """The slope of ``log(1 + exp(x))``: ``y - y0 = -log1p(s(high) expm1(-|delta|))``."""
+def magnitude(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of ``|x|``, complex or not, from ``|x|² - |x0|² = Re(conj(x + x0) (x - x0))``."""
+    both = y + y0
+    return (x + x0).conj() / torch.where(both == 0, 1, both)
+
+
+def log_of_sum(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of ``log(1 + exp(x))``, from ``y - y0 = -log1p(s(high) expm1(-|delta|))``."""
     delta = x - x0
     high = torch.maximum(x, x0)
     fall = torch.sigmoid(high) * _decay(delta)
@@ -114,43 +131,48 @@ def _log_of_sum(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
     return torch.where(delta.abs() < 1, near, quotient(x, x0, y, y0))
 
 
-def _softplus(
+def softplus(
     x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, beta: float = 1.0, threshold: float = 20.0
 ) -> Tensor:
+    """Return the slope of ``log(1 + exp(beta x)) / beta``."""
     # Torch returns x itself above the threshold, and jumps there by up to exp(-threshold) / beta.
     above, above0 = x * beta > threshold, x0 * beta > threshold
-    slope = _log_of_sum(x * beta, x0 * beta, y * beta, y0 * beta)
+    slope = log_of_sum(x * beta, x0 * beta, y * beta, y0 * beta)
     slope = torch.where(above == above0, slope, quotient(x, x0, y, y0))
     return torch.where(above & above0, 1, slope)
 
 
-def _logsigmoid(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
-    return _log_of_sum(-x, -x0, -y, -y0)
+def logsigmoid(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of the logarithm of the logistic function."""
+    return log_of_sum(-x, -x0, -y, -y0)
 
 
 def _gated(x: Tensor, x0: Tensor, gate: Tensor, gate0: Tensor, slope: Tensor) -> Tensor:
-    """The slope of ``x * gate(x)``."""
+    """Return the slope of ``x * gate(x)``."""
     return (gate + gate0) / 2 + (x + x0) / 2 * slope
 
 
-def _silu(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+def silu(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of ``x`` times its sigmoid."""
     gate, gate0 = torch.sigmoid(x), torch.sigmoid(x0)
     (slope,) = sigmoid_multiplier((x,), (x0,), gate, gate0)
     return _gated(x, x0, gate, gate0, slope)
 
 
-def _mish(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+def mish(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of ``x tanh(softplus(x))``."""
     sums, sums0 = (F.softplus(each, threshold=40) for each in (x, x0))
     gate, gate0 = torch.tanh(sums), torch.tanh(sums0)
     (outer,) = tanh_multiplier((sums,), (sums0,), gate, gate0)
-    return _gated(x, x0, gate, gate0, outer * _log_of_sum(x, x0, sums, sums0))
+    return _gated(x, x0, gate, gate0, outer * log_of_sum(x, x0, sums, sums0))
 
 
-def _gelu(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, approximate: str = "none") -> Tensor:
+def gelu(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, approximate: str = "none") -> Tensor:
+    """Return the slope of ``x`` times the normal distribution function, or its approximation by tanh."""
     if approximate == "none":
         scale = math.sqrt(0.5)
         gate, gate0 = torch.erf(x * scale), torch.erf(x0 * scale)
-        slope = _erf(x * scale, x0 * scale, gate, gate0) * scale
+        slope = erf(x * scale, x0 * scale, gate, gate0) * scale
     else:
         # Beyond, the tangent is 1 or -1 in any dtype, and cubes do not overflow here.
         a, b = x.clamp(-20, 20), x0.clamp(-20, 20)
@@ -185,24 +207,27 @@ def mean_of(derivative: Callable[[Tensor], Tensor], x: Tensor, x0: Tensor) -> Te
     return total
 
 
-def _erf(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+def erf(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of the error function."""
     near = mean_of(lambda t: torch.exp(-t * t), x, x0) * (2 / math.sqrt(math.pi))
     return torch.where((x - x0).abs() < 0.5, near, quotient(x, x0, y, y0))
 
 
-def _erfc(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
-    return -_erf(x, x0, -y, -y0)
+def erfc(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of one less the error function."""
+    return -erf(x, x0, -y, -y0)
 
 
-def _ndtr(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+def ndtr(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of the normal distribution function."""
     a, b = x * math.sqrt(0.5), x0 * math.sqrt(0.5)
-    return _erf(a, b, torch.erf(a), torch.erf(b)) * (math.sqrt(0.5) / 2)
+    return erf(a, b, torch.erf(a), torch.erf(b)) * (math.sqrt(0.5) / 2)
 
 
-def _elu(
+def elu(
     x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, alpha: float = 1.0, scale: float = 1.0, rate: float = 1.0
 ) -> Tensor:
-    """The slope of ``scale * max(x, 0) + scale * alpha * expm1(rate * min(x, 0))``."""
+    """Return the slope of ``scale * max(x, 0) + scale * alpha * expm1(rate * min(x, 0))``."""
     below = scale * alpha * torch.exp(rate * torch.maximum(x, x0).clamp(max=0)) * _decay(x - x0, rate)
     positive, positive0 = x > 0, x0 > 0
     slope = torch.where(positive & positive0, scale, below)
@@ -210,54 +235,27 @@ def _elu(
     return torch.where(positive == positive0, slope, quotient(x, x0, y, y0))
 
 
-def _celu(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, alpha: float = 1.0) -> Tensor:
+def celu(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, alpha: float = 1.0) -> Tensor:
+    """Return the slope of the continuously differentiable exponential unit."""
     if alpha <= 0:
         return quotient(x, x0, y, y0)
-    return _elu(x, x0, y, y0, alpha, 1.0, 1 / alpha)
+    return elu(x, x0, y, y0, alpha, 1.0, 1 / alpha)
 
 
-def _selu(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+def selu(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of the scaled exponential unit."""
     # The constants of Klambauer et al. 2017, as torch has them.
-    return _elu(x, x0, y, y0, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
+    return elu(x, x0, y, y0, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
 
 
-def _softsign(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+def softsign(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of ``x / (1 + |x|)``."""
     alike = torch.sign(x) * torch.sign(x0) >= 0
     near = 1 / (1 + x.abs()) / (1 + x0.abs())
     return torch.where(alike, near, quotient(x, x0, y, y0))
 
 
-def _tanhshrink(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+def tanhshrink(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of ``x - tanh(x)``."""
     (slope,) = tanh_multiplier((x,), (x0,), torch.tanh(x), torch.tanh(x0))
     return 1 - slope
-
-
-#: By the name of the function, see :data:`passes.operations.elementwise.atom.FUNCTIONS`.
-CLOSED: Mapping[str, Slope] = {
-    "celu": _celu,
-    "elu": _elu,
-    "erf": _erf,
-    "erfc": _erfc,
-    "exp": _exponential(1.0),
-    "exp2": _exponential(math.log(2)),
-    "expm1": _expm1,
-    "gelu": _gelu,
-    "log": _logarithm(math.e),
-    "log10": _logarithm(10),
-    "log1p": _logarithm(math.e, 1.0),
-    "log2": _logarithm(2),
-    "logsigmoid": _logsigmoid,
-    "mish": _mish,
-    "ndtr": _ndtr,
-    "pow": _pow,
-    "powers": _powers,
-    "reciprocal": _reciprocal,
-    "rsqrt": _rsqrt,
-    "selu": _selu,
-    "silu": _silu,
-    "softplus": _softplus,
-    "softsign": _softsign,
-    "sqrt": _sqrt,
-    "square": _square,
-    "tanhshrink": _tanhshrink,
-}

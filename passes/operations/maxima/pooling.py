@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from passes.leaves import Atom
-from passes.operations.contract import Build, Lowering, Textbook, Varies
+from passes.leaves import Atom, Layout
 
 _POOLS: Mapping[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-# Values and places, under names that :data:`CALLS` does not know.
+# Values and places, beside the atom.
 _POOLS_WITH_PLACES: Mapping[int, Callable[..., Any]] = {
     1: torch.max_pool1d_with_indices,
     2: torch._C._nn.max_pool2d_with_indices,
@@ -77,7 +76,8 @@ class MaxPool(Atom):
 
     def places(self, input: Tensor) -> Tensor:
         """Return where in ``input`` each value was found, as torch counts it."""
-        indices: Tensor = _POOLS_WITH_PLACES[self.space](input, *self.options())[1]
+        with torch._C.DisableTorchFunction():
+            indices: Tensor = _POOLS_WITH_PLACES[self.space](input, *self.options())[1]
         return indices
 
     def extra_repr(self) -> str:
@@ -117,7 +117,8 @@ class AdaptiveMaxPool(Atom):
         sizes = given if isinstance(given, tuple | list) else (given,) * self.space
         # None keeps a size, which only torch.nn.functional looks up.
         known = [size or input.shape[k - self.space] for k, size in enumerate(sizes)]
-        indices: Tensor = _ADAPTIVE_WITH_PLACES[self.space](input, known)[1]
+        with torch._C.DisableTorchFunction():
+            indices: Tensor = _ADAPTIVE_WITH_PLACES[self.space](input, known)[1]
         return indices
 
     def extra_repr(self) -> str:
@@ -125,8 +126,26 @@ class AdaptiveMaxPool(Atom):
         return f"{self.space}, output_size={self.output_size}"
 
 
+class Places(Layout):
+    """Where a pool finds its values.
+
+    Args:
+        pool: the atom that finds the values.
+
+    """
+
+    def __init__(self, pool: MaxPool | AdaptiveMaxPool) -> None:
+        super().__init__()
+        # Not a submodule: it is one already, beside this.
+        self.find = pool.places
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the indices."""
+        return self.find(input)
+
+
 class PoolPlaces(nn.Module):
-    """Where a pool finds its values: a step.
+    """A pool that returns also where it finds its values.
 
     Args:
         pool: the atom that finds the values.
@@ -136,89 +155,8 @@ class PoolPlaces(nn.Module):
     def __init__(self, pool: MaxPool | AdaptiveMaxPool) -> None:
         super().__init__()
         self.pool = pool
+        self.places = Places(pool)
 
     def forward(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """Return values and indices."""
-        return self.pool(input), self.pool.places(input)
-
-
-def _textbook(pool: MaxPool | AdaptiveMaxPool, return_indices: bool) -> nn.Module:
-    return PoolPlaces(pool) if return_indices else pool
-
-
-def _pool(space: int, *, always_indices: bool = False) -> Lowering:
-    def lower(
-        varies: Varies,
-        input: Any,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        dilation: Any = 1,
-        ceil_mode: bool = False,
-        return_indices: bool = False,
-    ) -> Textbook | None:
-        if _holds_nodes(kernel_size, stride, padding, dilation):
-            return None
-        atom = MaxPool(space, kernel_size, stride, padding, dilation, ceil_mode)
-        return _textbook(atom, return_indices or always_indices), (input,)
-
-    return lower
-
-
-def _adaptive(space: int, *, always_indices: bool = False) -> Lowering:
-    def lower(varies: Varies, input: Any, output_size: Any, return_indices: bool = False) -> Textbook | None:
-        if _holds_nodes(output_size):
-            return None
-        return _textbook(AdaptiveMaxPool(space, output_size), return_indices or always_indices), (input,)
-
-    return lower
-
-
-def _holds_nodes(*options: Any) -> bool:
-    """Whether the model computes a window's size."""
-    found: list[fx.Node] = []
-    fx.node.map_arg(options, found.append)
-    return bool(found)
-
-
-CALLS: Mapping[Any, Lowering] = {
-    F.max_pool1d: _pool(1),
-    F.max_pool2d: _pool(2),
-    F.max_pool3d: _pool(3),
-    torch.max_pool1d: _pool(1),
-    torch.max_pool2d: _pool(2),
-    torch.max_pool3d: _pool(3),
-    F.max_pool1d_with_indices: _pool(1, always_indices=True),
-    F.max_pool2d_with_indices: _pool(2, always_indices=True),
-    F.max_pool3d_with_indices: _pool(3, always_indices=True),
-    F.adaptive_max_pool1d: _adaptive(1),
-    F.adaptive_max_pool2d: _adaptive(2),
-    F.adaptive_max_pool3d: _adaptive(3),
-    F.adaptive_max_pool1d_with_indices: _adaptive(1, always_indices=True),
-    F.adaptive_max_pool2d_with_indices: _adaptive(2, always_indices=True),
-    F.adaptive_max_pool3d_with_indices: _adaptive(3, always_indices=True),
-}
-
-
-def _pool_module(space: int) -> Build:
-    def build(module: Any) -> nn.Module:
-        atom = MaxPool(
-            space, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
-        )
-        return _textbook(atom, module.return_indices)
-
-    return build
-
-
-def _adaptive_module(space: int) -> Build:
-    return lambda module: _textbook(AdaptiveMaxPool(space, module.output_size), module.return_indices)
-
-
-MODULES: Mapping[type[nn.Module], Build] = {
-    nn.MaxPool1d: _pool_module(1),
-    nn.MaxPool2d: _pool_module(2),
-    nn.MaxPool3d: _pool_module(3),
-    nn.AdaptiveMaxPool1d: _adaptive_module(1),
-    nn.AdaptiveMaxPool2d: _adaptive_module(2),
-    nn.AdaptiveMaxPool3d: _adaptive_module(3),
-}
+        return self.pool(input), self.places(input)

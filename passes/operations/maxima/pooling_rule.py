@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from passes.operations.elementwise.sigmoid_tanh_relu import Operands
+from passes.operations.contract import Operands
 from passes.operations.maxima.pooling import AdaptiveMaxPool, MaxPool
 from passes.operations.maxima.rule import maximum_multipliers
 

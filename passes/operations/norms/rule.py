@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from passes.operations.elementwise.sigmoid_tanh_relu import Operands
+from passes.operations.contract import Operands
 from passes.operations.norms.standardize import Standardize
 from passes.operations.norms.variance import Variance
 from passes.operations.norms.vector_norms import Normalize, VectorNorm

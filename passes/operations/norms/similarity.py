@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from passes.leaves import Mul
-from passes.operations.contract import Build, Lowering, Textbook, Varies
 from passes.operations.norms.vector_norms import Normalize, VectorNorm
 
 
@@ -66,30 +62,3 @@ class PairwiseDistanceAtoms(nn.Module):
         """Return the distance of what broadcasts to one shape."""
         distance: Tensor = self.length(x1 - x2 + self.eps)
         return distance
-
-
-def _cosine(varies: Varies, x1: Any, x2: Any, dim: Any = 1, eps: Any = 1e-8) -> Textbook | None:
-    if type(dim) is not int or not isinstance(eps, int | float):
-        return None
-    return CosineSimilarityAtoms(dim, eps), (x1, x2)
-
-
-def _distance(
-    varies: Varies, x1: Any, x2: Any, p: Any = 2.0, eps: Any = 1e-6, keepdim: Any = False
-) -> Textbook | None:
-    if p not in (1, 2) or not isinstance(eps, int | float) or not isinstance(keepdim, bool):
-        return None
-    return PairwiseDistanceAtoms(int(p), eps, keepdim), (x1, x2)
-
-
-CALLS: Mapping[Any, Lowering] = {
-    torch.cosine_similarity: _cosine,
-    torch.pairwise_distance: _distance,
-}
-
-MODULES: Mapping[type[nn.Module], Build] = {
-    nn.CosineSimilarity: lambda module: CosineSimilarityAtoms(module.dim, module.eps),
-    nn.PairwiseDistance: lambda module: (
-        PairwiseDistanceAtoms(int(module.norm), module.eps, module.keepdim) if module.norm in (1, 2) else None
-    ),
-}

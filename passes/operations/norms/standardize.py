@@ -7,18 +7,15 @@ rule for one row exists, and it stays as it is.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from passes.leaves import Atom, Mul
-from passes.operations.contract import Build, Lowering, Textbook, Varies
 from passes.operations.elementwise.atom import Elementwise
-from passes.stand_in import StandIn, put_on_face
+from passes.stand_in import StandIn
 
 
 class Standardize(Atom):
@@ -194,126 +191,3 @@ def _per_channel(norm: Any, standard: Tensor, channel: int) -> Tensor:
         return standard
     scaled: Tensor = standard.transpose(channel, -1) * norm.weight
     return (scaled if norm.bias is None else scaled + norm.bias).transpose(channel, -1)
-
-
-def _with_atom(cls: type[StandIn], norm: nn.Module, standardize: Standardize) -> nn.Module:
-    stand_in = put_on_face(cls, norm, set(), "")
-    stand_in.add_module("standardize", standardize)
-    return stand_in
-
-
-def _instance(cls: type[InstanceNormAtoms]) -> Build:
-    def build(norm: nn.InstanceNorm1d) -> nn.Module | None:
-        if norm.track_running_stats:
-            return None
-        return _with_atom(cls, norm, Standardize(-cls.space, norm.eps))
-
-    return build
-
-
-MODULES: Mapping[type[nn.Module], Build] = {
-    nn.LayerNorm: lambda norm: _with_atom(
-        LayerNormAtoms, norm, Standardize(tuple(norm.normalized_shape), norm.eps)
-    ),
-    nn.RMSNorm: lambda norm: _with_atom(
-        RMSNormAtoms, norm, Standardize(tuple(norm.normalized_shape), norm.eps, centred=False)
-    ),
-    nn.GroupNorm: lambda norm: _with_atom(GroupNormAtoms, norm, Standardize(-1, norm.eps)),
-    nn.LocalResponseNorm: lambda norm: LocalResponseNormAtoms(norm.size, norm.alpha, norm.beta, norm.k),
-    nn.InstanceNorm1d: _instance(InstanceNorm1dAtoms),
-    nn.InstanceNorm2d: _instance(InstanceNorm2dAtoms),
-    nn.InstanceNorm3d: _instance(InstanceNorm3dAtoms),
-}
-
-
-def _with_weights(module: Scaled, input: Any, weight: Any, bias: Any) -> Textbook:
-    if weight is None and bias is None and not module.groups:
-        return module.standardize, (input,)
-    return module, (input, 1.0 if weight is None else weight, 0.0 if bias is None else bias)
-
-
-def _over(shape: Any) -> tuple[int, ...] | int | None:
-    """Tell the dimensions from a ``normalized_shape``, which may be read off a tensor."""
-    if isinstance(shape, list | tuple):
-        known = all(isinstance(each, int) for each in shape)
-        return tuple(shape) if known else -len(shape)
-    if isinstance(shape, fx.Node) and shape.target is operator.getitem:
-        _, part = shape.args
-        if isinstance(part, slice) and isinstance(part.start, int) and part.stop is part.step is None:
-            first: int = part.start
-            return first
-    return None
-
-
-def _layer_norm(
-    varies: Varies,
-    input: Any,
-    normalized_shape: Any,
-    weight: Any = None,
-    bias: Any = None,
-    eps: Any = 1e-5,
-    cudnn_enable: bool = True,
-) -> Textbook | None:
-    over = _over(normalized_shape)
-    if over is None or not isinstance(eps, float):
-        return None
-    return _with_weights(Scaled(Standardize(over, eps)), input, weight, bias)
-
-
-def _rms_norm(
-    varies: Varies, input: Any, normalized_shape: Any, weight: Any = None, eps: Any = None
-) -> Textbook | None:
-    over = _over(normalized_shape)
-    if over is None or not (eps is None or isinstance(eps, float)):
-        return None
-    return _with_weights(Scaled(Standardize(over, eps, centred=False)), input, weight, None)
-
-
-def _group_norm(
-    varies: Varies,
-    input: Any,
-    num_groups: Any,
-    weight: Any = None,
-    bias: Any = None,
-    eps: Any = 1e-5,
-    cudnn_enabled: bool = True,
-) -> Textbook | None:
-    if not isinstance(num_groups, int) or not isinstance(eps, float):
-        return None
-    return _with_weights(Scaled(Standardize(-1, eps), num_groups, channels=True), input, weight, bias)
-
-
-def _instance_norm(
-    varies: Varies,
-    input: Any,
-    running_mean: Any = None,
-    running_var: Any = None,
-    weight: Any = None,
-    bias: Any = None,
-    use_input_stats: Any = True,
-    momentum: Any = 0.1,
-    eps: Any = 1e-5,
-) -> Textbook | None:
-    if running_mean is not None or use_input_stats is not True or not isinstance(eps, float):
-        return None
-    return _with_weights(Scaled(Standardize(2, eps), channels=True), input, weight, bias)
-
-
-def _local_response_norm(
-    varies: Varies, input: Any, size: Any, alpha: Any = 1e-4, beta: Any = 0.75, k: Any = 1.0
-) -> Textbook | None:
-    if not all(isinstance(each, int | float) for each in (size, alpha, beta, k)):
-        return None
-    return LocalResponseNormAtoms(size, alpha, beta, k), (input,)
-
-
-CALLS: Mapping[Any, Lowering] = {
-    F.local_response_norm: _local_response_norm,
-    F.layer_norm: _layer_norm,
-    torch.layer_norm: _layer_norm,
-    F.rms_norm: _rms_norm,
-    torch.rms_norm: _rms_norm,
-    F.group_norm: _group_norm,
-    torch.group_norm: _group_norm,
-    F.instance_norm: _instance_norm,
-}

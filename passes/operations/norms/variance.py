@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from passes.leaves import Atom
-from passes.operations.contract import Lowering, Textbook, Varies
 
 
 class Variance(Atom):
@@ -58,37 +54,3 @@ class VarianceAndMean(nn.Module):
     def forward(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """Return both, as the function does."""
         return self.variance(input), input.mean(self.dim, self.keepdim)
-
-
-def _variance(*, root: bool = False, mean: bool = False) -> Lowering:
-    def lower(
-        varies: Varies,
-        input: Any,
-        dim: Any = None,
-        unbiased: Any = True,
-        keepdim: Any = False,
-        *,
-        correction: Any = None,
-        out: Any = None,
-    ) -> Textbook | None:
-        dims = tuple(dim) if isinstance(dim, list | tuple) else (dim,)
-        # Over all dimensions the rows of a batch are mixed.
-        known = dims and all(type(each) is int for each in dims) and isinstance(keepdim, bool)
-        taken = int(bool(unbiased)) if correction is None else correction
-        if not known or out is not None or not isinstance(taken, int | float):
-            return None
-        if mean:
-            return VarianceAndMean(dims, taken, keepdim, root), (input,)
-        return Variance(dims, taken, keepdim, root), (input,)
-
-    return lower
-
-
-CALLS: Mapping[Any, Lowering] = {
-    torch.var: _variance(),
-    "var": _variance(),
-    torch.std: _variance(root=True),
-    "std": _variance(root=True),
-    torch.var_mean: _variance(mean=True),
-    torch.std_mean: _variance(root=True, mean=True),
-}

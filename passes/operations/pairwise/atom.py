@@ -1,33 +1,21 @@
-"""Functions of two numbers, element by element, as atoms."""
+"""The atom for functions of two numbers, element by element."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from passes.leaves import Atom
-
-#: What a :class:`Pairwise` may compute, of two tensors whose shapes broadcast.
-PAIRWISE: Mapping[str, Callable[..., Tensor]] = {
-    "div": torch.div,
-    "pow": torch.pow,
-    "atan2": torch.atan2,
-    "hypot": torch.hypot,
-    "maximum": torch.maximum,
-    "minimum": torch.minimum,
-    "fmax": torch.fmax,
-    "fmin": torch.fmin,
-}
+from passes.leaves import Atom, Layout
+from passes.operations.operation import function_named
 
 
 class Pairwise(Atom):
-    """A function of two operands that both vary, applied to each pair of elements; shapes broadcast.
+    """A function of two operands, applied to each pair of elements; shapes broadcast.
 
     Args:
-        function: a key of :data:`PAIRWISE`.
+        function: its name behind ``torch.``.
         options: further arguments of the function, plain numbers or names.
 
     Example:
@@ -43,8 +31,25 @@ class Pairwise(Atom):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the function of ``a`` and ``b``, of the shape they broadcast to."""
-        return PAIRWISE[self.function](a, b, **self.options)
+        result: Tensor = function_named(self.function)(a, b, **self.options)
+        return result
 
     def extra_repr(self) -> str:
         """Show the function."""
         return ", ".join([self.function, *(f"{key}={value}" for key, value in self.options.items())])
+
+
+class AsTensor(Layout):
+    """Make a tensor of an operand that may be a number.
+
+    Example:
+        >>> AsTensor()(2, torch.ones(3))
+        tensor(2.)
+
+    """
+
+    def forward(self, operand: Tensor | float, like: Tensor) -> Tensor:
+        """Return the operand, as a tensor in the dtype of ``like`` if it is a number."""
+        if isinstance(operand, Tensor):
+            return operand
+        return torch.full((), operand, dtype=like.dtype, device=like.device)

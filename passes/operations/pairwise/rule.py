@@ -2,59 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from passes.operations.elementwise.sigmoid_tanh_relu import Operands, Rule
+from passes.operations.contract import Operands
+from passes.operations.elementwise.chord import chord_multiplier
+from passes.operations.elementwise.slopes import log_of_sum
 from passes.operations.maxima.rule import maximum_multipliers
-from passes.operations.pairwise.atom import Pairwise
 
 Function = Callable[[Tensor, Tensor], Tensor]
+#: Takes an operand at sample and reference, the other one, and what the function makes of both.
+Slope = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+Slopes = tuple[Slope, Slope]
 
 
-def corner_multipliers(function: Function, x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
+def corner_multipliers(
+    function: Function, slopes: Slopes | None, x: Operands, x0: Operands, y: Tensor, y0: Tensor
+) -> Operands:
     """Split any function of two numbers: the mean of an operand's two chords, one per value of the other.
 
-    That is what each player adds, averaged over both orders (Shapley 1953). Where an operand hardly
-    differs, its chords are lost in rounding, and its derivatives stand for them.
+    That is what each player adds, averaged over both orders (Shapley 1953).
+
+    Args:
+        function: of two tensors.
+        slopes: of the chords of each operand, if they have a closed form.
+        x: the operands at the sample, (n or 1, *shape).
+        x0: at the reference.
+        y: what the function makes of ``x``.
+        y0: of ``x0``.
 
     Example:
         >>> one, two, three = torch.ones(1, 1), torch.ones(1, 1) + 1, torch.ones(1, 1) + 2
-        >>> corner_multipliers(torch.mul, (three, two), (one, two), 3 * two, two)
-        (tensor([[2.]]), tensor([[2.]]))
+        >>> m_a, m_b = corner_multipliers(torch.mul, None, (three, two), (one, two), 3 * two, two)
+        >>> m_a.tolist(), m_b.round(decimals=5).tolist()
+        ([[2.0]], [[2.0]])
 
     """
     (a, b), (a0, b0) = x, x0
     with_a0, with_b0 = function(a0, b), function(a, b0)
-    rise_a = (y - with_a0 + with_b0 - y0) / 2
-    rise_b = (y - with_b0 + with_a0 - y0) / 2
+    of_a, of_b = slopes or (partial(_chord, function), partial(_chord, _exchanged(function)))
     return (
-        _slope(rise_a, a, a0, lambda side: _mean_derivative(function, side, b, b0)),
-        _slope(rise_b, b, b0, lambda side: _mean_derivative(lambda t, s: function(s, t), side, a, a0)),
+        (of_a(a, a0, b, y, with_a0) + of_a(a, a0, b0, with_b0, y0)) / 2,
+        (of_b(b, b0, a, y, with_b0) + of_b(b, b0, a0, with_a0, y0)) / 2,
     )
 
 
-def _slope(rise: Tensor, x: Tensor, x0: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
-    delta = x - x0
-    # At this distance the two derivatives' mean is as close to the chord as rounding lets the quotient be.
-    close = delta.abs() <= torch.finfo(delta.dtype).eps ** (1 / 3) * torch.maximum(x.abs(), x0.abs())
-    slope = rise / torch.where(close, 1, delta)
-    if bool(close.any()):
-        slope = torch.where(close, (derivative(x) + derivative(x0)) / 2, slope)
-    return slope
+def _exchanged(function: Function) -> Function:
+    def exchanged(b: Tensor, a: Tensor) -> Tensor:
+        return function(a, b)
+
+    return exchanged
 
 
-def _mean_derivative(function: Function, x: Tensor, other: Tensor, other0: Tensor) -> Tensor:
-    """Return the derivative in ``x``, averaged over the two values of the other operand."""
-    with torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        total = (function(leaf, other.detach()) + function(leaf, other0.detach())).sum() / 2
-        (derivative,) = torch.autograd.grad(total, leaf)
-    # Where a function has none, as hypot at its origin, nothing hangs on it: the operand does not differ.
-    return torch.where(torch.isfinite(derivative), derivative, 0)
+def _chord(function: Function, x: Tensor, x0: Tensor, other: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    (slope, _) = chord_multiplier(function, (x, other), (x0, other), y, y0)
+    # Where a function has no derivative, nothing hangs on it: the operand is the same.
+    return torch.where((x == x0) & ~torch.isfinite(slope), 0, slope)
+
+
+def _half_of_squares(x: Tensor, x0: Tensor, other: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of a hypotenuse: ``y² - y0² = x² - x0²``."""
+    both = y + y0
+    return (x + x0) / torch.where(both == 0, 1, both)
+
+
+def _softplus_above(x: Tensor, x0: Tensor, other: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of ``other + log(1 + exp(x - other))``."""
+    return log_of_sum(x - other, x0 - other, y - other, y0 - other)
+
+
+hypot_slopes: Slopes = (_half_of_squares, _half_of_squares)
+logaddexp_slopes: Slopes = (_softplus_above, _softplus_above)
 
 
 def quotient_multipliers(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
@@ -96,20 +117,3 @@ def smaller_multipliers(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Ope
     """
     (a, b), (a0, b0) = x, x0
     return larger_multipliers((-a, -b), (-a0, -b0), -y, -y0)
-
-
-#: Closed forms by the name of the function.
-CLOSED: Mapping[str, Rule] = {
-    "div": quotient_multipliers,
-    "maximum": larger_multipliers,
-    "minimum": smaller_multipliers,
-    "fmax": larger_multipliers,
-    "fmin": smaller_multipliers,
-}
-
-
-def pairwise_rule_for(atom: Pairwise) -> Rule:
-    """Return the rule of an atom."""
-    if atom.function in CLOSED and not atom.options:
-        return CLOSED[atom.function]
-    return partial(corner_multipliers, atom.forward)

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from passes.leaves import Atom
+from passes.operations.operation import function_named
 from passes.operations.products.contractions import explicit_equation
 
-
-def _einsum(a: Tensor, b: Tensor, equation: str) -> Tensor:
-    return torch.einsum(equation, a, b)
-
-
-#: What a :class:`Bilinear` may compute: functions that are linear in each of two operands.
-PRODUCTS: Mapping[str, Callable[..., Tensor]] = {
-    "matmul": torch.matmul,
-    "bmm": torch.bmm,
-    "mm": torch.mm,
-    "mv": torch.mv,
-    "dot": torch.dot,
-    "inner": torch.inner,
-    "outer": torch.outer,
-    "kron": torch.kron,
-    "vecdot": torch.linalg.vecdot,
-    "cross": torch.cross,
-    "linalg_cross": torch.linalg.cross,
-    "tensordot": torch.tensordot,
-    "einsum": _einsum,
-    "linear": F.linear,
-    "conv1d": F.conv1d,
-    "conv2d": F.conv2d,
-    "conv3d": F.conv3d,
-    "conv_transpose1d": F.conv_transpose1d,
-    "conv_transpose2d": F.conv_transpose2d,
-    "conv_transpose3d": F.conv_transpose3d,
-}
 #: The Einstein sum that a product is, where it is one.
 EQUATIONS: Mapping[str, str] = {
     "bmm": "bij,bjk->bik",
@@ -55,7 +27,7 @@ class Bilinear(Atom):
     """A function of two tensors that is linear in each.
 
     Args:
-        function: a key of :data:`PRODUCTS`.
+        function: its name behind ``torch.`` or ``torch.nn.functional.``.
         options: further arguments of the function.
 
     Example:
@@ -71,7 +43,10 @@ class Bilinear(Atom):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the product of ``a`` and ``b``."""
-        return PRODUCTS[self.function](a, b, **self.options)
+        if self.function == "einsum":
+            return torch.einsum(self.options["equation"], a, b)
+        result: Tensor = function_named(self.function)(a, b, **self.options)
+        return result
 
     def equation(self, a_dims: int, b_dims: int) -> str | None:
         """Return the Einstein sum for operands of so many dimensions, without dots; None if it is none.

@@ -7,9 +7,23 @@ import string
 import torch
 from torch import Tensor
 
-from passes.operations.elementwise.sigmoid_tanh_relu import Operands
+from passes.operations.contract import Operands
 from passes.operations.products.bilinear import Bilinear
 from passes.operations.products.running_products import RunningProduct
+
+
+def product_multipliers(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
+    """Split a product of two operands: each is multiplied by the mean of the other.
+
+    Example:
+        >>> one, two, three = torch.ones(1), torch.ones(1) + 1, torch.ones(1) + 2
+        >>> product_multipliers((three, two), (one, two), 3 * two, two)
+        (tensor([2.]), tensor([2.]))
+
+    """
+    # A mask may be one of them: the sum of two booleans would be a boolean.
+    (a, b), (a0, b0) = ((side[0].to(y.dtype), side[1].to(y.dtype)) for side in (x, x0))
+    return (b + b0) / 2, (a + a0) / 2
 
 
 def bilinear_pull(atom: Bilinear, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor) -> Operands:

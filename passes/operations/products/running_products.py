@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from passes.leaves import Atom
-from passes.operations.contract import Lowering, Textbook, Varies
 
 
 class RunningProduct(Atom):
@@ -41,26 +37,3 @@ class RunningProduct(Atom):
     def extra_repr(self) -> str:
         """Show the options."""
         return f"{self.dim}, cumulative={self.cumulative}, keepdim={self.keepdim}"
-
-
-def _prod(
-    varies: Varies, input: Any, dim: Any = None, keepdim: Any = False, *, dtype: Any = None
-) -> Textbook | None:
-    if type(dim) is not int or not isinstance(keepdim, bool) or dtype is not None:
-        # Over all dimensions, rows of the batch would be multiplied.
-        return None
-    return RunningProduct(dim, keepdim=keepdim), (input,)
-
-
-def _cumprod(varies: Varies, input: Any, dim: Any, *, dtype: Any = None) -> Textbook | None:
-    if type(dim) is not int or dtype is not None:
-        return None
-    return RunningProduct(dim, cumulative=True), (input,)
-
-
-CALLS: Mapping[Any, Lowering] = {
-    torch.prod: _prod,
-    "prod": _prod,
-    torch.cumprod: _cumprod,
-    "cumprod": _cumprod,
-}

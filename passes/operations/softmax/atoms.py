@@ -6,15 +6,11 @@ infinities goes through it, and its rule can be invariant to what softmax is inv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from passes.leaves import Atom
-from passes.operations.contract import Build, Lowering, Textbook, Varies
 
 
 def dim_from_end(dim: int | None, dims: int) -> int:
@@ -125,65 +121,3 @@ class SoftminAtoms(nn.Module):
         """Return the softmax of ``-input``, any shape."""
         output: Tensor = self.softmax(-input)
         return output
-
-
-def _along(build: type[SoftmaxAtom] | type[LogSoftmaxAtom] | type[SoftminAtoms]) -> Lowering:
-    """Take the arguments of the functions in torch and of the methods."""
-
-    def lower(
-        varies: Varies,
-        input: Any,
-        dim: Any = None,
-        dtype: torch.dtype | None = None,
-        *,
-        out: Any = None,
-        _stacklevel: int = 3,
-    ) -> Textbook | None:
-        # A dimension that is itself computed is not known here.
-        known = (dim is None or isinstance(dim, int)) and (dtype is None or isinstance(dtype, torch.dtype))
-        return (build(dim, dtype), (input,)) if known and out is None else None
-
-    return lower
-
-
-def _functional(build: type[SoftmaxAtom] | type[LogSoftmaxAtom] | type[SoftminAtoms]) -> Lowering:
-    """Take the arguments of the functions in torch.nn.functional."""
-    along = _along(build)
-
-    def lower(
-        varies: Varies, input: Any, dim: Any = None, _stacklevel: int = 3, dtype: Any = None
-    ) -> Textbook | None:
-        return along(varies, input, dim, dtype)
-
-    return lower
-
-
-def _logsumexp(
-    varies: Varies, input: Any, dim: Any, keepdim: Any = False, *, out: Any = None
-) -> Textbook | None:
-    dims = tuple(dim) if isinstance(dim, list | tuple) else (dim,)
-    known = dims and all(isinstance(each, int) for each in dims) and isinstance(keepdim, bool)
-    return (LogSumExp(dims, keepdim), (input,)) if known and out is None else None
-
-
-CALLS: Mapping[Any, Lowering] = {
-    torch.softmax: _along(SoftmaxAtom),
-    torch.special.softmax: _along(SoftmaxAtom),
-    "softmax": _along(SoftmaxAtom),
-    F.softmax: _functional(SoftmaxAtom),
-    torch.log_softmax: _along(LogSoftmaxAtom),
-    torch.special.log_softmax: _along(LogSoftmaxAtom),
-    "log_softmax": _along(LogSoftmaxAtom),
-    F.log_softmax: _functional(LogSoftmaxAtom),
-    F.softmin: _functional(SoftminAtoms),
-    torch.logsumexp: _logsumexp,
-    torch.special.logsumexp: _logsumexp,
-    "logsumexp": _logsumexp,
-}
-
-MODULES: Mapping[type[nn.Module], Build] = {
-    nn.Softmax: lambda module: SoftmaxAtom(module.dim),
-    nn.LogSoftmax: lambda module: LogSoftmaxAtom(module.dim),
-    nn.Softmin: lambda module: SoftminAtoms(module.dim),
-    nn.Softmax2d: lambda module: SoftmaxAtom(-3),
-}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from passes.operations.elementwise.sigmoid_tanh_relu import Operands
+from passes.operations.contract import Operands
 from passes.operations.softmax.atoms import LogSoftmaxAtom, LogSumExp, SoftmaxAtom, dim_from_end
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from passes.operations.elementwise.sigmoid_tanh_relu import Rule, relu_multiplier, tanh_multiplier
+from passes.operations.contract import Multipliers
+from passes.operations.elementwise.sigmoid_tanh_relu import relu_multiplier, tanh_multiplier
 from passes.recurrent.cells import GRUCellAtoms, LSTMCellAtoms, RNNCellAtoms
 from rewriter.engine.sweeps.sweep import CellSweep, Hidden, Kept, Recording
 
@@ -200,7 +201,7 @@ class RNNSweep(CellSweep):
 
     def __init__(self, nonlinearity: str) -> None:
         self.nonlinearity = nonlinearity
-        self.rule: Rule = tanh_multiplier if nonlinearity == "tanh" else relu_multiplier
+        self.rule: Multipliers = tanh_multiplier if nonlinearity == "tanh" else relu_multiplier
 
     def record(self, length: int, rows: int, size: int, like: Tensor) -> Recording:
         """See the base class."""

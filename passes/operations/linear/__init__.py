@@ -1,0 +1,1 @@
+"""Operations that need no rule: the gradient of what is linear is its multiplier."""

@@ -1,0 +1,1 @@
+"""Operations that can have no rule: shapes, masks, places, random numbers, and what cuts the gradient."""

@@ -1,0 +1,44 @@
+"""Look into the containers in which a model's code passes tensors around."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors in containers, dataclasses among them, in their order.
+
+    Example:
+        >>> import torch
+        >>> tensors_in({"a": torch.ones(1), "b": (2, [torch.zeros(1)])})
+        [tensor([1.]), tensor([0.])]
+
+    """
+    found: list[Tensor] = []
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif isinstance(leaf, Mapping):
+            found += tensors_in(list(leaf.values()))
+        elif isinstance(leaf, set | frozenset):
+            found += tensors_in(list(leaf))
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            found += tensors_in([getattr(leaf, each.name, None) for each in fields(leaf)])
+    return found
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Copy tuples, lists and dictionaries with ``function`` of each tensor in its place.
+
+    Example:
+        >>> import torch
+        >>> map_tensors(torch.neg, (torch.ones(1), 2))
+        (tensor([-1.]), 2)
+
+    """
+    return pytree.tree_map_only(Tensor, function, value)
