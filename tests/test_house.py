@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import rewriter
+from passes.operations.catalogue import operation_of
 from tests.support import laws
 
 ROOT = Path(rewriter.__file__).parent.parent
@@ -105,6 +106,16 @@ def test_one_idea_a_file_and_few_files_a_folder(package: str) -> None:
     assert not laws.full_folders(ROOT / package, 12)
 
 
+def is_operation(name: str) -> bool:
+    return operation_of(name) is not None
+
+
+def test_what_operations_are_called_stands_in_the_rooms_of_their_families() -> None:
+    tables = laws.tables_of_names(ROOT / "passes", is_operation)
+    assert not [table for table in tables if not re.fullmatch(r"operations/\w+/\w+\.py", table[0])]
+    assert not laws.tables_of_names(ROOT / "rewriter", is_operation)
+
+
 class TestEachLawCanFail:
     """Each law, on a house in which it is broken, deep in a sub-folder."""
 
@@ -148,6 +159,14 @@ class TestEachLawCanFail:
     def test_long_file(self, tmp_path: Path) -> None:
         house = self.plant(tmp_path, {"deep/b.py": "\n" * 3, "a.py": "\n" * 2})
         assert laws.long_files(house, 2) == ["b.py"]
+
+    def test_table_of_names(self, tmp_path: Path) -> None:
+        files = {
+            "deep/a.py": "X = {'exp', 'log', 'sin', 'x'}\nY = ['exp', 'log', 'x', 'y']",
+            "b.py": "X = {torch.exp: 1, F.relu: 2, operator.add: 3}\nY = (torch.exp, F.relu)",
+        }
+        found = laws.tables_of_names(self.plant(tmp_path, files), is_operation)
+        assert found == [("b.py", "exp, relu, add"), ("deep/a.py", "exp, log, sin")]
 
     def test_full_folder(self, tmp_path: Path) -> None:
         house = self.plant(tmp_path, {f"deep/{name}.py": "" for name in ("a", "b", "__init__", "lower/c")})

@@ -26,8 +26,8 @@ FAMILIES = (linear, without_slope, elementwise, softmax, norms, maxima, pairwise
 #: All records.
 OPERATIONS: tuple[Operation, ...] = tuple(each for family in FAMILIES for each in family.CALLS)
 
-# Torch takes numpy's names of arguments for its own.
-_NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}
+# Torch takes numpy's names of arguments for its own, and has two for one.
+_OTHER_NAMES = {"axis": "dim", "keepdims": "keepdim", "train": "training"}
 
 
 def _by_key() -> dict[str, Operation]:
@@ -121,7 +121,7 @@ def arguments_of(
             break
         found[name] = args[k]
     for name, value in kwargs.items():
-        found[operation.first if name == "self" else _NUMPY_NAMES.get(name, name)] = value
+        found[_own_name(operation, name)] = value
     order = [name.lstrip("*") for name in operation.parameters]
     return {name: _mutable(found[name]) for name in sorted(found, key=lambda each: _place(order, each))}
 
@@ -145,10 +145,16 @@ def _names(operation: Operation, function: Any) -> tuple[str, ...]:
     elif isinstance(function, FunctionType):
         names = _of_python(function)
     if names:
-        return tuple(operation.first if name == "self" else name for name in names)
-    if operation.method and _is_method(function):
-        return operation.method
-    return tuple(operation.parameters)
+        return tuple(_own_name(operation, name) for name in names)
+    if _is_method(function):
+        return operation.method or tuple(operation.parameters)
+    return operation.builtin or tuple(operation.parameters)
+
+
+def _own_name(operation: Operation, name: str) -> str:
+    if name == "self":
+        return "input" if "input" in operation.parameters else operation.first
+    return name if name in operation.parameters else _OTHER_NAMES.get(name, name)
 
 
 @functools.cache

@@ -62,6 +62,7 @@ class Operation:
         parameters: of the function, with their defaults (None where there is none); ``*name`` takes all
             that follow.
         method: of the method, where its arguments come in another order.
+        builtin: of the function in C++ behind that in Python, likewise.
         fixed: parameters in which it is not linear.
         because: why it is not, if one of them varies.
         factors: parameters of a product that may vary.
@@ -85,6 +86,7 @@ class Operation:
     aliases: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     method: tuple[str, ...] = ()
+    builtin: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     because: str = FIXED
     factors: tuple[str, ...] = ()
@@ -153,8 +155,9 @@ def described(signature: str, kind: Kind, *aliases: str, **known: Any) -> Operat
     """
     name, opened, rest = signature.partition("(")
     parameters = _parameters(rest.removesuffix(")")) if opened else {}
-    method = known.pop("method", "")
-    return Operation(name, kind, aliases, parameters, tuple(_parameters(method)), **known)
+    for form in {"method", "builtin"} & known.keys():
+        known[form] = tuple(_parameters(known[form]))
+    return Operation(name, kind, aliases, parameters, **known)
 
 
 def _parameters(text: str) -> dict[str, Any]:

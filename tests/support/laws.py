@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 Breach = tuple[str, str]
@@ -112,3 +112,34 @@ def full_folders(root: Path, most: int) -> list[str]:
         for folder in folders
         if len([each for each in folder.glob("*.py") if each.stem != "__init__"]) > most
     )
+
+
+def tables_of_names(folder: Path, names: Callable[[str], bool]) -> list[Breach]:
+    """Return who holds a collection of names of operations: three at least, and most of its items.
+
+    Args:
+        folder: where to look.
+        names: whether a string, or the last part of ``torch.name``, is the name of an operation.
+
+    """
+    found = []
+    for file in python_files(folder):
+        for node in ast.walk(ast.parse(file.read_text())):
+            items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
+            written = [name for name in map(_written, items) if name is not None]
+            known = [name for name in written if names(name)]
+            if len(known) >= 3 and 2 * len(known) > len(items):
+                found.append((file.relative_to(folder).as_posix(), ", ".join(known)))
+    return found
+
+
+def _written(node: ast.AST | None) -> str | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        # What Python itself calls is no operation of torch's.
+        return None if node.value.startswith("__") else node.value
+    if isinstance(node, ast.Attribute) and ast.unparse(node.value) in _SPACES:
+        return node.attr
+    return None
+
+
+_SPACES = {"torch", "F", "operator", "Tensor", "torch.Tensor", "torch.nn.functional", "torch.special"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from passes.operations.contract import Build, Rule
-from passes.operations.operation import RANDOM, ROWS, Kind, Operation, described, linear
+from passes.operations.operation import NO_RULE, RANDOM, ROWS, Kind, Operation, described, linear
 
 
 def _but(signature: str, *aliases: str, fixed: str | tuple[str, ...], fresh: bool = True) -> Operation:
@@ -19,10 +19,10 @@ def _but(signature: str, *aliases: str, fixed: str | tuple[str, ...], fresh: boo
 CALLS: tuple[Operation, ...] = (
     # Numbers that are computed, in memory of their own.
     *linear(
-        *("add", "radd", "sub", "rsub", "subtract", "neg", "negative", "pos", "positive", "diff", "sum"),
-        *("cumsum", "trace", "cumulative_trapezoid", "trapezoid", "trapz", "nansum", "nanmean", "deg2rad"),
+        *("add", "radd", "sub", "rsub", "subtract", "neg", "negative", "diff", "sum"),
+        *("cumsum", "trace", "nansum", "nanmean", "deg2rad"),
         *("rad2deg", "cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack"),
-        *("row_stack", "block_diag", "cartesian_prod", "combinations", "clone", "roll", "flip", "fliplr"),
+        *("row_stack", "block_diag", "combinations", "clone", "roll", "flip", "fliplr"),
         *("flipud", "rot90", "diag_embed", "diagflat", "tril", "triu", "repeat", "tile", "fold", "im2col"),
         *("col2im", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "avg_pool1d", "avg_pool2d"),
         *("avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "complex"),
@@ -66,7 +66,7 @@ CALLS: tuple[Operation, ...] = (
         ),
         *("view_as_real", "view_as_complex", "conj", "resolve_conj", "resolve_neg", "cpu", "cuda"),
         *("requires_grad_", "retain_grad", "as_tensor", "resize", "resize_as", "set", "share_memory"),
-        *("rename", "pin_memory"),
+        *("pos", "positive", "cartesian_prod", "pin_memory"),
         moves=True,
     ),
     # Numbers that are written, padded or interpolated, and containers of Python's that hold tensors.
@@ -98,16 +98,29 @@ CALLS: tuple[Operation, ...] = (
         method="input, condition, other",
         fresh=True,
     ),
-    _but("scatter(input, dim, index, src)", fixed="index"),
+    described(
+        "scatter(input, dim, index, src, *, reduce=None)",
+        Kind.LINEAR,
+        fixed=("index",),
+        unless={"reduce": NO_RULE},
+        fresh=True,
+    ),
     _but("scatter_add(input, dim, index, src)", fixed="index"),
     _but("index_add(input, dim, index, source, alpha=1)", fixed="index"),
     _but("index_copy(input, dim, index, source)", fixed="index"),
     _but("index_fill(input, dim, index, value)", fixed="index"),
     _but("repeat_interleave(input, repeats, dim=None)", fixed="repeats"),
-    _but("embedding(input, weight)", fixed=()),
+    described(
+        "embedding(input, weight, padding_idx=None, max_norm=None)",
+        Kind.LINEAR,
+        unless={"max_norm": NO_RULE},
+        fresh=True,
+    ),
     _but("grid_sample(input, grid)", fixed="grid"),
     _but("grid_sampler(input, grid)", fixed="grid"),
     _but("ldexp(input, other)", fixed="other"),
+    _but("trapezoid(y, x=None)", "trapz", fixed="x"),
+    _but("cumulative_trapezoid(y, x=None)", fixed="x"),
     _but("pack_padded_sequence(input, lengths)", "_pack_padded_sequence", fixed="lengths"),
     # Linear in one of two modes.
     *(
@@ -120,6 +133,8 @@ CALLS: tuple[Operation, ...] = (
     described(
         "batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False)",
         Kind.LINEAR,
+        fixed=("running_mean", "running_var", "weight"),
+        builtin="input, weight, bias, running_mean, running_var, training",
         fresh=True,
         unless={"training": ROWS},
     ),

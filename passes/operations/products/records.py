@@ -120,6 +120,10 @@ def _multi_dot(varies: Varies, tensors: Any) -> Textbook:
     return Plain(_chain), tuple(tensors[0] if one_list else tensors)
 
 
+def _chain_matmul(varies: Varies, matrices: Any) -> Textbook:
+    return Plain(_chain), tuple(matrices)
+
+
 def _chain(*tensors: Any) -> Any:
     return reduce(torch.matmul, tensors)
 
@@ -227,10 +231,10 @@ CALLS: tuple[Operation, ...] = (
     product("kron(input, other)", lower=_of("kron")),
     product("cross(input, other, dim=None)", lower=_of("cross"), factors=("input", "other")),
     product("linalg.cross(input, other, *, dim=-1)", lower=_of("linalg.cross"), factors=("input", "other")),
-    product("linalg.vecdot(x, y, *, dim=-1)", "vecdot", lower=_of("linalg.vecdot"), factors=("x", "y")),
+    product("linalg.vecdot(x, y, *, dim=-1)", lower=_of("linalg.vecdot"), factors=("x", "y")),
     product("tensordot(a, b, dims=2)", lower=_of("tensordot"), factors=("a", "b")),
     product("einsum(equation, *operands)", lower=_einsum, factors=("equation", "operands")),
-    product("chain_matmul(*tensors)", lower=_multi_dot, factors=("tensors",)),
+    product("chain_matmul(*matrices)", lower=_chain_matmul, factors=("matrices",)),
     product("linalg.multi_dot(*tensors)", lower=_multi_dot, factors=("tensors",)),
     product("linear(input, weight, bias=None)", lower=_linear, factors=_TWO_FIRST),
     *_of_convolutions(1),

@@ -25,7 +25,7 @@ CALLS: tuple[Operation, ...] = (
         blind=True,
     ),
     # Said of a tensor, too, but a field of somebody's result may be called so.
-    *of_kind(Kind.SHAPE, "grad_fn", "_base", "grad", "names"),
+    *of_kind(Kind.SHAPE, "grad_fn", "_base", "grad"),
     *of_kind(
         Kind.BLANK,
         *("zeros", "ones", "full", "empty", "arange", "eye", "linspace", "logspace", "tensor", "zeros_like"),
