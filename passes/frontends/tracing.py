@@ -18,8 +18,8 @@ from passes.stand_in import StandIn
 from passes.user_code.audit import watch
 from passes.user_code.hooks import has_hooks
 from passes.user_code.randomness import random_state, random_state_kept, same_random_state
-from passes.user_code.reach import fingerprint
 from passes.user_code.source import user_line
+from passes.user_code.state import state_of
 from passes.user_code.twin import Twin
 
 _DRAWS = "draws random numbers of a fixed shape"
@@ -159,7 +159,7 @@ def _try_trace(twin: Twin, opaque: Iterable[str]) -> tuple[fx.GraphModule | None
     """Return a graph; or None, the module that stands in the way, and why."""
     model = twin.model
     tracer = LoweringTracer(model.get_submodule(name) for name in opaque)
-    attributes = module_attributes(model)
+    before_trace = state_of(model)
     before = random_state()
     with random_state_kept():
         try:
@@ -173,11 +173,11 @@ def _try_trace(twin: Twin, opaque: Iterable[str]) -> tuple[fx.GraphModule | None
     found = ran.hazards(tracer.recorded) | tracer.found
     if drew and _DRAWS not in found.values():
         found[""] = _DRAWS
-    for place, value in module_attributes(model).items():
-        if attributes.get(place) != value:
-            found.setdefault(place[0], f"stores values on {place[1]}")
     for tensor in twin.written():
         found.setdefault(tensor.rpartition(".")[0], f"writes to {tensor}")
+    for place, value in state_of(model).items():
+        if before_trace.get(place) != value:
+            found.setdefault(place[0], f"stores values on {place[1]}")
     # What a part does counts against that part alone: the rest can still become a graph.
     where = max(found, key=len, default=None)
     if where is not None:
@@ -203,12 +203,3 @@ def _kept_whole(model: nn.Module) -> str | None:
     if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
         return f"{type(model).__name__} has a __call__ of its own"
     return None
-
-
-def module_attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
-    """Return what tells whether an attribute, or anything in it, was assigned."""
-    return {
-        (name, key): fingerprint(value)
-        for name, module in model.named_modules()
-        for key, value in module.__dict__.items()
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import nn
 
 from passes.operations.catalogue import FAMILIES
 from passes.operations.contract import BoundRule, Build, Rule
@@ -52,27 +52,3 @@ def rule_of_module(module: nn.Module) -> BoundRule | None:
         becomes = MODULES[kind](module)
         return None if becomes is None else rule_of(becomes)
     return rule
-
-
-def as_result(operand: Tensor, result: Tensor) -> Tensor:
-    """Bring an operand to the dtype of the result, unless that would cut a complex number in two.
-
-    Example:
-        >>> import torch
-        >>> as_result(torch.tensor([1]), torch.tensor([0.5])), as_result(torch.tensor([1j]), torch.ones(1))
-        (tensor([1.]), tensor([0.+1.j]))
-
-    """
-    return operand if operand.is_complex() or result.is_complex() else operand.to(result.dtype)
-
-
-def part_for(operand: Tensor, pulled: Tensor) -> Tensor:
-    """Return multipliers of an operand: those of a real one are real.
-
-    Example:
-        >>> import torch
-        >>> part_for(torch.ones(1), torch.tensor([2 + 1j]))
-        tensor([2.])
-
-    """
-    return pulled.real if pulled.is_complex() and not operand.is_complex() else pulled

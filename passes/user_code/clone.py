@@ -34,6 +34,29 @@ def clone_structure(model: M) -> M:
     return named_clones(model)[0]
 
 
+def frozen_clone(model: M) -> M:
+    """Clone as :func:`clone_structure` does, with parameters that share storage and get no gradients.
+
+    Without gradients of parameters, autograd keeps nothing for them.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> clone = frozen_clone(model)
+        >>> clone.weight.data_ptr() == model.weight.data_ptr(), clone.weight.requires_grad
+        (True, False)
+
+    """
+    clone = clone_structure(model)
+    for module in clone.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            # It is the original's, which cannot be cloned.
+            continue
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return clone
+
+
 def private_clone(model: M) -> M:
     """Clone as :func:`clone_structure` does, and copy the plain objects that the modules hold.
 

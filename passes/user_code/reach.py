@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# More objects than a helper of a model consists of; a data set may have millions.
-_MOST = 10_000
+#: More objects than a helper of a model consists of; a data set may have millions.
+MOST = 10_000
 
 
 def reaches_module(value: Any) -> bool:
@@ -27,40 +27,14 @@ def reaches_module(value: Any) -> bool:
     """
     seen: set[int] = set()
     pending = [value]
-    while pending and len(seen) < _MOST:
+    while pending and len(seen) < MOST:
         each = pending.pop()
         if isinstance(each, nn.Module):
             return True
         if id(each) not in seen:
             seen.add(id(each))
-            pending.extend(_next(each))
+            pending.extend(next_of(each))
     return False
-
-
-def fingerprint(value: Any) -> Any:
-    """Return what changes when anything is assigned in ``value``, however deep.
-
-    Example:
-        >>> state = {"h": [None]}
-        >>> before = fingerprint(state)
-        >>> state["h"][0] = 1
-        >>> fingerprint(state) == before
-        False
-
-    """
-    seen: dict[int, None] = {}
-    marks: list[Any] = []
-    pending = [value]
-    while pending and len(seen) < _MOST:
-        each = pending.pop()
-        marks.append(id(each))
-        if id(each) in seen or isinstance(each, nn.Module):
-            continue
-        seen[id(each)] = None
-        if isinstance(each, dict):
-            marks.extend(id(key) for key in each)
-        pending.extend(_next(each))
-    return marks
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
@@ -74,7 +48,8 @@ def attributes_of(value: Any) -> dict[str, Any]:
     return found
 
 
-def _next(value: Any) -> Iterable[Any]:
+def next_of(value: Any) -> Iterable[Any]:
+    """Return the objects that a plain object holds: items, attributes, what a function closes over."""
     if isinstance(value, str | bytes | int | float | Tensor | type | types.ModuleType | torch.dtype):
         return ()
     if isinstance(value, dict):

@@ -22,11 +22,12 @@ from passes.errors import RewriteError
 from passes.leaves import Atom
 from passes.lowering.running_code import CallAtom, note_varying, run_quietly
 from passes.operations.contract import BoundRule
-from passes.operations.table import as_result, part_for, rule_of
+from passes.operations.table import rule_of
 from passes.recurrent.layout import SequenceBegin
 from passes.user_code.hooks import replaced_forwards
 from rewriter.adapters.batch_axis import Partners, exchanged
 from rewriter.compiler.islands import islands_of, lowered_islands, may_write
+from rewriter.engine.rules import PairRule
 
 
 @contextmanager
@@ -162,7 +163,7 @@ class _Binding:
                     f"{tuple(output0.shape)} with samples and references exchanged; a sample and its "
                     "reference must have one shape"
                 )
-            result: Tensor = _PairRule.apply(  # type: ignore[no-untyped-call]
+            result: Tensor = PairRule.apply(  # type: ignore[no-untyped-call]
                 rule, (output.detach(), output0), len(operands), *operands, *operands0
             )
             note_varying(result)
@@ -200,30 +201,3 @@ def _by_itself(
     partners = tuple(exchanged(operand, rows) for operand in operands)
     with torch.no_grad():
         return partners, type(module).forward(module, *partners)
-
-
-class _PairRule(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, rule: BoundRule, outputs: tuple[Tensor, Tensor], count: int, *operands: Tensor
-    ) -> Tensor:
-        ctx.rule, ctx.count = rule, count
-        y, y0 = outputs
-        ctx.save_for_backward(y.clone(), y0, *operands)
-        # Not a view of anything, so that the model's code may write to it.
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grad_outputs
-        y, y0, *operands = ctx.saved_tensors
-        # One shape and dtype, also where an operand holds integers.
-        wide = [as_result(each.expand(y.shape), y) for each in operands] if ctx.rule.elementwise else operands
-        # To a rule the whole batch is one pair: every place has its partner in the same place.
-        x, x0 = (tuple(each.unsqueeze(0) for each in side) for side in (wide[: ctx.count], wide[ctx.count :]))
-        pulled = ctx.rule.pull(x, x0, y.unsqueeze(0), y0.unsqueeze(0), grad[None, None])
-        grads = (
-            part_for(operand, each[0, 0].sum_to_size(operand.shape))
-            for each, operand in zip(pulled, operands[: ctx.count], strict=True)
-        )
-        return None, None, None, *grads, *(None,) * ctx.count

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import DeclinedError, RewriteError
-from passes.operations.contract import BoundRule
 from passes.operations.operation import RANDOM
-from passes.operations.table import as_result, part_for, rule_of_module
+from passes.operations.table import rule_of_module
+from passes.user_code.clone import frozen_clone
 from passes.user_code.observe import Call
 from rewriter.compiler.report import Report, render_table
 from rewriter.compiler.uncovered import is_covered
 from rewriter.diagnosis.advice import Advice
-from rewriter.diagnosis.local_gaps import Flow, Gaps, Half, gaps_of_sample, without_gradients
+from rewriter.diagnosis.local_gaps import Flow, Gaps, Half, gaps_of_sample
 from rewriter.diagnosis.stock import StockRules
+from rewriter.engine.rules import PairRule
 from rewriter.inputs import as_inputs, check_like
 
 # Outputs that are followed of each sample, those that change most.
@@ -174,7 +175,7 @@ def diagnose(
         raise RewriteError("x: expected at least one sample, got none")
     decomposed = _is_decomposed(model)
     half: Half = "references"
-    copy = without_gradients(model)
+    copy = frozen_clone(model)
     rules: Any = engine_rules if decomposed else StockRules()
     select = _select(output)
     with torch.inference_mode(False), torch.autocast(references[0].device.type, enabled=False):
@@ -278,25 +279,4 @@ def engine_rules(
         return result
     # The model may write to them before the backward pass.
     args = tuple(each.clone() for each in args)
-    return _Ruled.apply(rule, result, result0[0], len(args), *args, *args0)  # type: ignore[no-untyped-call]
-
-
-class _Ruled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rule: BoundRule, y: Tensor, y0: Tensor, count: int, *operands: Tensor) -> Tensor:
-        ctx.rule, ctx.count = rule, count
-        ctx.save_for_backward(y, y0, *operands)
-        return y.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        (grad,) = grads
-        y, y0, *operands = ctx.saved_tensors
-        wide = [as_result(each.expand(y.shape), y) for each in operands] if ctx.rule.elementwise else operands
-        x, x0 = ([each.unsqueeze(0) for each in part] for part in (wide[: ctx.count], wide[ctx.count :]))
-        pulled = ctx.rule.pull(tuple(x), tuple(x0), y.unsqueeze(0), y0.unsqueeze(0), grad[None, None])
-        given = [
-            part_for(operand, each[0, 0].sum_to_size(operand.shape))
-            for each, operand in zip(pulled, operands[: ctx.count], strict=True)
-        ]
-        return (None, None, None, None, *given, *(None for _ in given))
+    return PairRule.apply(rule, (result.detach(), result0[0]), len(args), *args, *args0)  # type: ignore[no-untyped-call]

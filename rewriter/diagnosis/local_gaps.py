@@ -19,15 +19,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from passes.errors import RewriteError
 from passes.lowering.coverage import why_no_rule_for_call, why_no_rule_for_module
 from passes.operations.in_place import writes_first
 from passes.operations.operation import CUTS
-from passes.user_code.clone import clone_structure
 from passes.user_code.observe import Call, Observer, observe
 from passes.user_code.randomness import random_state_kept
+from passes.user_code.structure import map_tensors, tensors_in
 
 #: Runs a module on operands and gives its result the multipliers of a rule.
 Ruled = Callable[[Call, tuple[Any, ...], Any, Any], Any]
@@ -113,7 +112,7 @@ class Followed(Observer):
             _on_multiplier(alias, lambda m: _note(flow.flows_in, m, delta))
             return alias
 
-        entered, named = _mapped(enter, args), _mapped(enter, kwargs)
+        entered, named = map_tensors(enter, args), map_tensors(enter, kwargs)
         varies = any(each.requires_grad for each in operands)
         if _changes_first(call) and varies and _is_floating(args[0]):
             # Out of place first, so that the old and the new numbers each have multipliers.
@@ -127,7 +126,7 @@ class Followed(Observer):
             if isinstance(call.function, nn.Module):
                 result = self.ruled(call, entered, taken0, result, given0)
             handed = {id(each) for each in _floating((entered, named))}
-            result = _mapped(lambda each: each.view_as(each) if id(each) in handed else each, result)
+            result = map_tensors(lambda each: each.view_as(each) if id(each) in handed else each, result)
             outputs = _floating(_given(call, args, result))
         if len(outputs) != len(given0) or any(
             a.shape != b.shape for a, b in zip(outputs, given0, strict=True)
@@ -252,17 +251,6 @@ def gaps_of_sample(
     return Gaps(run.flows, total, float(flat.detach().abs().max()), flat.dtype == torch.float64)
 
 
-def without_gradients(model: nn.Module) -> nn.Module:
-    """Copy a model; the copy's parameters share storage with the model's and get no gradients."""
-    copy = clone_structure(model)
-    for module in copy.modules():
-        if not isinstance(module, torch.jit.ScriptModule):
-            for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    module._parameters[name] = nn.Parameter(parameter.detach(), requires_grad=False)
-    return copy
-
-
 def _changes_first(call: Call) -> bool:
     """Whether a call writes numbers to its first argument."""
     return not isinstance(call.function, nn.Module) and writes_first(call.function)
@@ -290,24 +278,7 @@ def _is_floating(value: Any) -> bool:
 
 
 def _floating(value: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    _mapped(lambda each: found.append(each) if _is_floating(each) else None, value)
-    return found
-
-
-def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
-    """Apply a function to all tensors in containers."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, PackedSequence):
-        return type(value)(function(value.data), *value[1:])
-    if isinstance(value, dict):
-        return {key: _mapped(function, each) for key, each in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_make"):
-        return value._make(_mapped(function, each) for each in value)
-    if isinstance(value, list | tuple):
-        return type(value)(_mapped(function, each) for each in value)
-    return value
+    return [each for each in tensors_in(value) if _is_floating(each)]
 
 
 def _varies(value: Any) -> bool:

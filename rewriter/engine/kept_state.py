@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from passes.user_code.clone import private_clone
+from passes.user_code.state import state_of
 
 
 def fresh(model: nn.Module) -> nn.Module:
@@ -42,25 +40,7 @@ def keeps_state(model: nn.Module, inputs: list[Tensor]) -> bool:
 
     """
     clone = fresh(model)
-    before = _state(clone)
+    before = state_of(clone)
     with torch.inference_mode(False), torch.no_grad():
         clone(*(each.clone() for each in inputs))
-    return _state(clone) != before
-
-
-def _state(model: nn.Module) -> list[tuple[str, Any]]:
-    """Return what a run that keeps nothing leaves as it is."""
-    return [
-        (f"{name}.{key}", _look(value))
-        for name, module in model.named_modules()
-        for holder in (module._buffers, module.__dict__)
-        for key, value in holder.items()
-    ]
-
-
-def _look(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return id(value), value._version
-    if isinstance(value, bool | int | float | str):
-        return value
-    return id(value), len(value) if isinstance(value, Sized) else 0
+    return state_of(clone) != before

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from passes.lowering.running_code import run_quietly
 from passes.operations.contract import BoundRule, Operands
-from passes.operations.table import as_result, part_for, rule_of_module
+from passes.operations.table import rule_of_module
 from passes.recurrent.recurrence import Recurrence
-from passes.user_code.clone import clone_structure
+from passes.user_code.clone import frozen_clone
 from rewriter.compiler.islands import islands_of, lowered_islands
+from rewriter.engine.rules import as_result, of_rank, pull
 from rewriter.engine.sweeps.cells import sweep_for
 from rewriter.engine.sweeps.linked_recurrence import GatesToBe, can_fuse, linked_recurrence
 from rewriter.engine.sweeps.sweep import CellSweep
@@ -40,12 +41,7 @@ def linked_copy(model: nn.Module) -> nn.Module:
         (True, False, True)
 
     """
-    copy = clone_structure(model).eval()
-    for module in copy.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                # Without gradients of parameters, autograd keeps nothing for them.
-                module._parameters[name] = nn.Parameter(parameter.detach(), requires_grad=False)
+    copy = frozen_clone(model).eval()
     _link_recurrences(copy)
     link_embeddings(copy)
     for name, module in copy.named_modules():
@@ -151,36 +147,17 @@ class RuleLink:
         """Take multipliers (K, n, *output shape) to those of the operands, (K, n, *operand shape)."""
         self._check_rows()
         *outers, outer = self.outers
-        y, y0 = self.pairing.pairs(self.y, self.y0, outer)
-        if not self.rule.elementwise:
-            each = [self.pairing.pairs(a, b, o) for a, b, o in zip(self.x, self.x0, outers, strict=True)]
-            pulled = self.rule.pull(tuple(a for a, _ in each), tuple(b for _, b in each), y, y0, d)
-            return tuple(map(part_for, self.x, pulled))
-        shape = (self.pairing.count, *self.y.shape)
+        output = self.pairing.pairs(self.y, self.y0, outer)
         pairs = [
-            self.pairing.pairs(*_aligned(a, b, self.y.dim()), o)
-            for a, b, o in zip(self.x, self.x0, outers, strict=True)
+            self.pairing.pairs(*self._aligned(a, b), each)
+            for a, b, each in zip(self.x, self.x0, outers, strict=True)
         ]
-        whole = [(a.expand(shape), b.expand(shape)) for a, b in pairs] if len(pairs) > 1 else pairs
-        pulled = self.rule.pull(tuple(a for a, _ in whole), tuple(b for _, b in whole), y, y0, d)
-        pulled = tuple(map(part_for, self.x, pulled))
-        return tuple(
-            each.sum_to_size(*d.shape[:2], *_lead(operand.shape, self.y.dim())).reshape(
-                *d.shape[:2], *operand.shape
-            )
-            if each.shape[2:] != operand.shape
-            else each
-            for each, operand in zip(pulled, self.x, strict=True)
-        )
+        return pull(self.rule, pairs, output, d, self.x)
 
-
-def _aligned(a: Tensor, b: Tensor, dims: int) -> tuple[Tensor, Tensor]:
-    """Put missing dimensions in front, as broadcasting does."""
-    return a.reshape(_lead(a.shape, dims)), b.reshape(_lead(b.shape, dims))
-
-
-def _lead(shape: torch.Size, dims: int) -> tuple[int, ...]:
-    return (1,) * (dims - len(shape)) + tuple(shape)
+    def _aligned(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring an operand to the rank of the output, if its rule asks for that."""
+        rank = self.y.dim() if self.rule.elementwise else a.dim()
+        return of_rank(a, rank), of_rank(b, rank)
 
 
 class LinkedRule(torch.autograd.Function):

@@ -194,15 +194,13 @@ def _computed(value: Any) -> Iterator[Tensor]:
 @contextmanager
 def _surroundings(conditions: Conditions) -> Iterator[None]:
     """Compute with gradients and without cuDNN, which has none for layers in evaluation mode."""
-    default, cudnn = torch.get_default_dtype(), torch.backends.cudnn.enabled
+    default = torch.get_default_dtype()
     try:
-        torch.backends.cudnn.enabled = False
         torch.set_default_dtype(conditions.default_dtype or default)
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.backends.cudnn.flags(enabled=False), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         torch.set_default_dtype(default)
-        torch.backends.cudnn.enabled = cudnn
 
 
 @contextmanager
