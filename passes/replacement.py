@@ -1,4 +1,4 @@
-"""Rules say how one kind of module is rewritten, or why it is not; ApplyRules carries them out."""
+"""How one kind of module is replaced, or why it is not; ApplyReplacements carries it out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from passes.errors import Decline, PassError
 from passes.pipeline import Pass, PassResult
 
 
-class Rule(abc.ABC):
+class Replacement(abc.ABC):
     """How modules of one kind are replaced by an ordinary module that computes the same."""
 
     @abc.abstractmethod
     def matches(self, module: nn.Module) -> bool:
-        """Whether this rule is responsible for ``module``."""
+        """Whether this is responsible for ``module``."""
 
     @abc.abstractmethod
     def decline(self, module: nn.Module) -> str | None:
@@ -30,7 +30,7 @@ class Rule(abc.ABC):
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One module that a rule replaced.
+    """One module that was replaced.
 
     Args:
         name: its qualified name, ``""`` for the model itself.
@@ -44,48 +44,48 @@ class Rewrite:
     module: nn.Module
 
 
-class ApplyRules(Pass):
-    """Replace each module by what the first matching rule builds for it.
+class ApplyReplacements(Pass):
+    """Replace each module by what the first that matches builds for it.
 
     The module keeps its identity and takes the class and the attributes of its replacement, so that
     every reference to it, a plain Python list or an attribute of a helper object among them, leads to
     the rewritten module.
 
     Args:
-        rules: tried in order.
+        replacements: tried in order.
         modules: every module to look at, by name; names are those of the user's model.
 
     """
 
-    def __init__(self, rules: Sequence[Rule], modules: Mapping[str, nn.Module]) -> None:
-        self.rules = rules
+    def __init__(self, replacements: Sequence[Replacement], modules: Mapping[str, nn.Module]) -> None:
+        self.replacements = replacements
         self.modules = modules
         self.rewrites: list[Rewrite] = []
         self.declines: list[Decline] = []
 
     def run(self, model: nn.Module) -> PassResult:
         """Collect all declines before anything is replaced."""
-        accepted: list[tuple[str, nn.Module, Rule]] = []
+        accepted: list[tuple[str, nn.Module, Replacement]] = []
         for name, module in self.modules.items():
-            rule = next((rule for rule in self.rules if rule.matches(module)), None)
-            if rule is None:
+            chosen = next((each for each in self.replacements if each.matches(module)), None)
+            if chosen is None:
                 continue
-            reason = rule.decline(module)
+            reason = chosen.decline(module)
             if reason is None:
-                accepted.append((name, module, rule))
+                accepted.append((name, module, chosen))
             else:
                 self.declines.append(Decline(name, _kind(module), reason))
-        for name, module, rule in accepted:
+        for name, module, chosen in accepted:
             kind = _kind(module)
-            become(module, rule.build(module, name))
+            become(module, chosen.build(module, name))
             self.rewrites.append(Rewrite(name, kind, module))
         return PassResult(model, modified=bool(accepted))
 
     def ensures(self, model: nn.Module) -> None:
-        """No module that a rule accepts is left."""
+        """No module that is to be replaced is left."""
         declined = {decline.name for decline in self.declines}
         for name, module in self.modules.items():
-            if name not in declined and any(rule.matches(module) for rule in self.rules):
+            if name not in declined and any(each.matches(module) for each in self.replacements):
                 raise PassError(f"{self.name}: {name} ({_kind(module)}) was not rewritten")
 
 

@@ -1,4 +1,4 @@
-"""The rule for torch's modules that become atoms, or textbook modules made of atoms."""
+"""Torch's modules that become atoms, or textbook modules made of atoms."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import cast
 from torch import nn
 
 from passes.operations.contract import Build
-from passes.replacement import Rule
+from passes.replacement import Replacement
 from passes.user_code.hooks import has_hooks
 
 
-class ModuleRule(Rule):
+class ModuleReplacement(Replacement):
     """Modules of exactly the types that are listed, unless something was hooked to them.
 
     A subclass may compute anything, so it is left to the user.

@@ -1,4 +1,4 @@
-"""The rules for torch's recurrent layers and cells, and the reasons to leave one as it is."""
+"""What torch's recurrent layers and cells become, and the reasons to leave one as it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from passes.recurrent.cell_layers import build_cell_stand_in
 from passes.recurrent.kernels import fused_call
 from passes.recurrent.layers import STAND_INS as SEQUENCE_STAND_INS
 from passes.recurrent.layers import build_sequence_stand_in
-from passes.replacement import Rule
+from passes.replacement import Replacement
 from passes.stand_in import StandIn
 
 _NAMES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
@@ -29,8 +29,8 @@ _HARMLESS = {
 }  # fmt: skip
 
 
-class RecurrentRule(Rule):
-    """What the rules for layers and cells share.
+class RecurrentReplacement(Replacement):
+    """What layers and cells share.
 
     Args:
         split: one Linear per gate instead of the fused ones.
@@ -61,11 +61,11 @@ class RecurrentRule(Rule):
         return _without_parameters(module) or _foreign(module, base)
 
 
-class SequenceRule(RecurrentRule):
+class SequenceReplacement(RecurrentReplacement):
     """``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``.
 
     Example:
-        >>> SequenceRule().decline(nn.GRU(3, 2)) is None
+        >>> SequenceReplacement().decline(nn.GRU(3, 2)) is None
         True
 
     """
@@ -77,11 +77,11 @@ class SequenceRule(RecurrentRule):
         return build_sequence_stand_in(cast("nn.RNNBase", module), _shown(module, name), split=self.split)
 
 
-class CellRule(RecurrentRule):
+class CellReplacement(RecurrentReplacement):
     """``nn.LSTMCell``, ``nn.GRUCell`` and ``nn.RNNCell``.
 
     Example:
-        >>> CellRule().matches(nn.GRUCell(3, 2))
+        >>> CellReplacement().matches(nn.GRUCell(3, 2))
         True
 
     """
@@ -93,8 +93,8 @@ class CellRule(RecurrentRule):
         return build_cell_stand_in(cast("nn.RNNCellBase", module), _shown(module, name), split=self.split)
 
 
-class Refusal(Rule):
-    """A rule that rewrites nothing: it declines whatever it matches."""
+class Refusal(Replacement):
+    """Replaces nothing: it declines whatever it matches."""
 
     def matches(self, module: nn.Module) -> bool:
         """Whether there is a reason to decline ``module``."""
@@ -105,7 +105,7 @@ class Refusal(Rule):
         raise PassError(f"{type(self).__name__} rewrites nothing, asked for {name}")
 
 
-class UnsupportedRule(Refusal):
+class UnsupportedLayers(Refusal):
     """Recurrent modules that no rewrite can serve."""
 
     def decline(self, module: nn.Module) -> str | None:
@@ -126,7 +126,7 @@ class UnsupportedRule(Refusal):
         return None
 
 
-class FusedCallRule(Refusal):
+class FusedCalls(Refusal):
     """Modules of the user's whose own code calls a recurrent kernel such as ``torch.lstm``."""
 
     def decline(self, module: nn.Module) -> str | None:
@@ -138,9 +138,9 @@ class FusedCallRule(Refusal):
 _QUANTISED = "is quantised: its arithmetic has no exact rewrite; rewrite the float model before quantising it"
 
 
-def recurrent_rules(*, split: bool = False) -> list[Rule]:
-    """Return all rules for recurrent modules, in the order in which they are tried."""
-    return [SequenceRule(split=split), CellRule(split=split), UnsupportedRule(), FusedCallRule()]
+def recurrent_replacements(*, split: bool = False) -> list[Replacement]:
+    """Return what may happen to recurrent modules, in the order in which it is tried."""
+    return [SequenceReplacement(split=split), CellReplacement(split=split), UnsupportedLayers(), FusedCalls()]
 
 
 def _shown(module: nn.Module, name: str) -> str:

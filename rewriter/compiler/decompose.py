@@ -17,16 +17,16 @@ from passes.graph.unshare import UnshareAtoms
 from passes.leaves import Atom
 from passes.lowering.calls_in_graphs import LowerCalls, LoweredCall
 from passes.lowering.mark_embeddings import MarkEmbeddings
-from passes.lowering.modules import ModuleRule
+from passes.lowering.modules import ModuleReplacement
 from passes.lowering.out_of_place import OutOfPlace
 from passes.operations.table import MODULES
 from passes.pipeline import Pipeline
 from passes.recurrent.kernels import fused_nodes
 from passes.recurrent.lengths import as_arguments, copied, record_calls
 from passes.recurrent.recurrence import Recurrence
-from passes.recurrent.replacements import recurrent_rules
+from passes.recurrent.replacements import recurrent_replacements
 from passes.recurrent.unroll import Call, ExpectSteps, Unroll
-from passes.replacement import ApplyRules, Rewrite
+from passes.replacement import ApplyReplacements, Rewrite
 from passes.stand_in import StandIn
 from passes.user_code.clone import clone_structure, named_clones
 from rewriter.compiler.report import LayerReport, OperationReport, Report
@@ -168,26 +168,26 @@ def _check_length(model: nn.Module, length: int) -> None:
 
 def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool) -> nn.Module:
     clone, modules = named_clones(model)
-    rules = ApplyRules(recurrent_rules(split=split), modules)
-    rules(clone)
+    recurrent = ApplyReplacements(recurrent_replacements(split=split), modules)
+    recurrent(clone)
     before = _report_of(model)
-    if before is not None and not rules.rewrites:
+    if before is not None and not recurrent.rewrites:
         _check_again(before, split=split, strict=strict)
         return model
     # Before the trace, so that a model that is refused is not traced for nothing.
-    _raise_declines(rules.declines, strict=strict)
-    exact = ApplyRules([ModuleRule(MODULES)] if whole else [], modules)
+    _raise_declines(recurrent.declines, strict=strict)
+    exact = ApplyReplacements([ModuleReplacement(MODULES)] if whole else [], modules)
     exact(clone)
     traced = trace_where_possible(clone)
-    declines = [*rules.declines, *_declined_nodes(traced.model)]
+    declines = [*recurrent.declines, *_declined_nodes(traced.model)]
     _raise_declines(declines, strict=strict)
     calls = LowerCalls()
     passes = (OutOfPlace(), *([calls] if whole else []), MarkEmbeddings(), UnshareAtoms(), Cleanup())
     rolled = Pipeline(*passes)(traced.model).model
-    layers = tuple(_first_report(rolled, rewrite, traced, split=split) for rewrite in rules.rewrites)
+    layers = tuple(_first_report(rolled, rewrite, traced, split=split) for rewrite in recurrent.rewrites)
     operations = (*map(_module_operation, exact.rewrites), *map(_call_operation, calls.lowered))
     uncovered = tuple(uncovered_nodes(rolled, traced.islands))
-    names = _parameter_names(rules.rewrites)
+    names = _parameter_names(recurrent.rewrites)
     Report(layers, tuple(declines), traced.islands, names, operations, uncovered).attach(rolled)
     return rolled
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from passes.errors import DeclinedError, RewriteError
 from passes.recurrent.recurrence import Recurrence
-from passes.recurrent.replacements import recurrent_rules
-from passes.replacement import ApplyRules
+from passes.recurrent.replacements import recurrent_replacements
+from passes.replacement import ApplyReplacements
 from passes.user_code.clone import clone_structure, named_clones
 from rewriter.onnx.check import run_torch
 from rewriter.onnx.example import Axes, Example
@@ -43,10 +43,10 @@ def rewritten_clone(model: nn.Module) -> nn.Module:
     """
     clone, modules = named_clones(model)
     _own_buffers(clone)
-    rules = ApplyRules(recurrent_rules(), modules)
-    rules(clone)
-    if rules.declines:
-        raise DeclinedError(tuple(rules.declines), "Mend them, then export.")
+    recurrent = ApplyReplacements(recurrent_replacements(), modules)
+    recurrent(clone)
+    if recurrent.declines:
+        raise DeclinedError(tuple(recurrent.declines), "Mend them, then export.")
     return clone.eval()
 
 
