@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from rewriter import DeepExplainer
 from rewriter.engine.sweeps import compiled
 from rewriter.engine.sweeps.compiled import CompiledSteps, compiled_cell
+from rewriter.engine.sweeps.sweep import Swept
 from tests.support import gallery
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -144,15 +145,16 @@ DELTAS = [0.0, -0.0, 1e-45, 1e-38, -1e-30, 1e-8, 3e-4, -0.1, 0.34, 0.35, -0.7, 1
 def slopes(deltas: list[float], dtype: torch.dtype) -> Tensor:
     """Let the kernel compute tanh(delta) / delta: the slope of ``z`` of a GRU with all else one."""
     size = len(deltas)
-    x = [torch.zeros(1, 1, count * size, dtype=dtype) for count in (3, 3, 3, 2)]
-    x0 = [each.clone() for each in x]
+    x = tuple(torch.zeros(1, 1, count * size, dtype=dtype) for count in (3, 3, 3, 2))
+    x0 = tuple(each.clone() for each in x)
     x[0][..., size : 2 * size] = torch.tensor(deltas, dtype=dtype)
-    x[2] += 1
+    x[2].add_(1)
     gates = torch.zeros(1, 1, 4, size, dtype=dtype)
     cell = compiled_cell("gru", gates, size)
     assert cell is not None
     d = torch.ones(1, 1, 1, size, dtype=dtype)
-    CompiledSteps(cell, x, x0, (1, 1, 1, 1), False, 0, [d], gates)(0, 0)
+    swept = Swept(x, x0, lambda a, b: (a, b), 1, 1, 0, 1, 1, 1, own=False)
+    CompiledSteps(cell, swept, [d], gates)(0, 0)
     return gates[0, 0, 2]
 
 

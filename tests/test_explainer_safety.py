@@ -17,7 +17,7 @@ from torch import nn
 
 from rewriter import DeepExplainer, RewriteError
 from rewriter.engine import attribution
-from rewriter.engine.sweeps.cells import GRUSweep
+from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.tape import current
 from rewriter.explainer import result
 from tests.support import gallery
@@ -78,7 +78,7 @@ def test_interrupt_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> Non
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(GRUSweep, "step", stop)
+        patched.setattr(DerivedSweep, "_turn_back", stop)
         with pytest.raises(KeyboardInterrupt):
             explainer.shap_values(x)
     assert current() is None
@@ -121,7 +121,7 @@ def test_others_may_use_the_model_meanwhile() -> None:
 def test_weights_must_stay_what_they_are_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(gallery.Classifier("GRU"), nn.Tanh())
     explainer = DeepExplainer(model, torch.randn(3, 5, 3), compiled=False)
-    plain, writes = GRUSweep.step, iter([True])
+    plain, writes = DerivedSweep._turn_back, iter([True])
 
     def step(*args: Any) -> None:
         if next(writes, False):
@@ -129,7 +129,7 @@ def test_weights_must_stay_what_they_are_meanwhile(monkeypatch: pytest.MonkeyPat
                 model[0].rnn.weight_hh_l0.add_(1)
         plain(*args)
 
-    monkeypatch.setattr(GRUSweep, "step", step)
+    monkeypatch.setattr(DerivedSweep, "_turn_back", step)
     x = torch.randn(2, 5, 3)
     for check_additivity in (False, True):
         writes = iter([True])

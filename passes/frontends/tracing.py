@@ -11,7 +11,8 @@ from torch import fx, nn
 
 from passes.errors import PassError
 from passes.frontends.proxies import WritableProxy, factories_recorded
-from passes.graph.graph_module import GraphTracer, graph_module
+from passes.graph.graph_module import graph_module
+from passes.graph.tracer import GraphTracer
 from passes.leaves import Atom, Layout
 from passes.recurrent.recurrence import Recurrence
 from passes.stand_in import StandIn
@@ -55,15 +56,15 @@ class LoweringTracer(GraphTracer):
             return float(a)
         return super().create_arg(a)
 
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+    def get_own_attribute(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """Look a parameter up; torch.fx goes through all of the model's, each time that one is read."""
         if not isinstance(attr_val, nn.Parameter):
-            return super().getattr(attr, attr_val, parameter_proxy_cache)
+            return super().get_own_attribute(attr, attr_val, parameter_proxy_cache)
         if not self.parameters:
             self.parameters = {id(each): (name, each) for name, each in self.root.named_parameters()}
         name, _ = self.parameters.get(id(attr_val), (None, None))
         if name is None:
-            return super().getattr(attr, attr_val, parameter_proxy_cache)
+            return super().get_own_attribute(attr, attr_val, parameter_proxy_cache)
         if name not in parameter_proxy_cache:
             parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
         return parameter_proxy_cache[name]
@@ -74,16 +75,16 @@ class LoweringTracer(GraphTracer):
             return True
         return not isinstance(m, StandIn) and _is_torch_layer(type(m))
 
-    def call_module(
+    def call_own_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Keep the path of the modules being traced, innermost last, also when the trace fails."""
         path = self.path_of_module(m)
         if self.is_leaf_module(m, path):
-            return super().call_module(m, forward, args, kwargs)
+            return super().call_own_module(m, forward, args, kwargs)
         self.inside.append(path)
         before = random_state()
-        result = super().call_module(m, forward, args, kwargs)
+        result = super().call_own_module(m, forward, args, kwargs)
         if not same_random_state(before, random_state()):
             self.found.setdefault(path, _DRAWS)
         self.inside.pop()

@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, cast
 
 from torch import fx, nn
-from torch.nn.utils import rnn
 
-
-class GraphTracer(fx.Tracer):
-    """Traces what packs and unpacks sequences as calls, whose inside torch.fx cannot follow.
-
-    Such calls are in the code that a pickled graph is traced from again.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(autowrap_modules=(math, rnn))  # type: ignore[arg-type]
-        # Tests of a type, of ``Tensor`` say, which that module imports, need the type itself.
-        self._autowrap_function_ids -= {id(each) for each in vars(rnn).values() if isinstance(each, type)}
-
-    def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
-        """Return a graph whose code can be run."""
-        graph = super().trace(*args, **kwargs)
-        for node in graph.nodes:
-            # The code would ask fx to wrap a function by a name that the code does not have.
-            node.meta.pop("is_wrapped", None)
-        return graph
+from passes.graph.tracer import GraphTracer
 
 
 class Lowered(fx.GraphModule):

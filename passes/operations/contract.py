@@ -57,12 +57,18 @@ class BoundRule:
 
     Args:
         pull: what it does to multipliers.
-        elementwise: operands are to be brought to the shape of the output first.
+        multipliers: of the operands of an elementwise atom, which are to be brought to the shape of the
+            output first; None for atoms that mix elements.
 
     """
 
     pull: Pull
-    elementwise: bool = False
+    multipliers: Multipliers | None = None
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether the rule acts on each element by itself."""
+        return self.multipliers is not None
 
 
 #: Takes an atom and returns its rule.
@@ -95,7 +101,8 @@ def scaled(choose: Callable[[Any], Multipliers], complex: Callable[[Any], bool] 
 
     def bind(atom: Any) -> BoundRule:
         allowed = complex(atom) if callable(complex) else complex
-        return BoundRule(partial(_guarded, atom, partial(_multiply, choose(atom)), allowed), elementwise=True)
+        multipliers = choose(atom)
+        return BoundRule(partial(_guarded, atom, partial(_multiply, multipliers), allowed), multipliers)
 
     return bind
 

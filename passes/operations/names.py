@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Mapping
 from types import FunctionType, MethodType
 from typing import Any
+
+import torch
 
 # Methods that Python calls to make a number of a tensor; a tensor has methods of nearly the same names.
 _NUMBERS = {"__float__": "float_", "__int__": "int", "__index__": "index_", "__complex__": "complex_"}
@@ -30,7 +33,6 @@ def name_of_call(function: Any) -> str:
     """Return what a function or method is called in a report.
 
     Example:
-        >>> import torch
         >>> name_of_call(torch.relu), name_of_call(torch.Tensor.T.__get__), name_of_call("tanh")
         ('relu', 'T', 'tanh')
         >>> name_of_call(torch.ops.aten.mul.Tensor)
@@ -55,7 +57,6 @@ def key_of(function: Any) -> str | None:
     What marks a method of Python's, an operator, or a form that writes in place is taken off.
 
     Example:
-        >>> import torch
         >>> key_of(torch.Tensor.__rsub__), key_of("mul_"), key_of(operator.iadd), key_of(operator.and_)
         ('rsub', 'mul', 'add', 'and')
         >>> import textwrap
@@ -79,7 +80,6 @@ def in_place_name(function: Any) -> str | None:
     """Return what a form that writes in place is called out of place, None for what is no such form.
 
     Example:
-        >>> import torch
         >>> in_place_name(torch.relu_), in_place_name("__iadd__"), in_place_name("__add__")
         ('relu', 'add', None)
 
@@ -92,6 +92,20 @@ def in_place_name(function: Any) -> str | None:
     if plain in IN_PLACE and (name != plain or getattr(operator, plain) is function):
         return IN_PLACE[plain]
     return plain[:-1] if plain.endswith("_") and name == plain and len(plain) > 1 else None
+
+
+@functools.cache
+def is_pointwise(function: Any) -> bool:
+    """Whether each number of the result depends on the numbers in the same place only, as torch's tags say.
+
+    Example:
+        >>> is_pointwise(operator.add), is_pointwise("mul_"), is_pointwise(torch.cumsum)
+        (True, True, False)
+
+    """
+    packet = getattr(torch.ops.aten, key_of(function) or "", None)
+    overloads = [] if packet is None else [getattr(packet, each) for each in packet.overloads()]
+    return any(torch.Tag.pointwise in each.tags for each in overloads)
 
 
 def _aten_name(function: Any) -> str | None:

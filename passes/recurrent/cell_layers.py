@@ -6,8 +6,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from passes.recurrent.cells import GRUCellAtoms, LSTMCellAtoms, RNNCellAtoms
-from passes.recurrent.gates import gate_linears, gate_paths
+from passes.recurrent.cells import cell_atoms_of
+from passes.recurrent.gates import GateLinears
 from passes.recurrent.layout import CellBegin, CellEnd
 from passes.recurrent.recurrence import step
 from passes.stand_in import StandIn, put_on_face, stand_in_class
@@ -53,7 +53,6 @@ STAND_INS: dict[type[nn.RNNCellBase], type[CellStandIn]] = {
     nn.GRUCell: GRUCellStandIn,
     nn.RNNCell: RNNCellStandIn,
 }
-GATES: dict[type[nn.RNNCellBase], str] = {nn.LSTMCell: "ifgo", nn.GRUCell: "rzn", nn.RNNCell: "h"}
 
 
 def build_cell_stand_in(cell: nn.RNNCellBase, name: str, *, split: bool) -> CellStandIn:
@@ -73,22 +72,12 @@ def build_cell_stand_in(cell: nn.RNNCellBase, name: str, *, split: bool) -> Cell
     base = next(kind for kind in STAND_INS if isinstance(cell, kind))
     own = {"weight_ih", "weight_hh", "bias_ih", "bias_hh"}
     stand_in = put_on_face(stand_in_class(type(cell), STAND_INS[base]), cell, own, name)
-
-    def linear(source: str, path: str) -> nn.Module:
-        weight = cast("nn.Parameter", cell._parameters[f"weight_{source}h"])
-        bias = cell._parameters[f"bias_{source}h"]
-        made = gate_linears(source, GATES[base], weight, bias, split=split)
-        stand_in._paths[f"weight_{source}h"] = gate_paths(path, made, "weight")
-        if bias is not None:
-            stand_in._paths[f"bias_{source}h"] = gate_paths(path, made, "bias")
-        return made
-
+    atoms = cell_atoms_of(cell)
+    made = GateLinears(cell, atoms.gates, split=split)
     stand_in.begin = CellBegin(name, cell.input_size, cell.hidden_size, stand_in.states)
-    stand_in.input = linear("i", "input")
-    stand_in.hidden = linear("h", "hidden")
-    if isinstance(cell, nn.RNNCell):
-        stand_in.step = RNNCellAtoms(cell.nonlinearity)
-    else:
-        stand_in.step = LSTMCellAtoms() if isinstance(cell, nn.LSTMCell) else GRUCellAtoms()
+    stand_in.input = made.linear("i", "input")
+    stand_in.hidden = made.linear("h", "hidden")
+    stand_in.step = atoms
     stand_in.end = CellEnd()
+    stand_in._paths.update(made.paths)
     return stand_in

@@ -8,7 +8,7 @@ The weights live in the layer that owns the cell. Formulas: PyTorch's documentat
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -39,6 +39,7 @@ class LSTMCellAtoms(nn.Module):
     """
 
     states = 2
+    gates = "ifgo"
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,6 +75,7 @@ class GRUCellAtoms(nn.Module):
     """
 
     states = 1
+    gates = "rzn"
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,6 +110,7 @@ class RNNCellAtoms(nn.Module):
     """
 
     states = 1
+    gates = "h"
 
     def __init__(self, nonlinearity: str) -> None:
         super().__init__()
@@ -121,3 +124,21 @@ class RNNCellAtoms(nn.Module):
         """Return ``(h',)``; all are (B, H), ``h`` is unused."""
         atom = self.hidden_state_tanh if self.nonlinearity == "tanh" else self.hidden_state_relu
         return (atom(x + h_gates),)
+
+
+CellAtoms = LSTMCellAtoms | GRUCellAtoms | RNNCellAtoms
+
+
+def cell_atoms_of(layer: nn.RNNBase | nn.RNNCellBase) -> CellAtoms:
+    """Return the atoms of one step of a layer or cell of torch's.
+
+    Example:
+        >>> type(cell_atoms_of(nn.GRU(3, 2))).__name__, type(cell_atoms_of(nn.LSTMCell(3, 2))).__name__
+        ('GRUCellAtoms', 'LSTMCellAtoms')
+
+    """
+    if isinstance(layer, nn.LSTM | nn.LSTMCell):
+        return LSTMCellAtoms()
+    if isinstance(layer, nn.GRU | nn.GRUCell):
+        return GRUCellAtoms()
+    return RNNCellAtoms(cast("nn.RNN", layer).nonlinearity)

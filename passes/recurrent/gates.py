@@ -59,30 +59,54 @@ def linear_of(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
     return linear
 
 
-def gate_linears(
-    source: str, gates: str, weight: nn.Parameter, bias: nn.Parameter | None, *, split: bool
-) -> nn.Module:
-    """Make the Linear, or the Linears, from ``source`` to all gates.
+class GateLinears:
+    """Makes the Linears from one source to all gates of a layer or cell, and notes where parameters go.
 
     Args:
-        source: ``"i"`` for the input, ``"h"`` for the hidden state.
+        layer: owns the fused parameters ``weight_ih…``, ``weight_hh…`` and the biases.
         gates: the gates' letters in torch's order.
-        weight: the fused weight.
-        bias: the fused bias, or None.
         split: one Linear per gate with copied weights, instead of one that shares them.
+        suffix: of the parameters' names, such as ``"_l0"``.
 
     Example:
-        >>> gate_linears("h", "rzn", nn.Parameter(torch.ones(6, 2)), None, split=True)
+        >>> made = GateLinears(nn.GRUCell(4, 2, bias=False), "rzn", split=True)
+        >>> made.linear("h", "hidden")
         SplitGates(
           (fc_hr): Linear(in_features=2, out_features=2, bias=False)
           (fc_hz): Linear(in_features=2, out_features=2, bias=False)
           (fc_hn): Linear(in_features=2, out_features=2, bias=False)
         )
+        >>> made.paths["weight_hh"]
+        ('hidden.fc_hr.weight', 'hidden.fc_hz.weight', 'hidden.fc_hn.weight')
 
     """
-    if split:
-        return SplitGates([f"fc_{source}{gate}" for gate in gates], weight, bias)
-    return linear_of(weight, bias)
+
+    def __init__(self, layer: nn.Module, gates: str, *, split: bool, suffix: str = "") -> None:
+        self.layer = layer
+        self.gates = gates
+        self.split = split
+        self.suffix = suffix
+        #: Where each of the layer's parameters lives below the place in which the Linears are put.
+        self.paths: dict[str, tuple[str, ...]] = {}
+
+    def linear(self, source: str, path: str) -> nn.Module:
+        """Return the Linear, or Linears, from the input (``"i"``) or the hidden state (``"h"``).
+
+        Args:
+            source: of the two.
+            path: where it is going to be.
+
+        """
+        names = {leaf: f"{leaf}_{source}h{self.suffix}" for leaf in ("weight", "bias")}
+        weight, bias = (self.layer._parameters.get(name) for name in names.values())
+        assert weight is not None
+        made: nn.Module = linear_of(weight, bias)
+        if self.split:
+            made = SplitGates([f"fc_{source}{gate}" for gate in self.gates], weight, bias)
+        self.paths[names["weight"]] = gate_paths(path, made, "weight")
+        if bias is not None:
+            self.paths[names["bias"]] = gate_paths(path, made, "bias")
+        return made
 
 
 def gate_paths(path: str, module: nn.Module, leaf: str) -> tuple[str, ...]:

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from passes.recurrent.cells import GRUCellAtoms, LSTMCellAtoms, RNNCellAtoms
-from passes.recurrent.gates import gate_linears, gate_paths, linear_of
+from passes.recurrent.cells import cell_atoms_of
+from passes.recurrent.gates import GateLinears, linear_of
 from passes.recurrent.layout import SequenceBegin, SequenceDropout, SequenceEnd, SequenceLayout
 from passes.recurrent.recurrence import Recurrence
 from passes.stand_in import StandIn, put_on_face, stand_in_class
-
-GATES = {"LSTM": "ifgo", "GRU": "rzn", "RNN_TANH": "h", "RNN_RELU": "h"}
 
 
 class Layer(nn.Module):
@@ -156,37 +154,20 @@ def _add_direction(
     built: Layer, layer: nn.RNNBase, index: int, direction: str, name: str, *, split: bool
 ) -> dict[str, tuple[str, ...]]:
     """Add a direction; return where each of its parameters now lives below ``built``."""
-    suffix = f"l{index}" + ("_reverse" if direction == "reverse" else "")
-    paths: dict[str, tuple[str, ...]] = {}
-
-    def linear(source: str, path: str) -> nn.Module:
-        weight = cast("nn.Parameter", layer._parameters[f"weight_{source}h_{suffix}"])
-        bias = layer._parameters[f"bias_{source}h_{suffix}"] if layer.bias else None
-        made = gate_linears(source, GATES[layer.mode], weight, bias, split=split)
-        paths[f"weight_{source}h_{suffix}"] = gate_paths(path, made, "weight")
-        if bias is not None:
-            paths[f"bias_{source}h_{suffix}"] = gate_paths(path, made, "bias")
-        return made
-
+    suffix = f"_l{index}" + ("_reverse" if direction == "reverse" else "")
+    cell = cell_atoms_of(layer)
+    made = GateLinears(layer, cell.gates, split=split, suffix=suffix)
     projection = None
     if layer.proj_size:
-        weight = cast("nn.Parameter", layer._parameters[f"weight_hr_{suffix}"])
+        weight = cast("nn.Parameter", layer._parameters[f"weight_hr{suffix}"])
         projection = linear_of(weight, None)
-        paths[f"weight_hr_{suffix}"] = (f"{direction}_steps.projection.weight",)
+        made.paths[f"weight_hr{suffix}"] = (f"{direction}_steps.projection.weight",)
     steps = Recurrence(
-        linear("h", f"{direction}_steps.hidden"),
-        _cell(layer),
+        made.linear("h", f"{direction}_steps.hidden"),
+        cell,
         projection,
         reverse=direction == "reverse",
         name=f"{name}.layer{index}",
     )
-    built.add_direction(direction, linear("i", f"{direction}_input"), steps.train(layer.training))
-    return paths
-
-
-def _cell(layer: nn.RNNBase) -> LSTMCellAtoms | GRUCellAtoms | RNNCellAtoms:
-    if layer.mode == "LSTM":
-        return LSTMCellAtoms()
-    if layer.mode == "GRU":
-        return GRUCellAtoms()
-    return RNNCellAtoms("tanh" if layer.mode == "RNN_TANH" else "relu")
+    built.add_direction(direction, made.linear("i", f"{direction}_input"), steps.train(layer.training))
+    return made.paths

@@ -60,7 +60,9 @@ class Recurrence(nn.Module):
         self.cell = cell
         self.projection = projection
         self.reverse = reverse
-        self.states: int = cell.states  # type: ignore[assignment]  # every cell has this class attribute
+        # Every cell has these class attributes.
+        self.states: int = cell.states  # type: ignore[assignment]
+        self.gates: int = len(cell.gates)  # type: ignore[arg-type]
         self.name = name
 
     def forward(self, gates: Tensor, mask: Tensor | None, *state: Tensor) -> State:

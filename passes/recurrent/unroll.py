@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from passes.errors import InputError
 from passes.graph.graph_module import graph_module
-from passes.leaves import Atom, Layout
+from passes.graph.tracer import AtomTracer
+from passes.leaves import Layout
 from passes.pipeline import Pass, PassResult
 from passes.recurrent.recurrence import Recurrence, State, run
 
@@ -139,16 +140,12 @@ class UnrolledByLength(nn.Module):
         return result
 
 
-class _StepTracer(fx.Tracer):
+class _StepNames(AtomTracer):
     """Trace an :class:`Unrolled`, naming each node after its step."""
 
     def __init__(self, clock: _Clock) -> None:
         super().__init__()
         self.clock = clock
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Stop at what a rule can bind to."""
-        return isinstance(m, Atom | Layout | nn.Linear)
 
     def create_node(
         self,
@@ -185,7 +182,7 @@ def trace_steps(recurrence: Recurrence, call: Call) -> fx.GraphModule:
 def _traced(recurrence: Recurrence, call: Call) -> tuple[Unrolled, fx.Graph]:
     clock = _Clock()
     unrolled = Unrolled(recurrence, call, clock).train(recurrence.training)
-    return unrolled, _StepTracer(clock).trace(unrolled)
+    return unrolled, _StepNames(clock).trace(unrolled)
 
 
 class Unroll(Pass):

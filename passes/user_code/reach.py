@@ -7,13 +7,31 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 #: More objects than a helper of a model consists of; a data set may have millions.
 MOST = 10_000
+
+
+class Unchanging:
+    """What copies of a model share, because nothing that it leads to ever changes.
+
+    Example:
+        >>> import copy
+        >>> one = Unchanging()
+        >>> copy.deepcopy(one) is one
+        True
+
+    """
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
 
 def reaches_module(value: Any) -> bool:
@@ -50,7 +68,9 @@ def attributes_of(value: Any) -> dict[str, Any]:
 
 def next_of(value: Any) -> Iterable[Any]:
     """Return the objects that a plain object holds: items, attributes, what a function closes over."""
-    if isinstance(value, str | bytes | int | float | Tensor | type | types.ModuleType | torch.dtype):
+    if isinstance(
+        value, str | bytes | int | float | Tensor | type | types.ModuleType | torch.dtype | Unchanging
+    ):
         return ()
     if isinstance(value, dict):
         return value.values()

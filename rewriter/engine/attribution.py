@@ -191,9 +191,10 @@ def _measure(target: Target, row: Inputs) -> tuple[int, int, list[Outers]]:
     total = step = 0
     for _, entry in tape.entries:
         if isinstance(entry, Forward):
-            kept = [each for each in entry.kept if each is not None]
-            total += sum(each.nbytes for each in kept)
-            step = max(step, kept[0].nbytes // kept[0].shape[0])
+            kept = sum(each.nbytes for each in entry.kept)
+            total += kept
+            # A third of it are the arguments of the activations.
+            step = max(step, kept // 3 // entry.kept[0].shape[0])
         else:
             total += sum(each.nbytes for each in (*entry[0], entry[1]))
     return total // 2 + sum(each.nbytes for each in row), step // 2, outers_of(record, row, tape)

@@ -18,9 +18,9 @@ from passes.recurrent.recurrence import Recurrence
 from passes.user_code.clone import frozen_clone
 from rewriter.compiler.islands import islands_of, lowered_islands
 from rewriter.engine.rules import as_result, of_rank, pull
-from rewriter.engine.sweeps.cells import sweep_for
+from rewriter.engine.sweeps.cell_graph import NotElementwiseError
+from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.linked_recurrence import GatesToBe, can_fuse, linked_recurrence
-from rewriter.engine.sweeps.sweep import CellSweep
 from rewriter.engine.tape import Outers, Pairing, current
 from rewriter.engine.tokens import link_embeddings
 
@@ -70,8 +70,10 @@ def _link_recurrences(copy: nn.Module) -> None:
     for name, module in copy.named_modules():
         if not isinstance(module, Recurrence) or not can_fuse(module.hidden):
             continue
-        sweep = sweep_for(module.cell)
-        if sweep is None:
+        try:
+            sweep = DerivedSweep(module.cell)
+        except NotElementwiseError:
+            # Its steps are linked one by one.
             continue
         forward = partial(run_quietly, _recurrence_forward, module.forward, name, sweep, module)
         object.__setattr__(module, "forward", forward)
@@ -89,7 +91,7 @@ def _input_forward(plain: Forward, module: nn.Module, x: Tensor) -> Tensor | Gat
 def _recurrence_forward(
     plain: Forward,
     name: str,
-    sweep: CellSweep,
+    sweep: DerivedSweep,
     steps: Recurrence,
     gates: Tensor | GatesToBe,
     mask: Tensor | None,

@@ -73,7 +73,7 @@ def _alike(a: Tape, b: Tape) -> list[tuple[Sequence[Tensor], Sequence[Tensor]]]:
 def _tensors(entry: Any) -> Sequence[Tensor]:
     """Return what one operation left: its operands and its output, or the arguments of a recurrence."""
     if isinstance(entry, Forward):
-        return [entry.kept.before]
+        return [entry.kept[0]]
     operands, output = entry
     return [*operands, output]
 

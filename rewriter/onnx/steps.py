@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
-from passes.leaves import Atom
+from passes.graph.tracer import AtomTracer
 from passes.recurrent.cell_layers import CellStandIn
 from passes.recurrent.recurrence import Recurrence, State, step
 from passes.replacement import become
@@ -50,11 +50,6 @@ class Step(nn.Module):
         return step(self, self.cell, gates, tuple(state[k] for k in range(self.states)))
 
 
-class _StepTracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Atom | nn.Linear)
-
-
 class Deferred(nn.Module):
     """Stands for a recurrence or a cell while torch exports the model around it.
 
@@ -69,7 +64,7 @@ class Deferred(nn.Module):
     def __init__(self, body: Step, key: int, name: str, *, reverse: bool = False) -> None:
         super().__init__()
         self.body = body
-        self.graph = _StepTracer().trace(body)
+        self.graph = AtomTracer().trace(body)
         self.weights = [name for name, _ in body.named_parameters(remove_duplicate=False)]
         self.key = key
         self.name = name

@@ -23,7 +23,9 @@ def sigmoid_multiplier(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Oper
         (tensor([0.2500]),)
 
     """
-    return (tanh_over_((x[0] - x0[0]) / 2) * (y * (1 - y0) + y0 * (1 - y)) / 2,)
+    # What acts on one side alone comes first: it has fewer rows than the pairs, and halves are exact.
+    spread = torch.addcmul(y * ((1 - y0) / 2), y0, (1 - y) / 2)
+    return (tanh_over_(x[0] / 2 - x0[0] / 2).mul_(spread),)
 
 
 def tanh_multiplier(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
@@ -37,7 +39,7 @@ def tanh_multiplier(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operand
         (tensor([1.]),)
 
     """
-    return (tanh_over_(x[0] - x0[0]) * (1 - y * y0),)
+    return (tanh_over_(x[0] - x0[0]).mul_(torch.addcmul(y.new_ones(()), y, y0, value=-1)),)
 
 
 def relu_multiplier(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:

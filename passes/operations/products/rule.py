@@ -23,7 +23,8 @@ def product_multipliers(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Ope
     """
     # A mask may be one of them: the sum of two booleans would be a boolean.
     (a, b), (a0, b0) = ((side[0].to(y.dtype), side[1].to(y.dtype)) for side in (x, x0))
-    return (b + b0) / 2, (a + a0) / 2
+    # Halves first: one of both sides has fewer rows, and a half is exact.
+    return b / 2 + b0 / 2, a / 2 + a0 / 2
 
 
 def bilinear_pull(atom: Bilinear, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor) -> Operands:

@@ -16,16 +16,28 @@ import stat
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rewriter.engine.sweeps.sweep import Hidden, Kept, Recording
+from passes.recurrent.cells import GRUCellAtoms, LSTMCellAtoms
+from passes.recurrent.recurrence import Recurrence
+from rewriter.engine.sweeps.sweep import (
+    GateSlots,
+    Kept,
+    Recording,
+    State,
+    Step,
+    Sweep,
+    Swept,
+    faded,
+    fused,
+)
 
 _SOURCE = Path(__file__).with_name("sweep.c")
 # NaN and infinity must stay what they are: no -ffast-math.
@@ -38,7 +50,10 @@ _SECONDS = 60
 _WIDEST = 4096
 _LOCK = threading.Lock()
 
-_INTS = ("outputs", "references", "rows", "each", "size", "own", "first", "rows_x", "rows_x0", "threads")
+_INTS = (
+    *("outputs", "references", "rows", "each", "size", "own", "first", "rows_x", "rows_x0", "outer"),
+    "threads",
+)
 _ARRAYS = ("before", "after", "partner", "passed", "before0", "after0", "partner0", "passed0")
 _WRITTEN = ("d_h", "d_c", "gates")
 
@@ -66,21 +81,6 @@ _ARGUMENTS = {"lstm": _STEP, "gru": _STEP} | dict.fromkeys(
 )
 
 
-def faded(dtype: torch.dtype) -> float:
-    """Return the size below which a multiplier counts as zero.
-
-    Multipliers fade as the sweep goes back in time. Below this number products with what is of the order
-    of rounding are subnormal, which processors compute a hundred times slower.
-
-    Example:
-        >>> faded(torch.float32) < 1e-30
-        True
-
-    """
-    info = torch.finfo(dtype)
-    return info.tiny / info.eps
-
-
 _wanted = ContextVar("rewriter_compiled", default=True)
 
 
@@ -101,38 +101,58 @@ def compiling(wanted: bool) -> Iterator[None]:
         _wanted.reset(token)
 
 
+class CompiledSweep(Sweep):
+    """The sweep of an LSTM or a GRU in C.
+
+    A sigmoid is a tanh, ``s(a) = (1 + tanh(a / 2)) / 2``, so one chord formula serves all gates of a cell:
+    the slope of tanh from ``b0`` to ``b`` is ``tanh(b - b0) / (b - b0) * (1 - u * u0)``, where ``u`` is
+    ``tanh(b)``. It is multiplied by the mean of the other operand of the product behind the gate. Constants
+    are folded into what is kept of the forward pass.
+
+    Args:
+        cell: of the library.
+
+    """
+
+    def __init__(self, cell: CompiledCell) -> None:
+        self.cell = cell
+        self.slots, self.direct = _FORMS[cell.name].slots, _FORMS[cell.name].direct
+
+    def record(self, steps: Recurrence, gates: Tensor) -> Recording:
+        """See the base class."""
+        return CompiledRecording(self.cell, steps, gates)
+
+    def stepper(
+        self, swept: Swept, d: list[Tensor], gates: Tensor, ordered: Callable[[Sequence[Any]], Iterable[Any]]
+    ) -> Step:
+        """See the base class."""
+        return CompiledSteps(self.cell, swept, d, gates)
+
+
 class CompiledSteps:
     """The steps of one sweep, in C.
 
     Args:
         cell: of the library.
-        x: what the run of the samples kept: before, after, partner, passed, each (T, rows, *).
-        x0: likewise, of the references.
-        counts: outputs, references, rows, rows of each sample.
-        own: whether each sample has references of its own.
-        first: the first row of the references.
+        swept: the pairs; what is kept is before, after, partner, passed, each (T, rows, *).
         d: multipliers of the states, changed in place, (K, n, rows, H).
         gates: receives those of the gates, (places, K x n x rows, 4, H).
 
     """
 
-    def __init__(
-        self,
-        cell: CompiledCell,
-        x: Sequence[Tensor],
-        x0: Sequence[Tensor],
-        counts: tuple[int, int, int, int],
-        own: bool,
-        first: int,
-        d: Sequence[Tensor],
-        gates: Tensor,
-    ) -> None:
+    def __init__(self, cell: CompiledCell, swept: Swept, d: Sequence[Tensor], gates: Tensor) -> None:
         written = [*d, gates] if len(d) > 1 else [*d, *d, gates]
         # The library gets addresses only: what they belong to lives here.
-        self._held = [each.contiguous() for each in (*x, *x0)], written
-        ints = (*counts, gates.shape[-1], int(own), first, x[0].shape[1], x0[0].shape[1])
-        addresses = [each.data_ptr() for part in self._held for each in part]
-        self._sweep = _STRUCTS[gates.dtype](*ints, torch.get_num_threads(), *addresses, faded(gates.dtype))
+        self._held = [each.contiguous() for each in (*swept.x, *swept.x0)], written
+        rows_x, rows_x0 = swept.x[0].shape[1], swept.x0[0].shape[1]
+        each = swept.batch // (swept.samples * swept.outer)
+        first = swept.first * each * (swept.samples if swept.own else 1)
+        ints = (
+            *(swept.outputs, swept.references, swept.batch, each, gates.shape[-1], int(swept.own), first),
+            *(rows_x, rows_x0, swept.outer, torch.get_num_threads()),
+        )
+        addresses = [part.data_ptr() for side in self._held for part in side]
+        self._sweep = _STRUCTS[gates.dtype](*ints, *addresses, faded(gates.dtype))
         self._at = ctypes.byref(self._sweep)
         self._step = cell.step
 
@@ -141,43 +161,74 @@ class CompiledSteps:
         self._step(self._at, t, place)
 
 
+class _Form(NamedTuple):
+    """What the C functions of a cell expect.
+
+    Args:
+        scales: what each gate's pre-activation is multiplied by, in torch's order of the gates.
+        slots: where the multipliers of the gates go.
+        direct: whether the state reaches the next step past the hidden weights.
+
+    """
+
+    scales: tuple[float, ...]
+    slots: GateSlots
+    direct: bool
+
+
+# Multipliers of the GRU's gates: hidden ``n``, then ``r z n``.
+_FORMS: Mapping[str, _Form] = {
+    "lstm": _Form((0.5, 0.5, 1.0, 0.5), GateSlots(4), direct=False),
+    "gru": _Form((0.5, 0.5, 1.0), GateSlots(4, slice(0, 3), slice(1, 4), (2, 0, 1)), direct=True),
+}
+
+
 class CompiledRecording(Recording):
     """The forward pass of an LSTM or a GRU, its activations in C.
 
     Args:
         cell: of the library.
-        gates: those of the input with the biases, scaled, (T, rows, gates x H).
-        size: of the cell.
+        steps: the recurrence.
+        gates: those of the input, (T, rows, gates x H).
 
     """
 
-    def __init__(self, cell: CompiledCell, gates: Tensor, size: int) -> None:
-        length, rows, _ = gates.shape
+    def __init__(self, cell: CompiledCell, steps: Recurrence, gates: Tensor) -> None:
         self._lstm = cell.name == "lstm"
+        scales = gates.new_tensor(_FORMS[cell.name].scales)
+        size = gates.shape[-1] // len(scales)
+        scale = scales.repeat_interleave(size)
+        weight, bias = fused(steps.hidden)
+        self._weight = (weight * scale.unsqueeze(-1)).T
+        self._bias = None if bias is None else bias * scale
+        gates = gates * scale
+        if self._lstm and self._bias is not None:
+            gates += self._bias
+        length, rows, _ = gates.shape
         activations, passed = (5, 1) if self._lstm else (3, 2)
-        kept = [gates.new_empty(length, rows, count * size) for count in (*[activations] * 3, passed)]
-        self._kept = Kept(*kept)
+        self._kept = tuple(
+            gates.new_empty(length, rows, count * size) for count in (*[activations] * 3, passed)
+        )
         self._h = gates.new_empty(length, rows, size)
         self._c = gates.new_empty(length, rows, size) if self._lstm else self._h
         self._x = gates.contiguous()
         self._y = gates.new_empty(0 if self._lstm else rows, 3 * size)
-        addresses = [each.data_ptr() for each in (*kept, self._h, self._c, self._x, self._y)]
+        addresses = [each.data_ptr() for each in (*self._kept, self._h, self._c, self._x, self._y)]
         self._run = _RUN(rows, size, *addresses)
         self._at = ctypes.byref(self._run)
         self._step = cell.run
         self._states = self._h.unbind(0), self._c.unbind(0)
-        self._before = self._kept.before[..., : 4 * size].unbind(0)
+        self._gates = self._x.unbind(0)
+        self._before = self._kept[0][..., : 4 * size].unbind(0)
 
-    def advance(
-        self, t: int, x_gates: Tensor, hidden: Hidden, state: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def advance(self, t: int, state: State) -> State:
         """See the base class."""
         if self._lstm:
-            torch.addmm(x_gates, state[0], hidden.weight, out=self._before[t])
-        elif hidden.bias is None:
-            torch.mm(state[0], hidden.weight, out=self._y)
+            torch.addmm(self._gates[t], state[0], self._weight, out=self._before[t])
+        elif self._bias is None:
+            torch.mm(state[0], self._weight, out=self._y)
         else:
-            torch.addmm(hidden.bias, state[0], hidden.weight, out=self._y)
+            torch.addmm(self._bias, state[0], self._weight, out=self._y)
         old = state[-1].contiguous()
         self._step(self._at, t, old.data_ptr())
         return tuple(each[t] for each in self._states[: len(state)])
@@ -193,6 +244,23 @@ class CompiledCell(NamedTuple):
     name: str
     step: Any
     run: Any
+
+
+_CELLS: Mapping[type[nn.Module], str] = {LSTMCellAtoms: "lstm", GRUCellAtoms: "gru"}
+
+
+def compiled_sweep(steps: Recurrence, like: Tensor) -> CompiledSweep | None:
+    """Return the sweep in C of a recurrence, or None where there is none.
+
+    Args:
+        steps: the recurrence.
+        like: a tensor of the device and the dtype.
+
+    """
+    name = _CELLS.get(type(steps.cell), "")
+    weight, _ = fused(steps.hidden)
+    cell = compiled_cell(name, like, weight.shape[0] // steps.gates)
+    return None if cell is None else CompiledSweep(cell)
 
 
 def compiled_cell(name: str, like: Tensor, size: int) -> CompiledCell | None:

@@ -6,30 +6,26 @@ multipliers with the hidden weights and a few elementwise operations on rows tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from passes.errors import PassError
 from passes.recurrent.gates import SplitGates
 from passes.recurrent.recurrence import Recurrence
-from rewriter.engine.sweeps.compiled import CompiledRecording, CompiledSteps, compiled_cell, faded
-from rewriter.engine.sweeps.sweep import CellSweep, Hidden, Kept
+from rewriter.engine.sweeps.compiled import compiled_sweep
+from rewriter.engine.sweeps.derived import DerivedSweep
+from rewriter.engine.sweeps.sweep import Kept, State, Sweep, Swept, fused
 from rewriter.engine.tape import Pairing, Tape
 from rewriter.engine.tiles import spans
 
 Optional = Tensor | None
-# Bytes of a core's cache that slopes of several steps may take.
-_CACHE = 1_500_000
 # Bytes of the gates' multipliers that wait for the product with the input weights.
 _TOGETHER = 500_000
-# After so many steps, torch's operations clear multipliers that have faded away.
-_CLEAN = 4
 _T = TypeVar("_T")
-# Turns the multipliers of the state back by step t and puts those of its gates into a place.
-Step = Callable[[int, int], None]
 
 
 class GatesToBe(NamedTuple):
@@ -37,23 +33,6 @@ class GatesToBe(NamedTuple):
 
     x: Tensor
     weights: nn.Module
-
-
-def fused(module: nn.Module) -> tuple[Tensor, Optional]:
-    """Return the weight and bias of a Linear, or of one Linear per gate put together.
-
-    Example:
-        >>> weight, bias = fused(nn.Linear(2, 3, bias=False))
-        >>> weight.shape, bias
-        (torch.Size([3, 2]), None)
-
-    """
-    linears = [each for each in module.modules() if isinstance(each, nn.Linear)]
-    weights = [each.weight.detach() for each in linears]
-    biases = [each.bias.detach() for each in linears if each.bias is not None]
-    if len(weights) == 1:
-        return weights[0], biases[0] if biases else None
-    return torch.cat(weights), torch.cat(biases) if biases else None
 
 
 def can_fuse(module: nn.Module) -> bool:
@@ -65,61 +44,49 @@ class Forward(NamedTuple):
     """What one run of a recurrence leaves.
 
     Args:
+        sweep: what ran it, and can turn it back.
         kept: for the sweep.
         mask: (T, B, 1) or None.
 
     """
 
+    sweep: Sweep
     kept: Kept
     mask: Optional
 
 
 @torch.no_grad()
 def run(
-    sweep: CellSweep,
+    sweep: Sweep,
     steps: Recurrence,
     gates: Tensor | GatesToBe,
     mask: Optional,
-    state: tuple[Tensor, ...],
-) -> tuple[Forward, tuple[Tensor, ...]]:
+    state: State,
+) -> tuple[Forward, State]:
     """Run a recurrence and keep what the sweep needs; returns that, and the recurrence's own result."""
-    weight, bias = fused(steps.hidden)
-    scale = weight.new_tensor(sweep.scales).repeat_interleave(weight.shape[0] // len(sweep.scales))
-    hidden = Hidden((weight * scale.unsqueeze(-1)).T, None if bias is None else bias * scale)
     if isinstance(gates, GatesToBe):
         gates = nn.functional.linear(gates.x, *fused(gates.weights))
-    gates = gates * scale
-    if not sweep.apart and hidden.bias is not None:
-        gates += hidden.bias
     projection = steps.projection
     length = gates.shape[0]
     # What intercepts torch's functions elsewhere in the model has no business in this loop.
     with torch._C.DisableTorchFunction():
-        at = gates.unbind(0)
         outputs: list[Tensor] = [state[0]] * length
-        size = scale.shape[0] // len(sweep.scales)
-        cell = compiled_cell(sweep.compiled, gates, size)
-        recording = (
-            sweep.record(length, gates.shape[1], size, gates)
-            if cell is None
-            else CompiledRecording(cell, gates, size)
-        )
+        recording = sweep.record(steps, gates)
         for t in range(length - 1, -1, -1) if steps.reverse else range(length):
-            new = recording.advance(t, at[t], hidden, state)
+            new = recording.advance(t, state)
             if projection is not None:
                 new = (nn.functional.linear(new[0], projection.weight, projection.bias), *new[1:])
             if mask is not None:
                 new = tuple(torch.where(mask[t], a, b) for a, b in zip(new, state, strict=True))
             state = new
             outputs[t] = state[0]
-    return Forward(recording.kept(), mask), (torch.stack(outputs), *state)
+        return Forward(sweep, recording.kept(), mask), (torch.stack(outputs), *state)
 
 
 @dataclass
 class RecurrentLink:
     """One call of a recurrence by the samples, with its counterpart by the references."""
 
-    sweep: CellSweep
     steps: Recurrence
     x: Forward
     x0: Forward
@@ -139,8 +106,8 @@ class RecurrentLink:
             (T, K, n, B, I) and each (K, n, B, H).
 
         """
-        sweep, batch = self.sweep, self.batch
-        lead = (self.pairing.outputs, self.pairing.count, batch)
+        sweep, slots = self.x.sweep, self.x.sweep.slots
+        lead = (self.pairing.outputs, self.pairing.count, self.batch)
         rows = lead[0] * lead[1] * lead[2]
         w_hidden, size = self._hidden_weight()
         projection = None if self.steps.projection is None else self.steps.projection.weight
@@ -151,17 +118,17 @@ class RecurrentLink:
         ]
         d_h = d[0].view(rows, -1)
         d_cell = d if projection is None else [w_hidden.new_empty(*lead, size), *d[1:]]
-        length = self.x.kept.before.shape[0]
+        length = self.x.kept[0].shape[0]
         # Multipliers of the gates of a few steps go through the input weights together.
-        together = max(1, min(length, _TOGETHER // max(1, rows * sweep.gates * size * d_h.element_size())))
-        gates = w_hidden.new_empty(together, rows, sweep.gates, size)
-        to_hidden = gates[:, :, sweep.hidden_gates].flatten(2).unbind(0)
-        to_input = gates[:, :, sweep.input_gates].flatten(2)
+        together = max(1, min(length, _TOGETHER // max(1, rows * slots.slots * size * d_h.element_size())))
+        gates = w_hidden.new_empty(together, rows, slots.slots, size)
+        to_hidden = gates[:, :, slots.hidden].flatten(2).unbind(0)
+        to_input = gates[:, :, slots.input].flatten(2)
         into = to_input.shape[2] if self.input_weight is None else self.input_weight.shape[1]
         d_x = w_hidden.new_empty(length, rows, into)
         d_out_at = None if d_out is None else d_out.unbind(2)
         mask = self._mask()
-        step = self._compiled(d_cell, gates) or self._eager(d_cell, gates.view(together, *lead, -1, size))
+        step = sweep.stepper(self._swept(), d_cell, gates, self._ordered)
         for begin, end in self._ordered(list(spans(length, together))):
             for t in self._ordered(range(begin, end)):
                 if d_out_at is not None:
@@ -191,61 +158,34 @@ class RecurrentLink:
         """Put what is in the order of time into the order of the sweep."""
         return steps if self.steps.reverse else reversed(steps)
 
-    def _compiled(self, d: list[Tensor], gates: Tensor) -> Step | None:
-        """Return the steps in C, if that is possible."""
-        pairing, kept, kept0 = self.pairing, self.x.kept, self.x0.kept
-        cell = compiled_cell(self.sweep.compiled, gates, gates.shape[-1])
-        if cell is None or self.outer > 1 or any(part is None for part in (*kept, *kept0)):
-            return None
-        each = self.batch // pairing.samples
-        first = pairing.begin * (self.batch if pairing.own else each)
-        counts = (pairing.outputs, pairing.count, self.batch, each)
-        x, x0 = (tuple(part for part in run if part is not None) for run in (kept, kept0))
-        return CompiledSteps(cell, x, x0, counts, pairing.own, first, d, gates)
-
-    def _eager(self, d: list[Tensor], gates: Tensor) -> Step:
-        """Return the steps as torch's operations."""
-        slopes = self._slopes(gates.shape[-1])
-        targets = [self.sweep.targets(part) for part in gates.unbind(0)]
-        least = faded(gates.dtype)
-
-        def step(t: int, place: int) -> None:
-            if t % _CLEAN == 0:
-                for each in d:
-                    torch.hardshrink(each, least, out=each)
-            self.sweep.step(next(slopes), d, targets[place])
-
-        return step
+    def _swept(self) -> Swept:
+        pairing = self.pairing
+        if type(self.x.sweep) is not type(self.x0.sweep):
+            raise PassError(f"{self.steps.name}: samples and references were run by different sweeps")
+        return Swept(
+            self.x.kept,
+            self.x0.kept,
+            self._rows,
+            pairing.outputs,
+            pairing.count,
+            pairing.begin,
+            self.batch,
+            pairing.samples,
+            self.outer,
+            pairing.own,
+        )
 
     def _hidden_weight(self) -> tuple[Tensor, int]:
         """Return the hidden weight with its gates in the sweep's order, and the size of the cell."""
         weight, _ = fused(self.steps.hidden)
-        size = weight.shape[0] // len(self.sweep.scales)
-        if self.sweep.hidden_order:
-            weight = weight.view(-1, size, weight.shape[1])[list(self.sweep.hidden_order)].flatten(0, 1)
+        size = weight.shape[0] // self.steps.gates
+        order = self.x.sweep.slots.order
+        if order:
+            weight = weight.view(-1, size, weight.shape[1])[list(order)].flatten(0, 1)
         return weight, size
 
-    def _slopes(self, size: int) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the slopes of each step, of as many at a time as fit in the cache."""
-        kept, kept0 = self._paired()
-        length, rows = kept.before.shape[0], (self.pairing.count, self.batch)
-        step_bytes = kept.before[0].nbytes * rows[0]
-        ahead = max(1, (_CACHE if kept.before.device.type == "cpu" else 64 * _CACHE) // (3 * step_bytes))
-        for begin, end in self._ordered(list(spans(length, ahead))):
-            x, x0 = _between(kept, begin, end), _between(kept0, begin, end)
-            slopes = self.sweep.slopes(x, x0).reshape(end - begin, *rows, -1, size)
-            passed = None
-            if x.passed is not None and x0.passed is not None:
-                passed = (x.passed + x0.passed).reshape(end - begin, *rows, -1, size)
-            yield from self._ordered(self.sweep.prepare(slopes, passed))
-
-    def _paired(self) -> tuple[Kept, Kept]:
-        """Return what both runs kept, per time step in shapes that broadcast to (n, o, M, q, F)."""
-        fields = zip(Kept._fields, self.x.kept, self.x0.kept, strict=True)
-        both = {name: self._rows(a, b) for name, a, b in fields if a is not None and b is not None}
-        return Kept(**{k: a for k, (a, _) in both.items()}), Kept(**{k: b for k, (_, b) in both.items()})
-
     def _rows(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring what both runs kept, (T, B, F), into shapes that broadcast to (T, n, o, M, q, F)."""
         pairing = self.pairing
         a = torch.unflatten(a, 1, (1, self.outer, pairing.samples, -1))
         shape = (self.outer, pairing.references, pairing.samples if pairing.own else 1, -1)
@@ -255,15 +195,11 @@ class RecurrentLink:
         """Return the mean of both masks, (T, n, B, 1); 1 where a step counts for sample and reference."""
         if self.x.mask is None and self.x0.mask is None:
             return None
-        like, like0 = self.x.kept.before[..., :1], self.x0.kept.before[..., :1]
+        like, like0 = self.x.kept[0][..., :1], self.x0.kept[0][..., :1]
         mask = torch.ones_like(like) if self.x.mask is None else self.x.mask.to(like)
         mask0 = torch.ones_like(like0) if self.x0.mask is None else self.x0.mask.to(like0)
         a, b = self._rows(mask, mask0)
         return ((a + b) / 2).flatten(2, 4)
-
-
-def _between(kept: Kept, begin: int, end: int) -> Kept:
-    return Kept(*(None if each is None else each[begin:end] for each in kept))  # type: ignore[arg-type]
 
 
 class LinkedRecurrence(torch.autograd.Function):
@@ -314,7 +250,7 @@ def _front(grad: Tensor, dim: int | None, size: int) -> Tensor:
 
 
 def linked_recurrence(
-    sweep: CellSweep,
+    derived: DerivedSweep,
     steps: Recurrence,
     name: str,
     tape: Tape,
@@ -323,6 +259,7 @@ def linked_recurrence(
     state: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
     """Run a recurrence for the references, or for the samples linked to them."""
+    sweep = compiled_sweep(steps, state[0]) or derived
     forward, (outputs, *finals) = run(sweep, steps, gates, mask, state)
     # The model's code may write to the final states, which are kept for the sweep.
     result = (outputs, *(each.clone() for each in finals))
@@ -333,6 +270,6 @@ def linked_recurrence(
     weight = fused(gates.weights)[0] if isinstance(gates, GatesToBe) else None
     batch = x.shape[1]
     forward0 = tape.next(name)
-    link = RecurrentLink(sweep, steps, forward, forward0, tape.pairing, weight, batch, tape.outer(0))
+    link = RecurrentLink(steps, forward, forward0, tape.pairing, weight, batch, tape.outer(0))
     linked: tuple[Tensor, ...] = LinkedRecurrence.apply(link, result, x, *state)  # type: ignore[no-untyped-call]
     return linked

@@ -1,7 +1,7 @@
 /* One step of an LSTM or a GRU forwards, and one of the sweep backwards, each in one pass over memory.
 
-   The rules are those of _multipliers.py as _sweeps.py and _cell_sweeps.py compose them; tests compare the
-   two. Compiled once for float and once for double (-DREAL=double). */
+   The same as the sweep that derived.py derives from the cells; tests compare the two. Compiled once for float
+   and once for double (-DREAL=double). */
 
 #include <stdint.h>
 
@@ -9,13 +9,14 @@
 #define REAL float
 #endif
 
-/* Everything of one sweep; _compiled.py fills it in. */
+/* Everything of one sweep; compiled.py fills it in. */
 typedef struct {
     int64_t outputs, references, rows;  /* K; n; samples x rows of each */
-    int64_t each, size;                 /* rows of each sample; H */
+    int64_t each, size;                 /* neighbouring rows of each sample; H */
     int64_t own;                        /* each sample has references of its own */
     int64_t first;                      /* first row of the references in this pass */
     int64_t rows_x, rows_x0;            /* in what the two runs kept */
+    int64_t outer;                      /* how often all samples come round in a batch merged with time */
     int64_t threads;
     const REAL *before, *after, *partner, *passed;
     const REAL *before0, *after0, *partner0, *passed0;
@@ -136,8 +137,9 @@ static inline void gru_pair(const Sweep *s, int64_t i, int64_t i0, int64_t pair,
         REAL *gates = s->gates + place * s->outputs * pairs * 4 * s->size;                      \
         _Pragma("omp parallel for num_threads(s->threads) if (s->threads > 1)")                 \
         for (int64_t pair = 0; pair < pairs; pair++) {                                          \
-            int64_t n = pair / s->rows, i = pair % s->rows;                                     \
-            int64_t i0 = s->first + (s->own ? pair : n * s->each + i % s->each);                \
+            int64_t n = pair / s->rows, i = pair % s->rows, round = s->rows / s->outer;         \
+            int64_t i0 = i / round * (s->rows_x0 / s->outer) + s->first;                        \
+            i0 += s->own ? n * round + i % round : n * s->each + i % s->each;                   \
             cell##_pair(s, t * s->rows_x + i, t * s->rows_x0 + i0, pair, gates);                \
         }                                                                                       \
     }

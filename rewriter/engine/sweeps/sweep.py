@@ -1,128 +1,141 @@
-"""The rules of the table, composed for one step of each recurrent cell.
-
-A sigmoid is a tanh, ``s(a) = (1 + tanh(a / 2)) / 2``, so one chord formula serves all gates of a cell:
-the slope of tanh from ``b0`` to ``b`` is ``tanh(b - b0) / (b - b0) * (1 - u * u0)``, where ``u = tanh(b)``.
-It is multiplied by the mean of the other operand of the product behind the gate. Constants are folded
-into what is kept of the forward pass, so that a pair of sample and reference costs few operations.
-"""
+"""What a recurrence needs of its cell: a forward pass that keeps what rules need, and a step back in time."""
 
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from passes.operations.elementwise.sigmoid_tanh_relu import tanh_over_
+from passes.recurrent.recurrence import Recurrence
 
 State = tuple[Tensor, ...]
+#: What the forward pass left of all steps, each (T, B, F).
+Kept = tuple[Tensor, ...]
+#: Turns the multipliers of the state back by step t, and puts those of its gates into a place.
+Step = Callable[[int, int], None]
 
 
-class Kept(NamedTuple):
-    """What the forward pass leaves of all steps for the sweep, or of one step.
+class GateSlots(NamedTuple):
+    """Where a step puts the multipliers of the gates.
 
     Args:
-        before: the arguments of the activations, (T, B, F).
-        after: their values.
-        partner: half of the other operand of the product behind each, times the constant of the slope.
-        passed: half of the operands that need no slope.
+        slots: how many there are, each as wide as the state.
+        hidden: those that belong to the hidden weights.
+        input: those that belong to the input's.
+        order: of the hidden weights' gates in them; empty for torch's.
 
     """
 
-    before: Tensor
-    after: Tensor
-    partner: Tensor | None = None
-    passed: Tensor | None = None
-
-
-class Hidden(NamedTuple):
-    """The hidden Linear with each gate's rows scaled.
-
-    Args:
-        weight: (H, gates x H), transposed.
-        bias: or None.
-
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def of(self, h: Tensor) -> Tensor:
-        """Return the hidden state's part of the gates."""
-        return h @ self.weight if self.bias is None else torch.addmm(self.bias, h, self.weight)
-
-    def onto(self, x_gates: Tensor, h: Tensor) -> Tensor:
-        """Return the gates; the bias is in ``x_gates`` already."""
-        return torch.addmm(x_gates, h, self.weight)
+    slots: int
+    hidden: slice = slice(None)
+    input: slice = slice(None)
+    order: tuple[int, ...] = ()
 
 
 class Recording(abc.ABC):
-    """The forward pass of one kind of cell, which writes what the sweep needs as it goes."""
+    """A forward pass under way."""
 
     @abc.abstractmethod
-    def advance(
-        self, t: int, x_gates: Tensor, hidden: Hidden, state: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        """Return the new state; gates come scaled."""
+    def advance(self, t: int, state: State) -> State:
+        """Run step t and return the new state."""
 
     @abc.abstractmethod
     def kept(self) -> Kept:
         """Return what all steps left."""
 
 
-class CellSweep(abc.ABC):
-    """One kind of cell: its forward pass, and the multipliers of one step."""
+@dataclass(frozen=True)
+class Swept:
+    """Which pairs of samples and references a sweep turns back.
 
-    #: What each gate's pre-activation is multiplied by, in torch's order of the gates.
-    scales: tuple[float, ...]
-    #: The gates' multipliers that belong to the hidden weights, and those that belong to the input's.
-    hidden_gates = slice(None)
-    input_gates = slice(None)
-    #: Order of the hidden weights' gates in those multipliers.
-    hidden_order: tuple[int, ...] = ()
-    #: Number of gates' multipliers.
-    gates: int
-    #: Whether the hidden state's part of the gates is needed apart from the input's.
-    apart = False
+    Args:
+        x: what the run of the samples kept.
+        x0: that of the references.
+        rows: brings a kept tensor of each, (T, B, F), into shapes that broadcast to (T, n, *batch, F).
+        outputs: number of outputs, K.
+        references: of the pass, n.
+        first: the first of them.
+        batch: rows of the samples, B.
+        samples: number of samples, M.
+        outer: size of what is merged with the batch outside of it.
+        own: each sample has references of its own.
+
+    """
+
+    x: Kept
+    x0: Kept
+    rows: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    outputs: int
+    references: int
+    first: int
+    batch: int
+    samples: int
+    outer: int
+    own: bool
+
+
+class Sweep(abc.ABC):
+    """One kind of cell, run forwards and swept backwards."""
+
+    slots: GateSlots
     #: Whether the state reaches the next step past the hidden weights.
-    direct = False
-    #: Name of the same steps in C, if there are any.
-    compiled = ""
+    direct: bool
 
     @abc.abstractmethod
-    def record(self, length: int, rows: int, size: int, like: Tensor) -> Recording:
-        """Begin a forward pass over ``length`` steps of (rows, size) states."""
-
-    def slopes(self, x: Kept, x0: Kept) -> Tensor:
-        """Return the slope of each activation times the mean of its partner."""
-        slope = tanh_over_(x.before - x0.before)
-        slope.mul_(torch.addcmul(slope.new_ones(()), x.after, x0.after, value=-1))
-        if x.partner is not None and x0.partner is not None:
-            slope.mul_(x.partner + x0.partner)
-        return slope
-
-    @abc.abstractmethod
-    def prepare(self, slopes: Tensor, passed: Tensor | None) -> list[tuple[Tensor, ...]]:
-        """Sort what :meth:`step` needs by time step.
+    def record(self, steps: Recurrence, gates: Tensor) -> Recording:
+        """Begin a forward pass.
 
         Args:
-            slopes: (T, n, M, A, H), one for each of the cell's A activations.
-            passed: sums over sample and reference, (T, n, M, 1 or 2, H).
+            steps: the recurrence.
+            gates: the input's part of the gates, (T, B, G).
 
         """
 
     @abc.abstractmethod
-    def targets(self, gates: Tensor) -> tuple[Tensor, ...]:
-        """Return the parts of (K, n, M, gates, H) that :meth:`step` writes."""
-
-    @abc.abstractmethod
-    def step(self, at: tuple[Tensor, ...], d: list[Tensor], out: tuple[Tensor, ...]) -> None:
-        """Turn the multipliers ``d`` of the new state, in place, into those of the old one.
+    def stepper(self, swept: Swept, d: list[Tensor], gates: Tensor, ordered: Any) -> Step:
+        """Return what turns the multipliers back.
 
         Args:
-            at: what :meth:`prepare` made for the step.
-            d: (K, n, M, H) per state; the part through the hidden weights is the caller's.
-            out: what :meth:`targets` made, receives the multipliers of the gates.
+            swept: the pairs.
+            d: multipliers of the states, (K, n, B, H) each, changed in place; the part of the hidden state
+                that goes through the hidden weights is the caller's.
+            gates: receives those of the gates, (places, K x n x B, slots, H).
+            ordered: puts what is in the order of time into that of the sweep.
 
         """
+
+
+def faded(dtype: torch.dtype) -> float:
+    """Return the size below which a multiplier counts as zero.
+
+    Multipliers fade as the sweep goes back in time. Below this number products with what is of the order
+    of rounding are subnormal, which processors compute a hundred times slower.
+
+    Example:
+        >>> faded(torch.float32) < 1e-30
+        True
+
+    """
+    info = torch.finfo(dtype)
+    return info.tiny / info.eps
+
+
+def fused(module: Any) -> tuple[Tensor, Tensor | None]:
+    """Return the weight and bias of a Linear, or of one Linear per gate put together.
+
+    Example:
+        >>> weight, bias = fused(torch.nn.Linear(2, 3, bias=False))
+        >>> weight.shape, bias
+        (torch.Size([3, 2]), None)
+
+    """
+    linears = [each for each in module.modules() if isinstance(each, torch.nn.Linear)]
+    weights = [each.weight.detach() for each in linears]
+    biases = [each.bias.detach() for each in linears if each.bias is not None]
+    if len(weights) == 1:
+        return weights[0], biases[0] if biases else None
+    return torch.cat(weights), torch.cat(biases) if biases else None

@@ -1,0 +1,100 @@
+"""Tracers that other threads do not notice."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+from torch.nn.utils import rnn
+
+from passes.leaves import Atom, Layout
+
+# torch.fx patches ``nn.Module`` for the whole process while it traces, and puts back what it found.
+_TRACING = threading.RLock()
+
+
+class OwnThreadTracer(fx.Tracer):
+    """Traces what its own thread runs; modules that other threads run meanwhile just run.
+
+    Example:
+        >>> graph = OwnThreadTracer().trace(nn.Sequential(nn.Tanh()))
+        >>> [node.op for node in graph.nodes]
+        ['placeholder', 'call_module', 'output']
+
+    """
+
+    thread: int | None = None
+
+    def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
+        """Return the graph; one thread at a time."""
+        with _TRACING:
+            self.thread = threading.get_ident()
+            return super().trace(*args, **kwargs)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Make a node of a leaf, and run every other module."""
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return self.call_own_module(m, forward, args, kwargs)
+
+    def call_own_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Do as :meth:`call_module` for a module that is being traced."""
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Make a node of a parameter that is being traced."""
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return self.get_own_attribute(attr, attr_val, parameter_proxy_cache)
+
+    def get_own_attribute(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Do as :meth:`getattr` for an attribute of a module that is being traced."""
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+class AtomTracer(OwnThreadTracer):
+    """Traces modules of ours down to atoms, layout modules and Linears.
+
+    Example:
+        >>> graph = AtomTracer().trace(nn.Sequential(nn.Linear(2, 2), nn.Tanh()))
+        >>> [node.op for node in graph.nodes]
+        ['placeholder', 'call_module', 'call_function', 'output']
+
+    """
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Stop at what a rule can bind to."""
+        return isinstance(m, Atom | Layout | nn.Linear)
+
+
+class GraphTracer(OwnThreadTracer):
+    """Traces what packs and unpacks sequences as calls, whose inside torch.fx cannot follow.
+
+    Such calls are in the code that a pickled graph is traced from again.
+
+    Example:
+        >>> graph = GraphTracer().trace(nn.Sequential(nn.Tanh()))
+        >>> [node.op for node in graph.nodes]
+        ['placeholder', 'call_module', 'output']
+
+    """
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_modules=(math, rnn))  # type: ignore[arg-type]
+        # Tests of a type, of ``Tensor`` say, which that module imports, need the type itself.
+        self._autowrap_function_ids -= {id(each) for each in vars(rnn).values() if isinstance(each, type)}
+
+    def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
+        """Return a graph whose code can be run."""
+        graph = super().trace(*args, **kwargs)
+        for node in graph.nodes:
+            # The code would ask fx to wrap a function by a name that the code does not have.
+            node.meta.pop("is_wrapped", None)
+        return graph

@@ -1,0 +1,239 @@
+"""The sweep of a cell, derived from its graph and the rules of its atoms.
+
+Multipliers of a step's results reach its gates and its old state through products with slopes and means,
+which depend on forward values only. So what a step does to them is, element by element,
+
+    d state[q] += C[s, q] · d state[s]      where the new state s is made of the new state q,
+    d gates[j]  = Σ A[s, j] · d state[s]    over the new states s,
+    d old[r]    = Σ B[s, r] · d state[s].
+
+The coefficients are found by taking a one back through the cell's graph, from each new state to the next, for
+as many time steps at once as fit in the cache. A step then costs one product per coefficient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from passes.recurrent.recurrence import Recurrence
+from passes.user_code.reach import Unchanging
+from rewriter.engine.sweeps.cell_graph import CellGraph, Multiplier, Product, whole
+from rewriter.engine.sweeps.sweep import GateSlots, Kept, Recording, State, Step, Sweep, Swept, faded, fused
+from rewriter.engine.tiles import spans
+
+# Bytes of a core's cache that coefficients of several steps may take.
+_CACHE = 12_000_000
+# After so many steps multipliers that have faded away are cleared.
+_CLEAN = 4
+
+
+class Coefficients(NamedTuple):
+    """What a new state's multiplier is taken times.
+
+    Args:
+        onward: for other new states, by their number.
+        first: the first of the slots that follow.
+        gates: for the gates in neighbouring slots, (T, n, B, slots, H), or None.
+        old: for the old states, by their number.
+
+    """
+
+    onward: Mapping[int, Tensor]
+    first: int
+    gates: Tensor | None
+    old: Mapping[int, Tensor]
+
+
+class DerivedSweep(Sweep, Unchanging):
+    """The sweep of any cell that has a :class:`CellGraph`.
+
+    Args:
+        cell: takes both parts of the gates and the old state, returns the new state.
+
+    Raises:
+        NotElementwiseError: for a cell that mixes elements.
+
+    Example:
+        >>> from passes.recurrent.cells import GRUCellAtoms
+        >>> sweep = DerivedSweep(GRUCellAtoms())
+        >>> sweep.slots.slots, sweep.direct
+        (6, True)
+
+    """
+
+    def __init__(self, cell: nn.Module) -> None:
+        self.step = CellGraph(cell)
+        self.forward = self.step.forward()
+        count = self.step.gates
+        self.joined = len(self.step.entrances) == 1
+        apart = GateSlots(2 * count, slice(0, count), slice(count, None))
+        self.slots = GateSlots(count) if self.joined else apart
+        self.direct = self._reaches_past_the_weights()
+
+    def __reduce__(self) -> tuple[type[DerivedSweep], tuple[nn.Module]]:
+        return type(self), (self.step.cell,)
+
+    def _reaches_past_the_weights(self) -> bool:
+        ones = {node: (torch.ones(1, 1), torch.ones(1, 1)) for node in self.step.kept}
+        return any(0 in found.old for _, found in self.step.backward(ones))
+
+    def record(self, steps: Recurrence, gates: Tensor) -> Recording:
+        """See the base class."""
+        return _DerivedRecording(self, steps, gates)
+
+    def _pairs(self, swept: Swept) -> list[tuple[Tensor, Tensor]]:
+        """Return what is kept of all steps, of samples and references, (T, n or 1, *batch, F) each."""
+        return [swept.rows(a, b) for a, b in zip(swept.x, swept.x0, strict=True)]
+
+    def coefficients(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[int, Coefficients]]:
+        """Return the coefficients of each new state for some time steps."""
+        return [
+            (
+                k,
+                Coefficients(
+                    {q: whole(each) for q, each in reached.new.items()},
+                    min(reached.gates, default=0),
+                    _stacked(reached.gates),
+                    {r: whole(each) for r, each in reached.old.items()},
+                ),
+            )
+            for k, reached in self.step.backward(dict(zip(self.step.kept, pairs, strict=True)))
+        ]
+
+    def stepper(
+        self, swept: Swept, d: list[Tensor], gates: Tensor, ordered: Callable[[Sequence[Any]], Iterable[Any]]
+    ) -> Step:
+        """See the base class."""
+        least = faded(gates.dtype)
+        # As the pairs are laid out: outputs, references, and what the batch is merged of.
+        lead = (swept.outputs, swept.references, swept.outer, swept.samples, -1)
+        states = [each.view(*lead, each.shape[-1]) for each in d]
+        places = gates.view(gates.shape[0], *lead, *gates.shape[-2:]).unbind(0)
+        at = self._coefficients_of_each_step(swept, ordered)
+
+        def step(t: int, place: int) -> None:
+            if t % _CLEAN == 0:
+                for each in d:
+                    torch.hardshrink(each, least, out=each)
+            self._turn_back(next(at), states, places[place])
+
+        return step
+
+    def _coefficients_of_each_step(
+        self, swept: Swept, ordered: Callable[[Sequence[Any]], Iterable[Any]]
+    ) -> Iterator[list[tuple[int, Coefficients]]]:
+        """Yield the coefficients of each step, of as many at a time as fit in the cache."""
+        length = swept.x[0].shape[0]
+        step_bytes = sum(each[0].nbytes for each in swept.x) * swept.references
+        cache = _CACHE if swept.x[0].device.type == "cpu" else 64 * _CACHE
+        pairs = self._pairs(swept)
+        for begin, end in ordered(list(spans(length, max(1, cache // step_bytes)))):
+            found = self.coefficients([(a[begin:end], b[begin:end]) for a, b in pairs])
+            yield from ordered(_by_step(found, end - begin))
+
+    def _turn_back(
+        self, coefficients: list[tuple[int, Coefficients]], d: list[Tensor], gates: Tensor
+    ) -> None:
+        written: set[int] = set()
+        old: dict[int, Tensor] = {}
+        for k, (onward, first, to_gates, _) in coefficients:
+            for q, each in onward.items():
+                d[q].addcmul_(d[k], each)
+            if to_gates is None:
+                continue
+            slots = range(first, first + to_gates.shape[-2])
+            place = gates[..., first : slots.stop, :]
+            if written.isdisjoint(slots):
+                torch.mul(d[k].unsqueeze(-2), to_gates, out=place)
+            else:
+                for j in set(slots) - written:
+                    gates[..., j, :].zero_()
+                place.addcmul_(d[k].unsqueeze(-2), to_gates)
+            written.update(slots)
+        for j in set(range(gates.shape[-2])) - written:
+            gates[..., j, :].zero_()
+        for k, found in coefficients:
+            for r, each in found.old.items():
+                old[r] = old[r].addcmul_(d[k], each) if r in old else d[k] * each
+        for r, multiplier in enumerate(d):
+            if r in old:
+                multiplier.copy_(old[r])
+            elif r:
+                multiplier.zero_()
+
+
+def _stacked(slots: Mapping[int, Multiplier]) -> Tensor | None:
+    """Put coefficients of neighbouring slots into one tensor, zeros where there is none."""
+    if not slots:
+        return None
+    if len(slots) == 1:
+        return whole(*slots.values()).unsqueeze(-2)
+    parts = list(slots.values())
+    shape = torch.broadcast_shapes(*(each.shape for each in parts))  # type: ignore[no-untyped-call]
+    low, high = min(slots), max(slots) + 1
+    like = parts[0].a if isinstance(parts[0], Product) else parts[0]
+    stacked = like.new_empty(*shape[:-1], high - low, shape[-1])
+    for j, place in zip(range(low, high), stacked.unbind(-2), strict=True):
+        part = slots.get(j)
+        if part is None:
+            place.zero_()
+        elif isinstance(part, Product):
+            torch.mul(part.a, part.b, out=place)
+        else:
+            place.copy_(whole(part))
+    return stacked
+
+
+def _by_step(found: list[tuple[int, Coefficients]], count: int) -> list[list[tuple[int, Coefficients]]]:
+    """Sort coefficients of several steps by step."""
+    steps: list[list[tuple[int, Coefficients]]] = [[] for _ in range(count)]
+    for k, (onward, first, gates, old) in found:
+        each_onward = {q: each.unbind(0) for q, each in onward.items()}
+        each_old = {r: each.unbind(0) for r, each in old.items()}
+        each_gates = [None] * count if gates is None else gates.unbind(0)
+        for t, step in enumerate(steps):
+            step.append(
+                (
+                    k,
+                    Coefficients(
+                        {q: each[t] for q, each in each_onward.items()},
+                        first,
+                        each_gates[t],
+                        {r: each[t] for r, each in each_old.items()},
+                    ),
+                )
+            )
+    return steps
+
+
+class _DerivedRecording(Recording):
+    def __init__(self, sweep: DerivedSweep, steps: Recurrence, gates: Tensor) -> None:
+        weight, bias = fused(steps.hidden)
+        self.sweep = sweep
+        self.weight, self.bias = weight.T, bias
+        if sweep.joined and bias is not None:
+            gates = gates + bias
+        self.at = gates.unbind(0)
+        self.states = len(sweep.step.new)
+        self.steps: list[tuple[Tensor, ...]] = [()] * len(self.at)
+
+    def advance(self, t: int, state: State) -> State:
+        """See the base class."""
+        if self.sweep.joined:
+            gates, hidden = torch.addmm(self.at[t], state[0], self.weight), None
+        else:
+            gates = self.at[t]
+            hidden = (
+                state[0] @ self.weight if self.bias is None else torch.addmm(self.bias, state[0], self.weight)
+            )
+        result = self.sweep.forward(gates, hidden, *state)
+        self.steps[t] = result[self.states :]
+        return result[: self.states]
+
+    def kept(self) -> Kept:
+        """See the base class."""
+        return tuple(map(torch.stack, zip(*self.steps, strict=True)))
