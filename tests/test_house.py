@@ -62,6 +62,7 @@ ORDER = {
     "rewriter": [
         "inputs",
         "compiler",
+        "engine.problem",
         "engine.tiles",
         "engine.tape",
         "engine.sweeps",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,12 @@ from passes.errors import RewriteError
 from rewriter.engine.kept_state import fresh
 from rewriter.engine.merged_batch import outers_of
 from rewriter.engine.packing import PackByIndex
+from rewriter.engine.problem import Inputs, Problem
 from rewriter.engine.sweeps.linked_recurrence import Forward
 from rewriter.engine.tape import Outers, Pairing, Tape, running
 from rewriter.engine.tiles import Tiles, default_budget, spans
 from rewriter.engine.weights import SharedWeights
 
-Inputs = list[Tensor]
 # Bytes that the run of the references may leave to be remembered.
 _SMALL = 2**28
 
@@ -83,105 +83,105 @@ class Part:
     pairs: int
 
 
+@dataclass(frozen=True)
+class Size:
+    """What a run of the model needs and looks like.
+
+    Args:
+        row_bytes: what one row leaves.
+        step_bytes: what one step of the widest recurrence leaves of it; 0 without recurrences.
+        outers: what each operation's batch is merged of.
+
+    """
+
+    row_bytes: int
+    step_bytes: int
+    outers: list[Outers]
+
+
 @dataclass
 class Remembered:
     """What one explanation leaves for the next: sizes, and the run of the references if it is small.
 
     Args:
-        sizes: by the shape of a row, what :func:`_measure` returns of it.
+        sizes: by the shapes and dtypes of a row.
         references: the run, with the checksums of the weights that it was made with.
 
     """
 
-    sizes: dict[Any, tuple[int, int, list[Outers]]] = field(default_factory=dict)
+    sizes: dict[Any, Size] = field(default_factory=dict)
     references: tuple[tuple[float, ...], Tape, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the run, which may be large: whoever needs it can make it again."""
         return {"sizes": self.sizes, "references": None}
 
+    def size(self, target: Target, row: Inputs) -> Size:
+        """Return the size of a run, which one row is measured for if that was not done yet."""
+        key = tuple((each.shape, each.dtype) for each in row)
+        if key not in self.sizes:
+            self.sizes[key] = _measure(target, row)
+        return self.sizes[key]
+
 
 def attribute(
-    target: Target,
-    samples: Inputs,
-    references: Inputs,
-    chosen: Tensor,
-    *,
-    own: bool = False,
-    max_memory: int | None = None,
-    remembered: Remembered | None = None,
+    target: Target, problem: Problem, *, max_memory: int | None = None, remembered: Remembered | None = None
 ) -> Iterator[Part]:
     """Yield the attributions tile by tile; sums over all parts of a sample are sums over all references.
 
     Args:
         target: what to explain.
-        samples: one tensor per input of the model, M rows each.
-        references: likewise, N rows each; for ``own`` (M, N, *).
-        chosen: (M, K), indices of the outputs, flattened, to explain.
-        own: each sample has references of its own.
+        problem: by what.
         max_memory: bytes for what is needed beside the samples and the result.
-        remembered: what was left by an explanation with the same references, unless ``own``.
+        remembered: what was left by an explanation with the same references, unless they are ``own``.
 
     """
-    count = references[0].shape[1] if own else references[0].shape[0]
-    counts = (samples[0].shape[0], count, chosen.shape[1])
-    if 0 in counts:
+    if 0 in (problem.rows, problem.count, problem.outputs):
         return
-    device = samples[0].device
-    budget = default_budget(device) if max_memory is None else max_memory
     remembered = Remembered() if remembered is None else remembered
-    sizes = remembered.sizes
-    row = [each[:1] for each in samples]
-    key = tuple((each.shape, each.dtype) for each in row)
-    if key not in sizes:
-        sizes[key] = _measure(target, row)
-    row_bytes, step_bytes, outers = sizes[key]
-    tiles = Tiles.choose(counts, row_bytes, step_bytes, budget, device.type, own=own)
-    small = not own and tiles.references == count and row_bytes * count <= _SMALL
-    for begin, end in spans(count, tiles.references):
+    size = remembered.size(target, [each[:1] for each in problem.samples])
+    budget = default_budget(problem.device) if max_memory is None else max_memory
+    tiles = Tiles.choose(problem, size.row_bytes, size.step_bytes, budget)
+    small = tiles.references == problem.count and size.row_bytes * problem.count <= _SMALL
+    for begin, end in spans(problem.count, tiles.references):
         # What one block leaves is gone before the next one runs.
-        yield from _block(
-            target, samples, references, chosen, (begin, end), tiles, outers, small and remembered, own
-        )
+        block = _Block(target, problem.of_references(begin, end), tiles, size.outers)
+        yield from block.explained_by_own() if problem.own else block.explained(remembered if small else None)
 
 
-def _block(
-    target: Target,
-    samples: Inputs,
-    references: Inputs,
-    chosen: Tensor,
-    span: tuple[int, int],
-    tiles: Tiles,
-    outers: list[Outers],
-    remembered: Remembered | Literal[False],
-    own: bool,
-) -> Iterator[Part]:
-    """Yield the attributions of all samples to some references, which run once unless they are ``own``."""
-    r0, r1 = span
-    shared = None if own else [each[r0:r1] for each in references]
-    tape, base = (None, samples[0]) if shared is None else _record(target, shared, remembered)
-    for s0, s1 in spans(samples[0].shape[0], tiles.samples):
-        rows = [each[s0:s1] for each in samples]
-        if shared is None or tape is None:
-            # References in the order (N, M), so that one of each sample's makes one batch.
-            of_samples = [each[s0:s1, r0:r1].transpose(0, 1) for each in references]
-            recorded, base = _record(target, [each.flatten(0, 1) for each in of_samples])
-            background = of_samples
-        else:
-            recorded = Tape(entries=tape.entries, inputs=tape.inputs, tokens=target.tokens)
-            background = [each.unsqueeze(1) for each in shared]
-        recorded.outers = outers
-        pairing = Pairing(s1 - s0, r1 - r0, own)
-        sums, outputs = _pair(target, rows, background, recorded, pairing, chosen[s0:s1], tiles)
-        total = torch.unflatten(base, 0, (r1 - r0, -1)).sum(0)
-        # While the references of other samples run, what these left is not needed any more.
-        del recorded
-        yield Part(s0, s1, outputs, total, sums, (s1 - s0) * (r1 - r0))
+@dataclass(frozen=True)
+class _Block:
+    """All samples, by as many references as are kept at a time."""
+
+    target: Target
+    problem: Problem
+    tiles: Tiles
+    outers: list[Outers]
+
+    def explained(self, remembered: Remembered | None) -> Iterator[Part]:
+        """Yield the attributions by references that run once for all samples."""
+        tape, base = _record(self.target, self.problem.references, remembered)
+        for begin, end in spans(self.problem.rows, self.tiles.samples):
+            recorded = Tape(entries=tape.entries, inputs=tape.inputs, tokens=self.target.tokens)
+            yield self._part(begin, end, recorded, base)
+
+    def explained_by_own(self) -> Iterator[Part]:
+        """Yield the attributions by references that each sample has for itself."""
+        for begin, end in spans(self.problem.rows, self.tiles.samples):
+            # Nothing here holds on to what one span's references left while the next one's run.
+            yield self._part(
+                begin, end, *_record(self.target, self.problem.of_rows(slice(begin, end)).all_references())
+            )
+
+    def _part(self, begin: int, end: int, tape: Tape, base: Tensor) -> Part:
+        tape.outers = self.outers
+        sums, outputs = _pair(self.target, self.problem.of_rows(slice(begin, end)), tape, self.tiles)
+        count = self.problem.count
+        total = torch.unflatten(base, 0, (count, -1)).sum(0)
+        return Part(begin, end, outputs, total, sums, (end - begin) * count)
 
 
-def _measure(target: Target, row: Inputs) -> tuple[int, int, list[Outers]]:
-    """Return the bytes that one row leaves, those of one step of its widest recurrence, and the outers."""
-
+def _measure(target: Target, row: Inputs) -> Size:
     def record(inputs: Inputs, tape: Tape) -> Tape:
         _run(target, inputs, tape)
         return tape
@@ -197,12 +197,10 @@ def _measure(target: Target, row: Inputs) -> tuple[int, int, list[Outers]]:
             step = max(step, kept // 3 // entry.kept[0].shape[0])
         else:
             total += sum(each.nbytes for each in (*entry[0], entry[1]))
-    return total // 2 + sum(each.nbytes for each in row), step // 2, outers_of(record, row, tape)
+    return Size(total // 2 + sum(each.nbytes for each in row), step // 2, outers_of(record, row, tape))
 
 
-def _record(
-    target: Target, references: Inputs, remembered: Remembered | Literal[False] = False
-) -> tuple[Tape, Tensor]:
+def _record(target: Target, references: Inputs, remembered: Remembered | None = None) -> tuple[Tape, Tensor]:
     """Run the references, unless that is remembered; return what they left and their flattened outputs."""
     weights = target.weights.checksums() if remembered else ()
     if remembered and remembered.references and remembered.references[0] == weights:
@@ -224,17 +222,10 @@ def _flat(output: Tensor) -> Tensor:
     return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
 
-def _pair(
-    target: Target,
-    samples: Inputs,
-    references: Inputs,
-    tape: Tape,
-    pairing: Pairing,
-    chosen: Tensor,
-    tiles: Tiles,
-) -> tuple[Inputs, Tensor]:
+def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[Inputs, Tensor]:
     """Return the sums of attributions over the references, and the outputs of the samples."""
-    rows = pairing.samples
+    samples, references, chosen = problem.samples, problem.stacked(), problem.chosen
+    pairing = Pairing(problem.rows, problem.count, problem.own)
     if not pairing.own and pairing.samples == pairing.references:
         # The batch is told by its size: let the two differ.
         samples = [torch.cat([each, each[-1:]]) for each in samples]
@@ -274,7 +265,7 @@ def _pair(
                 if each is not None:
                     paired = torch.unflatten(each, 0, (k1 - k0, end - begin))
                     sums[source][k0:k1] += lookup.pull(paired, pairing)
-    return [each[:, :rows] for each in sums], flat.detach()[:rows]
+    return [each[:, : problem.rows] for each in sums], flat.detach()[: problem.rows]
 
 
 def _leaf(tensor: Tensor) -> Tensor:

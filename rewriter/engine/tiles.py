@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rewriter.engine.problem import Problem
+
 # What one step of a sweep touches should stay in the cache of a core; a GPU wants many rows instead.
 _CACHE = {"cpu": 3_000_000, "cuda": 64_000_000}
 _ROWS_WITHOUT_RECURRENCE = 4096
@@ -32,35 +34,32 @@ class Tiles:
     outputs: int
 
     @staticmethod
-    def choose(
-        counts: tuple[int, int, int], row_bytes: int, step_bytes: int, budget: int, device: str, *, own: bool
-    ) -> Tiles:
+    def choose(problem: Problem, row_bytes: int, step_bytes: int, budget: int) -> Tiles:
         """Fit the tiles into a memory budget and one step of a sweep into the cache.
 
         Args:
-            counts: samples, references per sample, and outputs in all.
+            problem: what is to be explained.
             row_bytes: what the run of one row leaves.
             step_bytes: what one step of the widest recurrence leaves of one row; 0 without recurrences.
             budget: bytes for everything that the tiles need.
-            device: type of the device.
-            own: each sample has references of its own.
 
         Example:
-            >>> Tiles.choose((8, 10, 2), 1000, 100, 10**9, "cpu", own=False)
+            >>> problem = Problem([torch.zeros(8, 3)], [torch.zeros(10, 3)], torch.zeros(8, 2).int())
+            >>> Tiles.choose(problem, 1000, 100, 10**9)
             Tiles(samples=8, references=10, paired=10, outputs=2)
 
         """
-        samples, references, outputs = counts
+        references, outputs = problem.count, problem.outputs
         row_bytes = max(1, row_bytes)
         kept = max(1, int(0.4 * budget) // row_bytes)
         rows = max(1, int(0.4 * budget) // row_bytes)
-        taken = max(1, min(samples, _SAMPLES, int(0.2 * budget) // (2 * row_bytes), rows))
-        if own:
+        taken = max(1, min(problem.rows, _SAMPLES, int(0.2 * budget) // (2 * row_bytes), rows))
+        if problem.own:
             taken = max(1, min(taken, kept))
             kept //= taken
         pairs = _ROWS_WITHOUT_RECURRENCE
         if step_bytes:
-            pairs = _CACHE.get(device, _CACHE["cuda"]) // (step_bytes * (3 + min(outputs, 16)))
+            pairs = _CACHE.get(problem.device.type, _CACHE["cuda"]) // (step_bytes * (3 + min(outputs, 16)))
         pairs = max(1, min(pairs, rows))
         taken = min(taken, pairs)
         explained = max(1, min(outputs, 16 if step_bytes else outputs, rows // taken))

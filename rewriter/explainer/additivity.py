@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from passes.errors import RewriteError
-from rewriter.engine.attribution import Inputs, Target
+from rewriter.engine.attribution import Target
+from rewriter.engine.problem import Problem
 from rewriter.explainer.result import Explained
 from rewriter.explainer.suspects import first_break
 
@@ -14,16 +15,13 @@ class AdditivityError(RewriteError, AssertionError):
     """The attributions do not sum to the difference of the outputs."""
 
 
-def check_sums(
-    target: Target, done: Explained, samples: Inputs, references: Inputs, tolerance: float
-) -> None:
+def check_sums(target: Target, done: Explained, problem: Problem, tolerance: float) -> None:
     """Raise AdditivityError unless the attributions of every output sum to what they explain.
 
     Args:
         target: what was explained.
         done: the result.
-        samples: the inputs.
-        references: the background.
+        problem: what was asked.
         tolerance: relative to the largest output of samples and references.
 
     """
@@ -41,7 +39,7 @@ def check_sums(
     if not gap.max() <= tolerance * scale:
         row, column = np.unravel_index(int(np.nan_to_num(gap, nan=np.inf).argmax()), gap.shape)
         expected = f[row, column] - f0[row, column]
-        reason = first_break(target, samples, references)
+        reason = first_break(target, problem)
         raise AdditivityError(
             f"the attributions of output {index[row, column]} of sample {row} sum to "
             f"{total[row, column]:.6g} instead of {expected:.6g}, off by {gap[row, column] / scale:.1e} of "

@@ -8,25 +8,25 @@ the inputs that hold it; a step of the Shapley order in which the context change
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rewriter.engine.attribution import Inputs, Target
+from rewriter.engine.attribution import Target
+from rewriter.engine.problem import Inputs, Problem
 from rewriter.engine.tape import Tape, running
 from rewriter.explainer.result import Explained
 
 Array = np.ndarray[Any, Any]
 _ROWS = 8
-#: Explains samples by references, the rows of the outputs to explain given.
-Explain = Callable[[Inputs, Inputs, Tensor], Explained]
+Explain = Callable[[Problem], Explained]
 
 
-def context_inputs(target: Target, samples: Inputs, references: Inputs, *, own: bool) -> list[int]:
+def context_inputs(target: Target, problem: Problem) -> list[int]:
     """Return which inputs are read beside what is explained: integers that no embedding looks up.
 
     Found by exchanging the rows of one input: where that changes what is looked up, or what goes into the
@@ -34,15 +34,17 @@ def context_inputs(target: Target, samples: Inputs, references: Inputs, *, own: 
 
     Args:
         target: what is explained.
-        samples: the inputs.
-        references: the background, (N, *); for ``own`` (M, N, *).
-        own: each sample has references of its own.
+        problem: what is to be explained.
 
     """
+    samples = problem.samples
     integers = [k for k, each in enumerate(samples) if not each.is_floating_point()]
-    if not integers or not len(samples[0]):
+    if not integers or not problem.rows:
         return []
-    sides = samples, [each.flatten(0, 1) for each in references] if own else references
+    sides = (
+        samples,
+        [each.flatten(0, 1) for each in problem.references] if problem.own else problem.references,
+    )
     picked = [_telling(side, [samples[k][0] for k in integers], integers) for side in sides]
     rows = [
         torch.cat([side[k][some] for side, some in zip(sides, picked, strict=True)])
@@ -84,96 +86,90 @@ def _changes(target: Target, rows: Inputs, k: int, before: Inputs) -> bool:
 
 def explained_in_context(
     target: Target,
-    samples: Inputs,
-    references: Inputs,
-    chosen: Tensor,
+    problem: Problem,
     contexts: Sequence[int],
     run: Callable[[Inputs], Tensor],
     explain: Explain,
-    *,
-    own: bool,
 ) -> Explained:
     """Explain samples by references that are read in the samples' contexts.
 
     Args:
         target: what is explained.
-        samples: the inputs, M rows.
-        references: the background, (N, *); for ``own`` (M, N, *).
-        chosen: (M, K), indices of the outputs to explain.
+        problem: what is to be explained.
         contexts: which inputs are contexts.
         run: returns the model's outputs.
         explain: explains samples whose references share their context.
-        own: each sample has references of its own.
 
     """
-    done = [
-        (rows, explain([each[rows] for each in samples], read, chosen[rows]), read)
-        for rows, read in _groups(samples, references, contexts, own=own)
-    ]
-    merged = _merged(samples, chosen, done)
+    done = [_InContext(rows, part, explain(part)) for rows, part in _groups(problem, contexts)]
+    merged = _merged(problem, done)
     if target.interim is not None:
         return merged
     values = [each.copy() for each in merged.values]
     base = merged.base.copy()
-    f0 = None if own else _outputs(run, references)
-    for rows, _, read in done:
-        f = None if own else _outputs(run, read)
-        for place, i in enumerate(rows.tolist()):
-            own_references = [each[i] if own else each for each in references]
-            was = _outputs(run, own_references) if f0 is None else f0
-            now = _outputs(run, [each[place] for each in read]) if f is None else f
+    f0 = None if problem.own else _outputs(run, problem.references)
+    for group in done:
+        f = None if problem.own else _outputs(run, group.problem.references)
+        for place, i in enumerate(group.rows.tolist()):
+            references = problem.references_of(i)
+            was = _outputs(run, references) if f0 is None else f0
+            now = _outputs(run, group.problem.references_of(place)) if f is None else f
             base[i] = was.mean(0)
             differ = [
-                (own_references[k] != samples[k][i]).reshape(len(was), -1).double().cpu().numpy()
+                (references[k] != problem.samples[k][i]).reshape(len(was), -1).double().cpu().numpy()
                 for k in contexts
             ]
-            effect = (now - was)[:, chosen[i].long().cpu().numpy()]
+            effect = (now - was)[:, problem.chosen[i].long().cpu().numpy()]
             _give([values[k][i] for k in contexts], effect, differ)
     return replace(merged, values=values, base=base)
+
+
+class _InContext(NamedTuple):
+    """Samples whose references are read in one context."""
+
+    rows: Tensor
+    problem: Problem
+    explained: Explained
 
 
 def _outputs(run: Callable[[Inputs], Tensor], inputs: Inputs) -> Array:
     return run(inputs).flatten(1).double().cpu().numpy()
 
 
-def _groups(
-    samples: Inputs, references: Inputs, contexts: Sequence[int], *, own: bool
-) -> list[tuple[Tensor, Inputs]]:
-    """Return rows of samples that share a context, and the references as read in it."""
-    if own:
-        count = references[0].shape[1]
+def _groups(problem: Problem, contexts: Sequence[int]) -> Iterator[tuple[Tensor, Problem]]:
+    """Yield rows of samples that share a context, with references as read in it."""
+    samples = problem.samples
+    if problem.own:
         read = [
-            samples[k].unsqueeze(1).expand(-1, count, *samples[k].shape[1:]) if k in contexts else each
-            for k, each in enumerate(references)
+            samples[k].unsqueeze(1).expand_as(each) if k in contexts else each
+            for k, each in enumerate(problem.references)
         ]
-        return [(torch.arange(len(samples[0])), read)]
-    flat = torch.cat([samples[k].reshape(len(samples[k]), -1).long() for k in contexts], 1)
+        yield torch.arange(problem.rows), replace(problem, references=read)
+        return
+    flat = torch.cat([samples[k].reshape(problem.rows, -1).long() for k in contexts], 1)
     _, group = torch.unique(flat, dim=0, return_inverse=True)
-    found = []
     for number in range(int(group.max()) + 1 if len(group) else 0):
-        rows = (group == number).nonzero().flatten()
+        rows = (group == number).nonzero().flatten().cpu()
         read = [
-            samples[k][rows[:1]].expand(len(each), *each.shape[1:]) if k in contexts else each
-            for k, each in enumerate(references)
+            samples[k][rows[:1]].expand_as(each) if k in contexts else each
+            for k, each in enumerate(problem.references)
         ]
-        found.append((rows.cpu(), read))
-    return found
+        yield rows, replace(problem.of_rows(rows), references=read)
 
 
-def _merged(samples: Inputs, chosen: Tensor, done: Sequence[tuple[Tensor, Explained, Any]]) -> Explained:
-    count = len(samples[0])
-    parts = [part for _, part, _ in done]
+def _merged(problem: Problem, done: Sequence[_InContext]) -> Explained:
+    parts = [group.explained for group in done]
 
     def put(pieces: list[Array]) -> Array:
-        whole = np.zeros((count, *pieces[0].shape[1:]), pieces[0].dtype)
-        for (rows, _, _), piece in zip(done, pieces, strict=True):
-            whole[rows.numpy()] = piece
+        whole = np.zeros((problem.rows, *pieces[0].shape[1:]), pieces[0].dtype)
+        for group, piece in zip(done, pieces, strict=True):
+            whole[group.rows.numpy()] = piece
         return whole
 
     values = [put([part.values[k] for part in parts]) for k in range(len(parts[0].values))]
     data = [put([part.data[k] for part in parts]) for k in range(len(parts[0].data))]
     outputs, base = put([part.outputs for part in parts]), put([part.base for part in parts])
-    return Explained(values, data, outputs, base, chosen)
+    return Explained(values, data, outputs, base, problem.chosen)
 
 
 def _give(values: Sequence[Array], effect: Array, differ: Sequence[Array]) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from rewriter.engine.attribution import Inputs, Remembered, attribute
+from rewriter.engine.attribution import Remembered, attribute
 from rewriter.engine.kept_state import keeps_state
+from rewriter.engine.problem import Inputs, Problem
 from rewriter.engine.sweeps.compiled import compiling
 from rewriter.engine.tape import Tape, running
 from rewriter.engine.tiles import spans
@@ -199,7 +200,10 @@ class DeepExplainer:
         versions = self._target.weights.versions()
         try:
             with self._full_precision(), compiling(self._compiled):
-                done = self._explained(samples, background, ranked, order, tolerance, own=own)
+                problem = Problem(samples, background, self._choose(samples, ranked, order), own)
+                done = self._explained(problem, self._output_shape if ranked is None else None)
+                if tolerance is not None:
+                    check_sums(self._target, done, problem, tolerance)
         except Exception:
             self._check_weights(versions)
             raise
@@ -213,43 +217,19 @@ class DeepExplainer:
                 "for that time, or explain copy.deepcopy(model)"
             )
 
-    def _explained(
-        self,
-        samples: Inputs,
-        background: Inputs,
-        ranked: int | None,
-        order: Order,
-        tolerance: float | None,
-        *,
-        own: bool,
-    ) -> Explained:
-        chosen = self._choose(samples, ranked, order)
-        tail = tuple(self._output_shape) if ranked is None else (chosen.shape[1],)
-        contexts = context_inputs(self._target, samples, background, own=own)
+    def _explained(self, problem: Problem, output_shape: torch.Size | None) -> Explained:
+        tail = (problem.outputs,) if output_shape is None else tuple(output_shape)
+        contexts = context_inputs(self._target, problem)
 
-        def explain(samples: Inputs, background: Inputs, chosen: Tensor) -> Explained:
-            parts = attribute(
-                self._target,
-                samples,
-                background,
-                chosen,
-                own=own,
-                max_memory=self._max_memory,
-                # What is remembered are references in their own context.
-                remembered=replace(self._remembered, references=None) if contexts else self._remembered,
-            )
-            pairs = samples[0].shape[0] * background[0].shape[int(own)]
-            return collect(parts, samples, background, chosen, tail, pairs if self._progress else 0, own=own)
+        def explain(problem: Problem) -> Explained:
+            # What is remembered are references in their own context.
+            remembered = replace(self._remembered, references=None) if contexts else self._remembered
+            parts = attribute(self._target, problem, max_memory=self._max_memory, remembered=remembered)
+            return collect(parts, problem, tail, progress=self._progress)
 
-        if contexts:
-            done = explained_in_context(
-                self._target, samples, background, chosen, contexts, self._run, explain, own=own
-            )
-        else:
-            done = explain(samples, background, chosen)
-        if tolerance is not None:
-            check_sums(self._target, done, samples, background, tolerance)
-        return done
+        if not contexts:
+            return explain(problem)
+        return explained_in_context(self._target, problem, contexts, self._run, explain)
 
     def _choose(self, samples: Inputs, ranked: Any, order: Order) -> Tensor:
         """Return the indices (M, K) of the outputs to explain."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from passes.errors import RewriteError
-from rewriter.engine.attribution import Inputs, Part
+from rewriter.engine.attribution import Part
+from rewriter.engine.problem import Problem
 
 Array = np.ndarray[Any, Any]
 # Seconds after which a progress bar appears.
@@ -39,33 +40,23 @@ class Explained:
 
 
 def collect(
-    parts: Iterable[Part],
-    samples: Inputs,
-    references: Inputs,
-    chosen: Tensor,
-    tail: tuple[int, ...],
-    progress: int,
-    *,
-    own: bool,
+    parts: Iterable[Part], problem: Problem, tail: tuple[int, ...], *, progress: bool = False
 ) -> Explained:
     """Put the tiles together.
 
     Args:
         parts: what :func:`rewriter.engine.attribution.attribute` yields.
-        samples: the inputs.
-        references: the background.
-        chosen: (M, K) indices of the outputs.
+        problem: what they solve.
         tail: shape of the outputs in the result.
-        progress: number of pairs to show a bar for; 0 for none.
-        own: each sample has references of its own.
+        progress: show a bar.
 
     """
-    rows, count = samples[0].shape[0], references[0].shape[int(own)]
+    rows = problem.rows
     values: list[Array] = []
-    outputs = base = np.zeros((rows, chosen.shape[1]))
-    for part in _with_progress(parts, progress):
+    outputs = base = np.zeros((rows, problem.outputs))
+    for part in _with_progress(parts, rows * problem.count if progress else 0):
         if not values:
-            values = [np.zeros((rows, *each.shape[2:], chosen.shape[1])) for each in part.sums]
+            values = [np.zeros((rows, *each.shape[2:], problem.outputs)) for each in part.sums]
             outputs = np.zeros((rows, part.outputs.shape[1]))
             base = np.zeros_like(outputs)
         here = slice(part.begin, part.end)
@@ -74,11 +65,12 @@ def collect(
         outputs[here] = part.outputs.double().cpu().numpy()
         base[here] += part.base.double().cpu().numpy()
     if not values:
-        values = [np.zeros((rows, *each.shape[1:], chosen.shape[1])) for each in samples]
+        values = [np.zeros((rows, *each.shape[1:], problem.outputs)) for each in problem.samples]
     for total in values:
-        total /= count
+        total /= problem.count
     shaped = [each.reshape(*each.shape[:-1], *tail) for each in values]
-    return Explained(shaped, [each.cpu().numpy() for each in samples], outputs, base / count, chosen)
+    data = [each.cpu().numpy() for each in problem.samples]
+    return Explained(shaped, data, outputs, base / problem.count, problem.chosen)
 
 
 def _with_progress(parts: Iterable[Part], total: int) -> Iterator[Part]:

@@ -7,7 +7,8 @@ import torch
 from passes.errors import RewriteError
 from rewriter.diagnosis.diagnose import ROUNDING, engine_rules
 from rewriter.diagnosis.local_gaps import Flow, gaps_of_sample
-from rewriter.engine.attribution import Inputs, Target
+from rewriter.engine.attribution import Target
+from rewriter.engine.problem import Problem
 
 _SAMPLES = 4
 _REFERENCES = 8
@@ -18,22 +19,17 @@ _NONE = (
 )
 
 
-def first_break(target: Target, samples: Inputs, references: Inputs) -> str:
+def first_break(target: Target, problem: Problem) -> str:
     """Name the first operation that loses a part of the attributions, between few samples and references.
 
     Args:
         target: what was explained.
-        samples: the inputs.
-        references: the background, or one for each sample.
+        problem: what was asked.
 
     """
-    for k in range(min(_SAMPLES, len(samples[0]))):
-        sample = [each[k : k + 1] for each in samples]
-        # References of each sample's own have one dimension more.
-        background = [
-            (each[k] if each.dim() > a.dim() else each)[:_REFERENCES]
-            for each, a in zip(references, samples, strict=True)
-        ]
+    for k in range(min(_SAMPLES, problem.rows)):
+        sample = [each[k : k + 1] for each in problem.samples]
+        background = [each[:_REFERENCES] for each in problem.references_of(k)]
         try:
             with torch.inference_mode(False):
                 found = gaps_of_sample(
