@@ -424,9 +424,6 @@ class Slots:
     def __init__(self, x: Any, y: Any) -> None:
         self.x, self.y = x, y
 
-    def method(self) -> Any:
-        return self.y
-
 
 class Callable(Slots):
     def __call__(self) -> Any:
@@ -461,13 +458,6 @@ class Attribute(list[Any]):
         (lambda x, y: Slots(x, y), "output.y"),
         (lambda x, y: Callable(x, y), "output.y"),
         (lambda x, y: Attribute([x], y), "output.y"),
-        (lambda x, y: (x, partial(torch.add, y)), "output[1].args[0]"),
-        (lambda x, y: (x, lambda: y), "output[1].y"),
-        (lambda x, y: (x, lambda z=y: z), "output[1].__defaults__[0]"),
-        (lambda x, y: (x, lambda *, z=y: z), "output[1].__kwdefaults__['z']"),
-        (lambda x, y: (x, Slots(x, y).method), "output[1].__self__.y"),
-        (lambda x, y: (x, slice(y, 2)), "output[1].start"),
-        (lambda x, y: (x, {y.sum().item(), "name"}), "output[1]{0}"),
     ],
 )
 def test_tensors_are_found_wherever_they_are(structure, place):
@@ -500,9 +490,9 @@ def test_other_parts_must_be_the_same(expected, got, problem):
     ("expected", "got"),
     [
         (slice(0, 2), slice(0, 3)),
+        (frozenset({"a"}), frozenset({"b"})),
         ({1, 2}, {1, 3}),
         ({1, 2}, {1, 2, 3}),
-        (frozenset({("a", 1)}), frozenset({("a", 2)})),
         (torch.Size([2, 3]), torch.Size([2, 4])),
     ],
 )
@@ -523,6 +513,10 @@ def test_plain_containers_are_compared_by_value(expected, got):
         (lambda y: map(torch.neg, [y]), "map"),
         (lambda y: {y}, "set"),
         (lambda y: frozenset([y]), "frozenset"),
+        (lambda y: {y.item()}, "set"),
+        (lambda y: lambda: y, "function"),
+        (lambda y: y.sum, "builtin_function_or_method"),
+        (lambda y: partial(torch.add, y), "partial"),
         (lambda y: nn.ParameterList([y.detach()]), "ParameterList"),
         (lambda y: object(), "object"),
     ],

@@ -17,6 +17,7 @@ from passes.operations.catalogue import is_blind, is_discrete, lowered
 from passes.operations.contract import Textbook, Varies
 from passes.operations.in_place import without_inplace, writes_first
 from passes.operations.names import name_of_call
+from passes.user_code.hooks import set_forward
 from passes.user_code.structure import tensors_in
 
 _active: ContextVar[LowerRunning | None] = ContextVar("passes_lowering", default=None)
@@ -90,7 +91,7 @@ class LowerRunning(TorchFunctionMode):
             return run_quietly(self.call, name, module, operands)
         for own, atom in module.named_modules():
             if isinstance(atom, Atom):
-                object.__setattr__(atom, "forward", partial(self._inner, f"{name}.{own}", atom))
+                set_forward(atom, partial(self._inner, f"{name}.{own}", atom))
         # What a textbook module calls is lowered in turn.
         with self:
             return module(*operands)

@@ -32,7 +32,8 @@ class Layer(nn.Module):
     def add_direction(self, direction: str, input: nn.Module, steps: Recurrence) -> None:
         """Append a direction, ``"forward"`` or ``"reverse"``."""
         self.directions.append(direction)
-        self.add_module(f"{direction}_input", input)
+        steps.beside = f"{direction}_input"
+        self.add_module(steps.beside, input)
         self.add_module(f"{direction}_steps", steps)
 
     def forward(

@@ -64,6 +64,8 @@ class Recurrence(nn.Module):
         self.states: int = cell.states  # type: ignore[assignment]
         self.gates: int = len(cell.gates)  # type: ignore[arg-type]
         self.name = name
+        #: What makes the input's part of the gates is called so, beside the recurrence.
+        self.beside: str | None = None
 
     def forward(self, gates: Tensor, mask: Tensor | None, *state: Tensor) -> State:
         """Run over all steps.

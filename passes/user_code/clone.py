@@ -57,6 +57,28 @@ def frozen_clone(model: M) -> M:
     return clone
 
 
+def own_tensors(clone: nn.Module) -> None:
+    """Give a clone copies of its buffers and of tensors among its attributes, which its forward may change.
+
+    Example:
+        >>> clone = clone_structure(nn.BatchNorm1d(2))
+        >>> before = clone.running_mean
+        >>> own_tensors(clone)
+        >>> clone.running_mean is before
+        False
+
+    """
+    own: dict[int, Tensor] = {}
+    for module in clone.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            # It is the original's, which cannot be cloned.
+            continue
+        for holder in (module._buffers, module.__dict__):
+            for key, value in holder.items():
+                if isinstance(value, Tensor):
+                    holder[key] = own.setdefault(id(value), value.detach().clone())
+
+
 def private_clone(model: M) -> M:
     """Clone as :func:`clone_structure` does, and copy the plain objects that the modules hold.
 

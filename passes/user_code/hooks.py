@@ -30,6 +30,21 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, name, None) for name in _HOOKS)
 
 
+def set_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
+    """Give a module of a copy that is ours another forward, for good.
+
+    Example:
+        >>> import torch
+        >>> module = nn.Identity()
+        >>> set_forward(module, torch.neg)
+        >>> module(torch.ones(1))
+        tensor([-1.])
+
+    """
+    # Past the module's own, which a user's class may have replaced.
+    object.__setattr__(module, "forward", forward)
+
+
 @contextmanager
 def replaced_forwards(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     """Give modules other forwards, for a time.
@@ -48,10 +63,10 @@ def replaced_forwards(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) 
     try:
         for module, forward in forwards:
             before.append((module, module.__dict__.get("forward", _MISSING)))
-            object.__setattr__(module, "forward", forward)
+            set_forward(module, forward)
         yield
     finally:
         for module, own in reversed(before):
             object.__delattr__(module, "forward")
             if own is not _MISSING:
-                object.__setattr__(module, "forward", own)
+                set_forward(module, own)

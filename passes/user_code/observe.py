@@ -16,6 +16,7 @@ from passes.leaves import Atom, Layout
 from passes.operations.catalogue import operation_of
 from passes.operations.names import name_of_call
 from passes.operations.operation import Kind
+from passes.user_code.hooks import set_forward
 from passes.user_code.source import user_line
 from passes.user_code.twin import Twin
 
@@ -124,7 +125,7 @@ def observe(
     for name, module in copy.named_modules():
         if isinstance(module, torch.jit.ScriptModule) or (isinstance(copy, fx.GraphModule) and not name):
             continue
-        object.__setattr__(module, "forward", partial(observer.enter, module.forward, name, module))
+        set_forward(module, partial(observer.enter, module.forward, name, module))
     kwargs = kwargs or {}
     with observer:
         if not isinstance(copy, fx.GraphModule):

@@ -22,6 +22,7 @@ from passes.leaves import Atom
 from passes.lowering.running_code import CallAtom, run_quietly
 from passes.recurrent.layout import SequenceBegin
 from passes.user_code.clone import clone_structure
+from passes.user_code.hooks import set_forward
 from passes.user_code.randomness import random_state_kept
 from rewriter.compiler.islands import islands_of, lowered_islands, may_write
 
@@ -45,9 +46,9 @@ class Partners:
         for name, module in self._copy.named_modules():
             if isinstance(module, Atom | SequenceBegin):
                 module.register_forward_hook(self._note(name))
-                object.__setattr__(module, "forward", partial(run_quietly, module.forward))
+                set_forward(module, partial(run_quietly, module.forward))
         for module, forward in lowered_islands(self._copy, islands_of(model), self._noting):
-            object.__setattr__(module, "forward", forward)
+            set_forward(module, forward)
 
     def _noting(self, island: str) -> CallAtom:
         def call(name: str, atom: Atom, operands: Tensors) -> Any:

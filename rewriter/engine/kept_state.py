@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from passes.user_code.clone import private_clone
+from passes.user_code.clone import own_tensors, private_clone
 from passes.user_code.state import state_of
 
 
@@ -20,12 +20,7 @@ def fresh(model: nn.Module) -> nn.Module:
 
     """
     clone = private_clone(model)
-    own: dict[int, Tensor] = {}
-    for module in clone.modules():
-        for holder in (module._buffers, module.__dict__):
-            for key, value in holder.items():
-                if isinstance(value, Tensor):
-                    holder[key] = own.setdefault(id(value), value.detach().clone())
+    own_tensors(clone)
     return clone
 
 

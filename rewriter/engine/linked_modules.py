@@ -16,6 +16,7 @@ from passes.operations.contract import BoundRule, Operands
 from passes.operations.table import rule_of_module
 from passes.recurrent.recurrence import Recurrence
 from passes.user_code.clone import frozen_clone
+from passes.user_code.hooks import set_forward
 from rewriter.compiler.islands import islands_of, lowered_islands
 from rewriter.engine.rules import as_result, of_rank, pull
 from rewriter.engine.sweeps.cell_graph import NotElementwiseError
@@ -50,9 +51,9 @@ def linked_copy(model: nn.Module) -> nn.Module:
             if getattr(module, "inplace", False):
                 module.inplace = False
             forward = partial(run_quietly, _rule_forward, module.forward, name, rule)
-            object.__setattr__(module, "forward", forward)
+            set_forward(module, forward)
     for module, lowered in lowered_islands(copy, islands_of(model), lambda name: partial(_call, name)):
-        object.__setattr__(module, "forward", partial(_island_forward, module.forward, lowered))
+        set_forward(module, partial(_island_forward, module.forward, lowered))
     return copy
 
 
@@ -75,13 +76,11 @@ def _link_recurrences(copy: nn.Module) -> None:
         except NotElementwiseError:
             # Its steps are linked one by one.
             continue
-        forward = partial(run_quietly, _recurrence_forward, module.forward, name, sweep, module)
-        object.__setattr__(module, "forward", forward)
-        parent, _, own = name.rpartition(".")
-        # The Linear that feeds a recurrence stands beside it, and feeds nothing else.
-        beside = getattr(copy.get_submodule(parent), own.replace("_steps", "_input"), None)
-        if own.endswith("_steps") and isinstance(beside, nn.Module) and can_fuse(beside):
-            object.__setattr__(beside, "forward", partial(_input_forward, beside.forward, beside))
+        set_forward(module, partial(run_quietly, _recurrence_forward, module.forward, name, sweep, module))
+        # What feeds a recurrence feeds nothing else.
+        beside = copy.get_submodule(name.rpartition(".")[0]).get_submodule(module.beside or "")
+        if module.beside and can_fuse(beside):
+            set_forward(beside, partial(_input_forward, beside.forward, beside))
 
 
 def _input_forward(plain: Forward, module: nn.Module, x: Tensor) -> Tensor | GatesToBe:

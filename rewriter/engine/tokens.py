@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from passes.user_code.hooks import set_forward
 from rewriter.engine.tape import Pairing, current
 
 Place = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
@@ -86,7 +87,7 @@ def link_embeddings(copy: nn.Module) -> None:
     for name, module in copy.named_modules():
         if type(module) is nn.Embedding:
             plain = module.forward if module.max_norm is None else partial(_renormed, module)
-            object.__setattr__(module, "forward", partial(_forward, plain, name))
+            set_forward(module, partial(_forward, plain, name))
 
 
 def holds_embedding(model: nn.Module) -> bool:

@@ -8,20 +8,16 @@ such as a generator, is said to be so: it may hold anything.
 from __future__ import annotations
 
 import copy
-import functools
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Set
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, ValuesView
 from enum import Enum
-from types import BuiltinFunctionType, CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 # Compared by what they say; a float is a number that may differ by rounding.
-_PLAIN = (type(None), bool, int, str, bytes, Enum, range, torch.dtype, torch.device, torch.layout)
-# Compared by name.
-_NAMED = (type, FunctionType, BuiltinFunctionType)
+_PLAIN = (type(None), bool, int, str, bytes, Enum, range, slice, torch.dtype, torch.device, torch.layout)
 _WHOLE = (Tensor, float, complex, *_PLAIN)
 # Their contents are no attributes, but they may have attributes besides.
 _CONTAINERS = (tuple, list, dict, deque, set, frozenset)
@@ -120,7 +116,7 @@ def describe(value: Any) -> str:
     if isinstance(value, _PLAIN):
         return repr(value)
     kind = type(value).__qualname__
-    if isinstance(value, _NAMED):
+    if isinstance(value, type):
         return f"{kind} {value.__module__}.{value.__qualname__}"
     if hasattr(value, "__array__"):
         return f"{kind} {value.dtype} {tuple(value.shape)}"
@@ -141,7 +137,7 @@ def _walk(value: Any, place: str, around: frozenset[int]) -> Iterator[tuple[str,
 
 
 def _is_opaque(value: Any) -> bool:
-    whole = isinstance(value, (*_WHOLE, *_NAMED)) or hasattr(value, "__array__")
+    whole = isinstance(value, (*_WHOLE, type)) or hasattr(value, "__array__")
     return not whole and _parts(value) is None
 
 
@@ -161,56 +157,13 @@ def _contents(value: Any) -> list[tuple[str, Any]] | None:
         return [(f".{name}", part) for name, part in zip(value._fields, value, strict=True)]
     if isinstance(value, Mapping):
         return [(f"[{key!r}]", part) for key, part in value.items()]
+    if isinstance(value, tuple | list | deque | ValuesView):
+        return [(f"[{index}]", part) for index, part in enumerate(value)]
     if isinstance(value, set | frozenset):
-        return _elements(value)
-    if isinstance(value, tuple | list | deque):
-        return [(f"[{index}]", part) for index, part in enumerate(value)]
-    return _of_callable(value) or _of_object(value)
-
-
-def _of_callable(value: Any) -> list[tuple[str, Any]] | None:
-    if isinstance(value, functools.partial):
-        return [(".func", value.func), (".args", value.args), (".keywords", value.keywords)]
-    if isinstance(value, MethodType):
-        return [(".__func__", value.__func__), (".__self__", value.__self__)]
-    if isinstance(value, FunctionType):
-        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
-        found = [(f".{name}", cell.cell_contents) for name, cell in cells if _is_full(cell)]
-        return [*found, (".__defaults__", value.__defaults__), (".__kwdefaults__", value.__kwdefaults__)]
-    return None
-
-
-def _is_full(cell: CellType) -> bool:
-    return cell != CellType()
-
-
-def _of_object(value: Any) -> list[tuple[str, Any]] | None:
-    if isinstance(value, slice):
-        return [(f".{name}", getattr(value, name)) for name in ("start", "stop", "step")]
-    if isinstance(value, Iterator):
-        # To look would be to use it up.
-        return None
-    if not _has_hidden_state(type(value)):
-        return _attributes(value)
-    if isinstance(value, Collection):
-        return [(f"[{index}]", part) for index, part in enumerate(value)]
-    return None
-
-
-def _elements(value: Set[Any]) -> list[tuple[str, Any]] | None:
-    """Return the elements of a set in an order that two equal sets share, or None if there is none."""
-
-    def ordered(element: Any) -> bool:
-        if isinstance(element, tuple):
-            return all(ordered(part) for part in element)
-        return isinstance(element, (*_PLAIN, float))
-
-    def rank(element: Any) -> tuple[str, float, str]:
-        return type(element).__name__, element if isinstance(element, float) else 0.0, repr(element)
-
-    if not all(ordered(element) for element in value):
-        return None
-    return [(f"{{{index}}}", element) for index, element in enumerate(sorted(value, key=rank))]
+        # In an order that two equal sets share, if there is one.
+        plain = all(isinstance(element, _PLAIN) for element in value)
+        return [(f"{{{k}}}", element) for k, element in enumerate(sorted(value, key=repr))] if plain else None
+    return None if _has_hidden_state(type(value)) else _attributes(value)
 
 
 def _attributes(value: Any) -> list[tuple[str, Any]]:
@@ -253,8 +206,6 @@ def _assemble(value: Any, parts: list[Any]) -> Any:
         return type(value)(parts, value.maxlen)
     if isinstance(value, tuple | list | set | frozenset):
         return type(value)(parts)
-    if isinstance(value, slice):
-        return slice(*parts)
     if _has_hidden_state(type(value)):
         return copy.deepcopy(value) if not any(isinstance(part, Tensor) for part in parts) else parts
     new = copy.copy(value)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from passes.user_code.hooks import set_forward
 from rewriter.compiler.decompose import decompose
 from rewriter.engine.attribution import Target
 from rewriter.engine.linked_modules import linked_copy
@@ -55,7 +56,7 @@ def linked_target(
     if not found:
         raise RewriteError(f"{names[0]}: became part of the graph; explain the input of a module below it")
     forward = _embedded_forward if isinstance(found[0], nn.Embedding) else _interim_forward
-    object.__setattr__(found[0], "forward", partial(forward, found[0].forward, names[0]))
+    set_forward(found[0], partial(forward, found[0].forward, names[0]))
     return Target(copy, weights, select, names[0])
 
 

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from passes.errors import DeclinedError, RewriteError
 from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.replacements import recurrent_replacements
 from passes.replacement import ApplyReplacements
-from passes.user_code.clone import clone_structure, named_clones
+from passes.user_code.clone import clone_structure, named_clones, own_tensors
 from rewriter.onnx.check import run_torch
 from rewriter.onnx.example import Axes, Example
 from rewriter.onnx.graph import BATCH, rename_values
@@ -42,7 +42,7 @@ def rewritten_clone(model: nn.Module) -> nn.Module:
 
     """
     clone, modules = named_clones(model)
-    _own_buffers(clone)
+    own_tensors(clone)
     recurrent = ApplyReplacements(recurrent_replacements(), modules)
     recurrent(clone)
     if recurrent.declines:
@@ -81,7 +81,7 @@ def to_onnx(
 def evaluation_clone(model: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode that shares the parameters of ``model``, not its buffers."""
     clone = clone_structure(model)
-    _own_buffers(clone)
+    own_tensors(clone)
     return clone.eval()
 
 
@@ -192,17 +192,6 @@ def _lengths(model: nn.Module, example: Example) -> set[int]:
             module.register_forward_pre_hook(lambda _, args: lengths.add(args[0].shape[0]))
     run_torch(model, example)
     return lengths
-
-
-def _own_buffers(model: nn.Module) -> None:
-    """Give a clone buffers of its own, which its forward may then change."""
-    copies: dict[int, Tensor] = {}
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = copies.setdefault(id(buffer), buffer.clone())
 
 
 def _parameter_names(clone: nn.Module, model: nn.Module) -> dict[str, str]:

@@ -176,7 +176,8 @@ def defer_steps(model: nn.Module) -> dict[int, Deferred]:
         key = len(deferred)
         if isinstance(module, Recurrence):
             body = Step(None, module.hidden, module.cell, module.projection)
-            name = path.removesuffix("_steps")
+            layer, _, _ = path.rpartition(".")
+            name = f"{layer}.{'reverse' if module.reverse else 'forward'}"
             deferred[key] = DeferredRecurrence(body, key, name, reverse=module.reverse)
             become(module, deferred[key])
         elif isinstance(module, CellStandIn):
