@@ -94,22 +94,18 @@ class LoweringTracer(GraphTracer):
         """The qualified name of the module whose forward is running."""
         return self.inside[-1] if self.inside else ""
 
-    def create_node(
-        self,
-        kind: str,
-        target: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        name: str | None = None,
-        type_expr: Any | None = None,
-    ) -> fx.Node:
+    def node_name(self, kind: str, target: Any) -> str | None:
         """Name a node inside a module after the module and the operation."""
-        if self.inside and kind in ("call_function", "call_method"):
-            operation = target if isinstance(target, str) else getattr(target, "__name__", "call")
-            name = f"{self.where().replace('.', '_')}_{operation}"
+        if not self.inside or kind not in ("call_function", "call_method"):
+            return None
+        operation = target if isinstance(target, str) else getattr(target, "__name__", "call")
+        return f"{self.where().replace('.', '_')}_{operation}"
+
+    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """Note where in the user's code a node comes from."""
         if kind == "get_attr" and "_tensor_constant" in str(target):
             self.found.setdefault(self.where(), "creates a tensor that a graph would fix")
-        node = super().create_node(kind, target, args, kwargs, name, type_expr)
+        node = super().create_node(kind, target, *args, **kwargs)
         node.meta["source"] = user_line()
         return node
 

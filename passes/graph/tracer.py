@@ -42,6 +42,24 @@ class OwnThreadTracer(fx.Tracer):
             return forward(*args, **kwargs)
         return self.call_own_module(m, forward, args, kwargs)
 
+    def create_node(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+        type_expr: Any | None = None,
+    ) -> fx.Node:
+        """Make a node with the name that :meth:`node_name` gives it."""
+        return super().create_node(
+            kind, target, args, kwargs, self.node_name(kind, target) or name, type_expr
+        )
+
+    def node_name(self, kind: str, target: Any) -> str | None:
+        """Return what a new node is to be called; None for the name that torch.fx gives."""
+        return None
+
     def call_own_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:

@@ -147,22 +147,15 @@ class _StepNames(AtomTracer):
         super().__init__()
         self.clock = clock
 
-    def create_node(
-        self,
-        kind: str,
-        target: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        name: str | None = None,
-        type_expr: Any | None = None,
-    ) -> fx.Node:
+    def node_name(self, kind: str, target: Any) -> str | None:
         """Give every node of step t a name that begins with ``t{t}_``."""
-        if self.clock.step is not None and kind.startswith("call_"):
-            operation = target if isinstance(target, str) else target.__name__
-            name, prefix = operation.replace(".", "_"), f"t{self.clock.step}_"
-            if operation != "stack" and not name.startswith(prefix):
-                name = f"{prefix}{name}" + ("_linear" if kind == "call_module" else "")
-        return super().create_node(kind, target, args, kwargs, name, type_expr)
+        operation = target if isinstance(target, str) else target.__name__
+        if self.clock.step is None or not kind.startswith("call_") or operation == "stack":
+            return None
+        name, prefix = operation.replace(".", "_"), f"t{self.clock.step}_"
+        if name.startswith(prefix):
+            return None
+        return f"{prefix}{name}" + ("_linear" if kind == "call_module" else "")
 
 
 def trace_steps(recurrence: Recurrence, call: Call) -> fx.GraphModule:
