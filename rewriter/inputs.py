@@ -1,16 +1,44 @@
-"""What an explainer is given: brought into tensors, and checked."""
+"""What users give: models, samples and references, brought into one form and checked."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from passes.errors import InputError
+from passes.errors import InputError, RewriteError
+from passes.frontends.exported import exported_module, is_exported
 
 # Attributions in them are off by 1e-3 and more of the output.
 _IMPRECISE = (torch.float16, torch.bfloat16)
+
+
+def as_module(model: object, what: str = "") -> nn.Module:
+    """Return a module, also for a program of ``torch.export``.
+
+    Args:
+        model: what was given.
+        what: name of the argument for error messages.
+
+    Raises:
+        RewriteError: for anything else, and for parameters that have no shape yet.
+
+    Example:
+        >>> as_module(torch.export.export(nn.Linear(2, 3), (torch.ones(1, 2),)))(torch.ones(1, 2)).shape
+        torch.Size([1, 3])
+
+    """
+    if is_exported(model):
+        return exported_module(model)
+    if not isinstance(model, nn.Module):
+        where = f"{what}: " if what else ""
+        raise RewriteError(f"{where}expected a torch.nn.Module, got {type(model).__name__}")
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise RewriteError(f"{name} has no shape yet: call the model once, then go on")
+    return model
 
 
 def as_inputs(given: Any, like: Tensor | list[Tensor] | None, what: str) -> list[Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from passes.errors import PassError
+from passes.frontends.exported import is_graph_of_program
 from passes.frontends.proxies import WritableProxy, factories_recorded
 from passes.graph.graph_module import graph_module
 from passes.graph.tracer import GraphTracer
@@ -140,6 +141,8 @@ def trace_where_possible(model: nn.Module) -> Traced:
 
     """
     islands: dict[str, str] = {}
+    if is_graph_of_program(model):
+        return Traced(model)
     reason = _kept_whole(model)
     if reason is not None:
         return Traced(model, {"": reason})

@@ -8,7 +8,6 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import fx, nn
-from torch.nn.parameter import is_lazy
 
 from passes.errors import Decline, DeclinedError, RewriteError
 from passes.frontends.tracing import Traced, trace_where_possible
@@ -31,12 +30,13 @@ from passes.stand_in import StandIn
 from passes.user_code.clone import clone_structure, named_clones
 from rewriter.compiler.report import LayerReport, OperationReport, Report
 from rewriter.compiler.uncovered import uncovered_calls, uncovered_nodes
+from rewriter.inputs import as_module
 
 _LOCK = threading.RLock()
 
 
 def decompose(
-    model: nn.Module,
+    model: nn.Module | torch.export.ExportedProgram,
     example_inputs: Any = None,
     *,
     gates: Literal["fused", "split"] = "fused",
@@ -57,7 +57,8 @@ def decompose(
     assigns as they are now.
 
     Args:
-        model: any module; a recurrent layer itself, too.
+        model: any module; a recurrent layer itself, too; or a program of ``torch.export``, whose recurrent
+            layers are written out for the length that it was exported for.
         example_inputs: one positional argument, a tuple of them, or a mapping of keyword arguments.
             With them every time step is written out, for the lengths that they have; without them
             the result takes sequences of any length.
@@ -86,8 +87,7 @@ def decompose(
         raise RewriteError(f"gates: expected 'fused' or 'split', got {gates!r}")
     if scope not in ("model", "recurrent"):
         raise RewriteError(f"scope: expected 'model' or 'recurrent', got {scope!r}")
-    _check_model(model)
-    # torch.fx patches nn.Module while it traces, for all threads.
+    model = as_module(model)
     with _LOCK, torch.inference_mode(False):
         whole = scope == "model"
         rolled = _lower(model, split=gates == "split", whole=whole, strict=strict)
@@ -210,7 +210,11 @@ def _declined_nodes(model: nn.Module) -> list[Decline]:
     if not isinstance(model, fx.GraphModule):
         return []
     return [
-        Decline("", type(model).__name__, f"its code calls torch's {kernel}; use torch.nn's layer instead")
+        Decline(
+            "",
+            type(model).__name__,
+            f"its code calls torch's {kernel}; use torch.nn's layer, or the exported program itself, instead",
+        )
         for kernel in fused_nodes(model.graph)
     ]
 
@@ -259,14 +263,6 @@ def _parameter_names(rewrites: list[Rewrite]) -> dict[str, tuple[str, ...]]:
         for name, paths in cast("StandIn", rewrite.module)._paths.items():
             names[prefix + name] = tuple(prefix + path for path in paths)
     return names
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise RewriteError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    for name, parameter in model.named_parameters():
-        if is_lazy(parameter):
-            raise RewriteError(f"{name} has no shape yet: call the model once, then decompose it")
 
 
 def _report_of(model: object) -> Report | None:

@@ -21,7 +21,7 @@ from rewriter.diagnosis.advice import Advice
 from rewriter.diagnosis.local_gaps import Flow, Gaps, Half, gaps_of_sample
 from rewriter.diagnosis.stock import StockRules
 from rewriter.engine.rules import PairRule
-from rewriter.inputs import as_inputs, check_like
+from rewriter.inputs import as_inputs, as_module, check_like
 
 # Outputs that are followed of each sample, those that change most.
 _OUTPUTS = 8
@@ -158,8 +158,7 @@ def diagnose(
         False
 
     """
-    if not isinstance(model, nn.Module):
-        raise RewriteError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    model = as_module(model)
     if isinstance(x, list | tuple) != isinstance(background, list | tuple):
         raise RewriteError(
             f"x: expected {'a list' if isinstance(background, list | tuple) else 'one tensor'} like the "

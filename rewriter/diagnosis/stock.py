@@ -1,7 +1,7 @@
 """What stock ``shap.DeepExplainer`` does at each module, restated: rules by class name, state on modules.
 
-``tests/test_diagnose.py`` compares the names with those of the shap that is installed, and the sum of all
-local errors with the additivity error of stock shap itself.
+``tests/rewriter/diagnosis/test_diagnose.py`` compares the names with those of the shap that is installed, and
+the sum of all local errors with the additivity error of stock shap itself.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from rewriter.equivalence.differences import Findings, differs_from_itself, shor
 from rewriter.equivalence.places import walk
 from rewriter.equivalence.probe import Conditions, Run, redraw, run
 from rewriter.equivalence.report import EquivalenceError, EquivalenceReport
+from rewriter.inputs import as_module
 
 TOLERANCES: Mapping[torch.dtype, float] = MappingProxyType({torch.float32: 1e-5, torch.float64: 1e-10})
 
@@ -224,12 +225,9 @@ def _compare(expected: Run, pair: _Pair, inputs: Any, conditions: Conditions, fi
 
 
 def _checked_module(model: object, which: str) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise RewriteError(f"{which}: expected a torch.nn.Module, got {type(model).__name__}")
-    if _is_compiled(model):
-        # A copy of what is inside runs as it is, without compiling anew for each dtype.
-        return model.get_submodule("_orig_mod")
-    return model
+    module = as_module(model, which)
+    # A copy of what is inside runs as it is, without compiling anew for each dtype.
+    return module.get_submodule("_orig_mod") if _is_compiled(module) else module
 
 
 def _is_compiled(model: nn.Module) -> bool:

@@ -16,6 +16,7 @@ from rewriter.engine.attribution import Target
 from rewriter.engine.linked_modules import linked_copy
 from rewriter.engine.tape import Tape, current
 from rewriter.engine.weights import SharedWeights
+from rewriter.inputs import as_module
 
 
 def linked_target(
@@ -36,7 +37,8 @@ def linked_target(
         torch.Size([4, 5, 2])
 
     """
-    root, layer = model if isinstance(model, tuple) else (model, None)
+    given, layer = model if isinstance(model, tuple) else (model, None)
+    root = as_module(given)
     copy = linked_copy(decompose(root))
     _check_tensors(copy)
     weights = SharedWeights(root, copy)

@@ -50,15 +50,13 @@ def checked_path(path: object) -> Path:
     return file
 
 
-def check_arguments(model: object, opset: object) -> None:
+def check_arguments(model: nn.Module, opset: object) -> None:
     """Check what is known without running the model.
 
     Raises:
-        RewriteError: for no module, an unknown opset, or weights that cannot be compared or stored.
+        RewriteError: for an unknown opset, or weights that cannot be compared or stored.
 
     """
-    if not isinstance(model, nn.Module):
-        raise RewriteError(f"expected a torch.nn.Module, got {type(model).__name__}")
     if type(opset) is not int or opset not in OPSETS:
         raise RewriteError(f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
     if any(each.dtype == torch.bfloat16 for each in (*model.parameters(), *model.buffers())):
