@@ -101,7 +101,7 @@ def test_no_circle(package: str) -> None:
     assert not laws.in_circles(ROOT / package)
 
 
-@pytest.mark.parametrize("package", ["rewriter", "passes", "examples", "benchmarks"])
+@pytest.mark.parametrize("package", ["rewriter", "passes", "tests", "examples", "benchmarks"])
 def test_one_idea_a_file_and_few_files_a_folder(package: str) -> None:
     assert not laws.long_files(ROOT / package, 400)
     assert not laws.full_folders(ROOT / package, 12)
@@ -195,11 +195,16 @@ def test_bare_pytest_collects_beside_a_package_called_tests(tmp_path: Path) -> N
     other = tmp_path / "tests"
     other.mkdir()
     (other / "__init__.py").write_text("raise RuntimeError('not these')")
-    command = [str(Path(sys.executable).with_name("pytest")), "--collect-only", "-q", "tests/test_layers.py"]
+    command = [
+        str(Path(sys.executable).with_name("pytest")),
+        "--collect-only",
+        "-q",
+        "tests/passes/recurrent/test_layers.py",
+    ]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "tests/test_layers.py: " in done.stdout
+    assert "tests/passes/recurrent/test_layers.py: " in done.stdout
 
 
 def test_every_import_is_declared() -> None:

@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from passes.stand_in import StandIn
 from rewriter import decompose
-from tests.support import gallery
 from tests.support.compare import assert_close, assert_same_model, leaves, skeleton
+from tests.support.models import gallery
 
 
 def padded() -> torch.Tensor:

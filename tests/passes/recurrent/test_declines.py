@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 from passes.errors import DeclinedError
 from rewriter import RewriteError, decompose
-from tests.support import gallery
+from tests.support.models import gallery
 
 
 class OwnAlgebra(nn.LSTM):

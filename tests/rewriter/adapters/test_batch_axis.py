@@ -17,7 +17,7 @@ from passes.errors import RewriteError
 from passes.leaves import Atom, Mul, TanhAtom
 from rewriter import decompose
 from rewriter.adapters.pairs import bound_rules
-from tests.support.batch_elsewhere import MODELS, Attention, TimeFirst, additivity
+from tests.support.models.batch_elsewhere import MODELS, Attention, TimeFirst, additivity
 from tests.support.watching import snapshot
 
 DOUBLE = torch.float64

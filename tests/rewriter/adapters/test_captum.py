@@ -16,7 +16,7 @@ from captum.attr import (
 from torch import nn
 
 from rewriter import decompose, register_captum
-from tests.support import gallery
+from tests.support.models import gallery
 from tests.support.watching import snapshot
 
 # captum says of every model that its hooks are being set, and of torch that they are its own.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rewriter import DeepExplainer, decompose
-from tests.support.batch_elsewhere import MODELS, TimeMajorRows, additivity
+from tests.support.models.batch_elsewhere import MODELS, TimeMajorRows, additivity
 from tests.support.stock import stock
 
 DOUBLE = torch.float64

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from rewriter import decompose, register_shap
-from tests.support import gallery
-from tests.support.recurrent_models import OPTIONS, CellState, Packs, TimeFirst
+from tests.support.models import gallery
+from tests.support.models.recurrent_models import OPTIONS, CellState, Packs, TimeFirst
 from tests.support.watching import snapshot
 
 # Relative to max(1, max |f|), what the library promises.

@@ -17,8 +17,8 @@ from torch.nn.utils import rnn
 from passes.leaves import Atom, Mul
 from passes.recurrent.recurrence import Recurrence
 from rewriter import Report, decompose, unroll
-from tests.support import gallery
 from tests.support.compare import assert_close, assert_same_model
+from tests.support.models import gallery
 from tests.support.watching import NoFusedKernels, snapshot
 
 KINDS = ("LSTM", "GRU", "RNN")

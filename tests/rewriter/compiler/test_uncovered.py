@@ -18,7 +18,7 @@ from passes.operations.operation import CUTS, FIXED, NO_RULE, RANDOM, ROWS
 from rewriter import decompose
 from rewriter.compiler.report import UncoveredReport
 from rewriter.compiler.uncovered import uncovered_calls
-from tests.support import gallery
+from tests.support.models import gallery
 
 
 class Computes(nn.Module):

@@ -13,7 +13,7 @@ from captum.attr import DeepLift
 
 import rewriter
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 NAMES = [
     "LSTM + additive attention",
     "LSTM + self-attention",

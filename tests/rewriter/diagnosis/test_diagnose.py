@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import rewriter
 from rewriter import Diagnosis, RewriteError, decompose, diagnose
 from rewriter.diagnosis.stock import NONLINEAR, POOLS
-from tests.support import gallery
+from tests.support.models import gallery
 
 shap = pytest.importorskip("shap")
 

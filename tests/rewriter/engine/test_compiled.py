@@ -19,7 +19,7 @@ from rewriter import DeepExplainer
 from rewriter.engine.sweeps import compiled
 from rewriter.engine.sweeps.compiled import CompiledSteps, compiled_cell
 from rewriter.engine.sweeps.sweep import Swept
-from tests.support import gallery
+from tests.support.models import gallery
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 # Relative to the largest attribution: sums of some hundred roundings.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rewriter import DeepExplainer, RewriteError
-from tests.support import gallery
+from tests.support.models import gallery
 
 
 class Unknown(nn.Module):
@@ -33,11 +33,11 @@ class UnknownIfLong(nn.Module):
 
 def test_additivity_error_names_the_operation() -> None:
     x, background = torch.randn(2, 5, 3), torch.randn(3, 5, 3)
+    line = Unknown.forward.__code__.co_firstlineno + 1
     for middle, name in ((Unknown(), "1_renorm"), (UnknownIfLong(), r"1\.unknown")):
         model = nn.Sequential(gallery.Classifier(), middle, nn.Linear(2, 2))
         explainer = DeepExplainer(model, background)
-        # The line is that of the call in Unknown.
-        message = rf"{name} \(renorm, test_explainer_additivity\.py:20\): has no rule"
+        message = rf"{name} \(renorm, test_additivity\.py:{line}\): has no rule"
         with pytest.raises(AssertionError, match=f"first operation without an exact rule is .*{message}"):
             explainer.shap_values(x)
         assert explainer.shap_values(x, check_additivity=False).shape == (2, 5, 3, 2)

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from rewriter import DeepExplainer, RewriteError
-from tests.support import gallery
-from tests.support.recurrent_models import CellState
+from tests.support.models import gallery
+from tests.support.models.recurrent_models import CellState
 from tests.support.stock import assert_same, stock
 
 

@@ -20,7 +20,7 @@ from rewriter.engine import attribution
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.tape import current
 from rewriter.explainer import result
-from tests.support import gallery
+from tests.support.models import gallery
 from tests.support.stock import assert_same, stock
 from tests.support.watching import snapshot
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from rewriter import DeepExplainer, RewriteError, decompose
-from tests.support import gallery
-from tests.support.recurrent_models import CellState
+from tests.support.models import gallery
+from tests.support.models.recurrent_models import CellState
 from tests.support.stock import assert_same, stock
 
 

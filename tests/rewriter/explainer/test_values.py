@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rewriter import DeepExplainer, RewriteError, decompose
-from tests.support import gallery
-from tests.support.recurrent_models import OPTIONS, CellState, Packs, TimeFirst
+from tests.support.models import gallery
+from tests.support.models.recurrent_models import OPTIONS, CellState, Packs, TimeFirst
 from tests.support.stock import TOLERANCE, assert_same, check, stock
 
 

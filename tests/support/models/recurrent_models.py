@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.support import gallery
+from tests.support.models import gallery
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "LSTM": ("LSTM", {}),
