@@ -35,7 +35,8 @@ class Product:
 
 
 Multiplier = Tensor | Product
-_ONE = torch.ones(())
+# A number takes the type of the tensor that it multiplies.
+_ONE = torch.ones((), dtype=torch.float64)
 
 
 def whole(multiplier: Multiplier) -> Tensor:
@@ -84,6 +85,8 @@ class CellGraph:
         self.new = list(cast("Sequence[fx.Node]", output))
         self.inputs = x, h
         self.atoms = [node for node in self.graph.nodes if node.op == "call_module"]
+        if not self.atoms:
+            raise NotElementwiseError("the cell has no atoms")
         self.kept = list(dict.fromkeys(each for node in self.atoms for each in (*node.all_input_nodes, node)))
         #: Number by which a linear node takes each of its operands.
         self.linear: dict[fx.Node, dict[fx.Node, float]] = {}

@@ -1,6 +1,6 @@
 """Build and call the C form of a step of the sweep: one pass over memory where torch needs about thirteen.
 
-The compiler of the system builds ``_sweep.c`` once (about a second), for the instructions that torch found
+The compiler of the system builds ``sweep.c`` once, for the instructions that torch found
 in the processor; the library is kept in the user's cache directory. Without a compiler there is none of
 this, and torch's operations compute the same.
 """

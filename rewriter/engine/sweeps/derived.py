@@ -91,14 +91,24 @@ class DerivedSweep(Sweep, Unchanging):
 
     def coefficients(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[int, Coefficients]]:
         """Return the coefficients of each new state for some time steps."""
+        like = pairs[0][0]
+        every_step = (like.shape[0], *[1] * (like.dim() - 1))
+
+        def of_steps(found: Mapping[int, Multiplier]) -> dict[int, Multiplier]:
+            # What no atom lies on is a number, the same at all steps.
+            return {
+                k: each if each.shape else whole(each).to(like).expand(every_step)
+                for k, each in found.items()
+            }
+
         return [
             (
                 k,
                 Coefficients(
-                    {q: whole(each) for q, each in reached.new.items()},
+                    {q: whole(each) for q, each in of_steps(reached.new).items()},
                     min(reached.gates, default=0),
-                    _stacked(reached.gates),
-                    {r: whole(each) for r, each in reached.old.items()},
+                    _stacked(of_steps(reached.gates)),
+                    {r: whole(each) for r, each in of_steps(reached.old).items()},
                 ),
             )
             for k, reached in self.step.backward(dict(zip(self.step.kept, pairs, strict=True)))

@@ -14,19 +14,21 @@ from rewriter import DeepExplainer, RewriteError, decompose
 TOKENS, REFERENCES = 4, 7
 
 
-class Tagger(nn.Module):
-    """Embedding, LSTM, head; also takes what is embedded already."""
+class Layers(nn.Module):
+    """Embedding, LSTM, head; takes what is embedded already."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(20, 4)
         self.lstm, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 2)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.embedded(self.embedding(tokens))
-
     def embedded(self, x: Tensor) -> Tensor:
         return self.head(self.lstm(x)[0][:, -1])
+
+
+class Tagger(Layers):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.embedded(self.embedding(tokens))
 
 
 class Embedded(nn.Module):
@@ -199,7 +201,7 @@ def test_what_no_rule_covers_is_found_behind_tokens() -> None:
     assert [each.operation for each in found] == ["bool", "msort"]
 
 
-class Pair(Tagger):
+class Pair(Layers):
     """Reads two sequences, of which only the second has an influence."""
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
