@@ -23,8 +23,16 @@ def _floor_divide(x: Tensor, other: float) -> Tensor:
     return torch.div(x, other, rounding_mode="floor")
 
 
+def _polygamma(x: Tensor, n: int) -> Tensor:
+    return torch.polygamma(n, x)
+
+
 # Functions that torch has in another form.
-_OWN: Mapping[str, Callable[..., Tensor]] = {"powers": _powers, "floor_divide": _floor_divide}
+_OWN: Mapping[str, Callable[..., Tensor]] = {
+    "powers": _powers,
+    "floor_divide": _floor_divide,
+    "polygamma": _polygamma,
+}
 
 
 @functools.cache

@@ -121,6 +121,12 @@ def magnitude(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
     return (x + x0).conj() / torch.where(both == 0, 1, both)
 
 
+def hardsigmoid(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Return the slope of ``clip(x, -3, 3) / 6 + 1/2``, of which torch's derivative has float32's digits."""
+    inside = x.clamp(-3, 3), x0.clamp(-3, 3)
+    return torch.where(x == x0, (x.abs() < 3).to(x.dtype), quotient(x, x0, *inside)) / 6
+
+
 def log_of_sum(x: Tensor, x0: Tensor, y: Tensor, y0: Tensor) -> Tensor:
     """Return the slope of ``log(1 + exp(x))``, from ``y - y0 = -log1p(s(high) expm1(-|delta|))``."""
     delta = x - x0

@@ -23,7 +23,7 @@ from passes.operations.products.rule import product_multipliers
 from passes.operations.table import RULES
 from rewriter.adapters.pairs import bound_rules
 
-ELEMENTWISE: dict[type[Atom], tuple[Callable[[Fraction], float], Callable[[float], float]]] = {
+ELEMENTWISE: dict[type[Atom], tuple[Callable[[float], float], Callable[[float], float]]] = {
     SigmoidAtom: (lambda x: 1 / (1 + math.exp(-x)), lambda x: math.exp(-x) / (1 + math.exp(-x)) ** 2),
     TanhAtom: (math.tanh, lambda x: 1 / math.cosh(x) ** 2),
     ReLUAtom: (lambda x: max(x, 0.0), lambda x: float(x > 0)),

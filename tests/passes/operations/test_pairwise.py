@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from passes.operations.pairwise.atom import Pairwise
-from passes.operations.pairwise.records import PAIRS, multipliers_of
+from passes.operations.pairwise.records import multipliers_of
 from rewriter import decompose
 from tests.support.additive import TOLERANCE, assert_additive, assert_copies_compute_the_same
 from tests.support.compare import assert_same_model
+from tests.support.oracles.pairs import RESTATED
+from tests.support.oracles.shapley import shapley_of_orders
 
-Function = Callable[[Tensor, Tensor], Tensor]
-# The scalar functions, as Python's mathematics has them.
-RESTATED: dict[str, Callable[[float, float], float]] = {
-    "atan2": math.atan2,
-    "clamp_max": min,
-    "clamp_min": max,
-    "copysign": math.copysign,
-    "div": lambda a, b: a / b,
-    "fmax": max,
-    "fmin": min,
-    "fmod": math.fmod,
-    "hypot": math.hypot,
-    "logaddexp": lambda a, b: max(a, b) + math.log1p(math.exp(-abs(a - b))),
-    "logaddexp2": lambda a, b: max(a, b) + math.log2(1 + 2 ** -abs(a - b)),
-    "maximum": max,
-    "minimum": min,
-    "pow": lambda a, b: a**b,
-    "remainder": lambda a, b: a - b * math.floor(a / b),
-    "special.xlog1py": lambda a, b: a * math.log1p(b),
-    "xlogy": lambda a, b: a * math.log(b),
-}
-
-
-def test_every_function_is_restated() -> None:
-    assert RESTATED.keys() == {each.name for each in PAIRS}
+Function = Callable[[Tensor, Any], Tensor]
 
 
 @pytest.mark.parametrize("name", RESTATED)
@@ -54,10 +32,9 @@ def test_is_the_shapley_value_of_two_players(name: str) -> None:
     for shares, x, y, x0, y0 in zip(
         got, a[0].tolist(), b[0].tolist(), a0[0].tolist(), b0[0].tolist(), strict=True
     ):
-        first = (f(x, y) - f(x0, y) + f(x, y0) - f(x0, y0)) / 2
-        second = (f(x, y) - f(x, y0) + f(x0, y) - f(x0, y0)) / 2
+        expected = shapley_of_orders(lambda now: f(*now), [x, y], [x0, y0])
         # Values of size up to 40 are subtracted, which leaves some roundings of 2e-16 times that.
-        assert shares == pytest.approx([first, second], abs=2e-13, rel=1e-12), (x, y, x0, y0)
+        assert shares == pytest.approx(expected, abs=2e-13, rel=1e-12), (x, y, x0, y0)
 
 
 class Of(nn.Module):

@@ -9,7 +9,7 @@ import pickle
 import random
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import captum.attr
 import numpy as np
@@ -23,6 +23,7 @@ import rewriter
 from passes.leaves import Atom
 
 L, S, B, HEADS = 4, 5, 3, 2
+Some = TypeVar("Some", bound=nn.Module)
 ADDITIVITY = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
@@ -82,7 +83,7 @@ def _double() -> Any:
     torch.set_default_dtype(torch.float32)
 
 
-def drawn(layer: nn.Module) -> nn.Module:
+def drawn(layer: Some) -> Some:
     """Draw all parameters, biases too, which torch leaves at zero."""
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -288,6 +289,8 @@ class Causal(nn.Module):
 
 class Closed(nn.Module):
     """Two rows of the mask leave nothing to look at."""
+
+    mask: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -350,7 +350,7 @@ def test_what_is_linear_random_or_in_place_is_left(
     target: Function, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> None:
     graph = fx.Graph()
-    nodes = {name: graph.placeholder(name) for name in "xw"}
+    nodes: dict[object, fx.Node] = {name: graph.placeholder(name) for name in "xw"}
 
     def varies(value: object) -> bool:
         return any(varies(each) for each in value) if isinstance(value, tuple) else value is nodes["x"]

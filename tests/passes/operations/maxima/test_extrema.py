@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
-import math
 import pickle
 import warnings
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from passes.operations.maxima.extrema import Extremum
 from passes.operations.maxima.rule import maximum_multipliers
 from passes.operations.pairwise.rule import larger_multipliers, smaller_multipliers
 from rewriter import decompose
+from tests.support.oracles.shapley import shapley_of_orders
 from tests.support.stock import stock
 
 DOUBLE = torch.float64
@@ -30,25 +29,11 @@ DOUBLE = torch.float64
 WHOLE = st.integers(-3, 3)
 
 
-def shapley(
-    game: Callable[[list[Fraction]], Fraction], x: list[Fraction], x0: list[Fraction]
-) -> list[Fraction]:
-    """Average what each player changes over all orders in which players go from reference to sample."""
-    total = [Fraction(0)] * len(x)
-    for order in itertools.permutations(range(len(x))):
-        now = list(x0)
-        for player in order:
-            before = game(now)
-            now[player] = x[player]
-            total[player] += game(now) - before
-    return [each / math.factorial(len(x)) for each in total]
-
-
 @given(st.lists(st.tuples(WHOLE, WHOLE), min_size=1, max_size=6))
 def test_shares_are_shapley_values(pairs: list[tuple[int, int]]) -> None:
     x, x0 = (torch.tensor(side, dtype=DOUBLE) for side in zip(*pairs, strict=True))
     got = maximum_multipliers(x, x0)
-    expected = shapley(max, *([Fraction(v) for v in side] for side in zip(*pairs, strict=True)))
+    expected = shapley_of_orders(max, *([Fraction(v) for v in side] for side in zip(*pairs, strict=True)))
     # Numbers up to 3, a handful of operations.
     torch.testing.assert_close(
         got * (x - x0), torch.tensor([float(v) for v in expected], dtype=DOUBLE), rtol=0, atol=1e-14
@@ -76,7 +61,7 @@ def test_maximum_and_minimum_are_two_player_shapley_values(a: int, b: int, a0: i
         (torch.minimum, smaller_multipliers, min),
     ):
         got = rule(tuple(x), tuple(x0), function(*x), function(*x0))
-        expected = shapley(game, [Fraction(a), Fraction(b)], [Fraction(a0), Fraction(b0)])
+        expected = shapley_of_orders(game, [Fraction(a), Fraction(b)], [Fraction(a0), Fraction(b0)])
         phi = [(m * (s - r)).item() for m, s, r in zip(got, x, x0, strict=True)]
         assert phi == [float(v) for v in expected]
 
@@ -128,6 +113,11 @@ def place_only(h: Tensor) -> Tensor:
     return found.values + 0 * found.indices
 
 
+def as_numpy_has_it(h: Any) -> Tensor:
+    """Name arguments as numpy does, which torch takes although its annotations do not."""
+    return h.max(axis=1)[0] + h.amin(axis=1, keepdims=True)[:, 0]
+
+
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "amax over time": (lambda h: h.amax(1), 1),
     "amax of several": (lambda h: torch.amax(h, dim=(-1, 1)).unsqueeze(1), 1),
@@ -142,7 +132,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "of two, smaller": (lambda h: torch.min(h[:, :1], other=h), 1),
     "fmin": (lambda h: torch.fmin(h, h.tanh()), 2),
     "method": (lambda h: h[:, 1].minimum(h[:, 0]).fmax(h[:, 2]), 2),
-    "as numpy has it": (lambda h: h.max(axis=1)[0] + h.amin(axis=1, keepdims=True)[:, 0], 2),
+    "as numpy has it": (as_numpy_has_it, 2),
     "zeros": (lambda h: torch.max(h, torch.zeros_like(h)), 1),
     "a constant": (lambda h: h.maximum(torch.zeros(4, dtype=h.dtype)), 1),
 }
@@ -176,7 +166,11 @@ def test_whole_models(case: str, dtype: torch.dtype, tolerance: float) -> None:
 
 def test_gradients_where_elements_tie() -> None:
     for function in (lambda h: h.amax(1), lambda h: h.max(1).values, lambda h: h.max().reshape(1, 1)):
-        model = Of(lambda h, function=function: function(h.relu() - h.relu().detach())).double()
+
+        def at_zero(h: Tensor, function: Callable[[Tensor], Tensor] = function) -> Tensor:
+            return function(h.relu() - h.relu().detach())
+
+        model = Of(at_zero).double()
         x = torch.randn(1, 5, 3, dtype=DOUBLE, requires_grad=True)
         model(x)
         (a,), (b,) = (torch.autograd.grad(each(x).sum(), x) for each in (model, decompose(model)))

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from passes.operations.maxima.pooling import AdaptiveMaxPool, MaxPool
 from passes.operations.maxima.pooling_rule import pool_pull
 from rewriter import DeepExplainer, decompose
+from tests.support.oracles.shapley import shapley_of_orders
 from tests.support.stock import stock
 
 DOUBLE = torch.float64
@@ -30,17 +31,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning"),
     pytest.mark.filterwarnings("ignore:Input Tensor . did not already:UserWarning"),
 ]
-
-
-def shapley_of_maximum(x: list[float], x0: list[float]) -> list[float]:
-    total = [0.0] * len(x)
-    for order in itertools.permutations(range(len(x))):
-        now = list(x0)
-        for player in order:
-            before = max(now)
-            now[player] = x[player]
-            total[player] += max(now) - before
-    return [each / math.factorial(len(x)) for each in total]
 
 
 def windows(
@@ -72,7 +62,7 @@ def test_shares_of_overlapping_windows(
     (pulled,) = pool_pull(atom, (x[None],), (x0[None],), y[None], y0[None], d)
     expected = torch.zeros(size, dtype=DOUBLE)
     for k, places in enumerate(windows(size, kernel, stride, padding, dilation, y.shape[-1])):
-        shares = shapley_of_maximum(x[0, places].tolist(), x0[0, places].tolist())
+        shares = shapley_of_orders(max, x[0, places].tolist(), x0[0, places].tolist())
         expected[places] += d[0, 0, 0, k] * torch.tensor(shares, dtype=DOUBLE)
     # Some ten products of numbers up to 4.
     torch.testing.assert_close(pulled[0, 0, 0] * (x - x0)[0], expected, rtol=0, atol=1e-13)
@@ -131,7 +121,7 @@ class Convolved(nn.Module):
 
 def unpooled(h: Tensor) -> Tensor:
     values, places = F.max_pool1d(h, 2, return_indices=True)
-    return F.max_unpool1d(values, places.detach(), 2)
+    return F.max_unpool1d(values, places.detach(), 2)  # type: ignore[arg-type]
 
 
 def found(h: Tensor) -> Tensor:
@@ -287,7 +277,8 @@ def exact_values(model: nn.Module, x: Tensor, x0: Tensor) -> np.ndarray:
 @pytest.mark.parametrize(("length", "kernel"), [(10, 2), (11, 3), (10, 8)])
 def test_nearer_to_exact_values_than_shares_by_place(length: int, kernel: int) -> None:
     """Stock shap gives all of a window to the place of its maximum, which is additive as well."""
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for seed in range(30):
         torch.manual_seed(seed)
         head = nn.Linear(4 * ((length - 2) // kernel), 1)
@@ -299,7 +290,7 @@ def test_nearer_to_exact_values_than_shares_by_place(length: int, kernel: int) -
         for errors, explainer in ((ours, DeepExplainer(model, x0)), (theirs, shap.DeepExplainer(model, x0))):
             values = np.asarray(explainer.shap_values(x)).flatten()
             assert values.sum() == pytest.approx(exact.sum(), abs=1e-10)
-            errors.append(np.linalg.norm(values - exact) / np.linalg.norm(exact))
+            errors.append(float(np.linalg.norm(values - exact) / np.linalg.norm(exact)))
     nearer = sum(a < b for a, b in zip(ours, theirs, strict=True))
     print(f"windows of {kernel}: {nearer} of 30, {np.median(ours):.2f} against {np.median(theirs):.2f}")
     # Counted when this was written: 26, 30 and 27 of 30; half would be chance.

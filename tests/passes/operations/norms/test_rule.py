@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable
-from fractions import Fraction
-
 import pytest
 import torch
 from hypothesis import given
@@ -16,6 +11,8 @@ from torch import Tensor
 from passes.leaves import Atom
 from passes.operations.norms.standardize import Standardize
 from passes.operations.table import rule_of
+from tests.support.oracles.rows import restated_standardize
+from tests.support.oracles.shapley import shapley_of_subsets
 
 DOUBLE = torch.float64
 
@@ -25,22 +22,6 @@ def pulled(atom: Atom, x: Tensor, x0: Tensor, d: Tensor) -> Tensor:
     x, x0 = x[None, None], x0[None, None]
     (got,) = rule_of(atom).pull((x,), (x0,), atom(x[0])[None], atom(x0[0])[None], d[:, None, None])
     return got[:, 0, 0]
-
-
-def restated(x: list[float], x0: list[float], eps: float, centred: bool) -> list[list[float]]:
-    """Return d output / d input: the product y s = c split by the means of its factors, in fractions."""
-    n = len(x)
-    rows = [[Fraction(v) for v in row] for row in (x, x0)]
-    means = [sum(row) / n if centred else Fraction(0) for row in rows]
-    c, c0 = ([v - m for v in row] for row, m in zip(rows, means, strict=True))
-    s, s0 = (Fraction(math.sqrt(float(sum(v * v for v in row) / n) + eps)) for row in (c, c0))
-    jacobian = []
-    for j in range(n):
-        mean_y = (c[j] / s + c0[j] / s0) / 2
-        # Of c_i, by s² = mean of c² + eps.
-        row = [((i == j) - mean_y * (c[i] + c0[i]) / n / (s + s0)) * 2 / (s + s0) for i in range(n)]
-        jacobian.append([float(v - (sum(row) / n if centred else 0)) for v in row])
-    return jacobian
 
 
 @pytest.mark.parametrize("centred", [True, False])
@@ -58,7 +39,7 @@ def test_rule_as_restated(centred: bool, pairs: list[tuple[float, float]], eps: 
         torch.eye(len(x), dtype=DOUBLE),
     )
     # Deviations of numbers up to 100 are rounded to 1e-14, and divided by at least sqrt(eps) = 3e-3.
-    expected = torch.tensor(restated(x, x0, eps, centred), dtype=DOUBLE)
+    expected = torch.tensor(restated_standardize(x, x0, eps, centred), dtype=DOUBLE)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-9)
 
 
@@ -112,20 +93,6 @@ def test_dimensions_count_in_the_users_tensor(over: int | tuple[int, ...]) -> No
     torch.testing.assert_close((got * (x - x0)).flatten(3).sum((1, 3)), expected, rtol=0, atol=1e-12)
 
 
-def shapley(function: Callable[[Tensor], Tensor], x: Tensor, x0: Tensor) -> Tensor:
-    """Exact Shapley values of few numbers, from the values of all subsets."""
-    n = len(x)
-    subsets = list(itertools.product((False, True), repeat=n))
-    values = {s: function(torch.where(torch.tensor(s), x, x0)) for s in subsets}
-    phi = torch.zeros(n, dtype=x.dtype)
-    for i, s in itertools.product(range(n), subsets):
-        if not s[i]:
-            size = sum(s)
-            weight = math.factorial(size) * math.factorial(n - size - 1) / math.factorial(n)
-            phi[i] += weight * (values[(*s[:i], True, *s[i + 1 :])] - values[s])
-    return phi
-
-
 def by_reciprocal(x: Tensor, x0: Tensor, d: Tensor, eps: float) -> Tensor:
     """Split the product with the reciprocal of the root instead."""
     c, c0 = x - x.mean(), x0 - x0.mean()
@@ -141,7 +108,11 @@ def test_nearer_to_shapley_values_than_a_product_with_the_reciprocal(spread: flo
     for _ in range(60):
         x, x0 = torch.randn(5, dtype=DOUBLE), spread * torch.randn(5, dtype=DOUBLE)
         d = torch.randn(5, dtype=DOUBLE)
-        exact = shapley(lambda z, d=d: (atom(z) * d).sum(), x, x0)
+
+        def weighted(z: Tensor, d: Tensor = d) -> Tensor:
+            return (atom(z) * d).sum()
+
+        exact = shapley_of_subsets(weighted, x, x0)
         ours += (pulled(atom, x, x0, d[None])[0] * (x - x0) - exact).norm().item()
         other += (by_reciprocal(x, x0, d, 1e-5) - exact).norm().item()
     assert gain * ours < other

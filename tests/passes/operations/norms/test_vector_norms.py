@@ -21,6 +21,7 @@ from passes.operations.table import rule_of
 from rewriter import decompose
 from tests.support.additive import assert_additive
 from tests.support.compare import assert_close, assert_same_model
+from tests.support.oracles.rows import length, restated_norm, restated_normalize, restated_variance
 
 DOUBLE = torch.float64
 NUMBER = st.floats(-100, 100)
@@ -149,40 +150,6 @@ def pulled(atom: Atom, x: Tensor, x0: Tensor, d: Tensor) -> Tensor:
     return got[:, 0, 0]
 
 
-def root(value: Fraction) -> Fraction:
-    """Square root to about 40 digits."""
-    scale = 10**80
-    return Fraction(math.isqrt(int(value * scale)), 10**40)
-
-
-def length(order: int, row: list[Fraction]) -> Fraction:
-    return sum(map(abs, row), Fraction(0)) if order == 1 else root(sum((v * v for v in row), Fraction(0)))
-
-
-def slopes(order: int, x: list[Fraction], x0: list[Fraction]) -> list[Fraction]:
-    """Of a norm: each square's chord over the sum of both roots, each absolute value's own chord."""
-    both = length(2, x) + length(2, x0)
-    if order == 2:
-        return [(a + b) / both if both else Fraction(0) for a, b in zip(x, x0, strict=True)]
-    return [
-        (abs(a) - abs(b)) / (a - b) if a != b else Fraction((a > 0) - (a < 0))
-        for a, b in zip(x, x0, strict=True)
-    ]
-
-
-def restated_normalize(order: int, x: list[Fraction], x0: list[Fraction], eps: float) -> list[list[float]]:
-    """Split x = y s by the means of its factors, s the norm, at least eps."""
-    s, s0 = (length(order, row) for row in (x, x0))
-    t, t0 = (max(each, Fraction(eps)) for each in (s, s0))
-    follows = (t - t0) / (s - s0) if s != s0 else Fraction(s >= Fraction(eps))
-    y = [(a / t + b / t0) / 2 for a, b in zip(x, x0, strict=True)]
-    m = slopes(order, x, x0)
-    return [
-        [float(2 * ((i == j) - y[j] * follows * m[i]) / (t + t0)) for i in range(len(x))]
-        for j in range(len(x))
-    ]
-
-
 ROWS = st.lists(st.tuples(NUMBER, NUMBER), min_size=1, max_size=5)
 
 
@@ -198,7 +165,7 @@ def test_norm_as_restated(order: int, pairs: list[tuple[float, float]]) -> None:
     (got,) = pulled(VectorNorm(order, (-1,)), a, b, torch.ones(1, dtype=DOUBLE))
     # Numbers below 1e-154 have no square in float64, nor a root in 40 digits.
     if length(1, x) + length(1, x0) > 1e-20 or order == 1:
-        expected = torch.tensor([float(v) for v in slopes(order, x, x0)], dtype=DOUBLE)
+        expected = torch.tensor([float(v) for v in restated_norm(order, x, x0)], dtype=DOUBLE)
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-14)
     assert (got.abs() <= 1 + 1e-15).all()
 
@@ -221,12 +188,9 @@ def test_variance_as_restated(pairs: list[tuple[float, float]], correction: int,
         return
     (x, x0), (a, b) = sides(pairs)
     (got,) = pulled(Variance((-1,), correction, root=take_root), a, b, torch.ones(1, dtype=DOUBLE))
-    c, c0 = ([v - sum(row) / len(row) for v in row] for row in (x, x0))
-    v, v0 = (sum(each * each for each in row) / (len(row) - correction) for row in (c, c0))
-    below = root(v) + root(v0) if take_root else Fraction(1)
+    expected, below = restated_variance(x, x0, correction, take_root)
     if below < 1e-9:
         return
-    expected = [float((p + q) / (len(x) - correction) / below) for p, q in zip(c, c0, strict=True)]
     # Deviations of numbers up to 100 are rounded to 1e-14.
     torch.testing.assert_close(
         got, torch.tensor(expected, dtype=DOUBLE), rtol=1e-10, atol=1e-12 / min(1.0, float(below))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from decimal import Decimal, localcontext
 
 import pytest
 import shap
@@ -17,6 +16,8 @@ from torch import Tensor
 from passes.leaves import Atom
 from passes.operations.softmax.atoms import LogSoftmaxAtom, LogSumExp, SoftmaxAtom
 from passes.operations.table import rule_of
+from tests.support.oracles.rows import restated_softmax
+from tests.support.oracles.shapley import shapley_of_subsets
 
 DOUBLE = torch.float64
 
@@ -29,21 +30,6 @@ def pulled(atom: Atom, x: Tensor, x0: Tensor, d: Tensor) -> Tensor:
     x, x0 = x[None, None], x0[None, None]
     (got,) = rule_of(atom).pull((x,), (x0,), atom(x[0])[None], atom(x0[0])[None], d[:, None, None])
     return got[:, 0, 0]
-
-
-def restated(kind: type[Atom], x: list[float], x0: list[float]) -> list[list[float]]:
-    """Return d output / d input as the docstring has it, in numbers of 60 digits."""
-    with localcontext() as context:
-        context.prec = 60
-        rows = [[Decimal(v) for v in row] for row in (x, x0)]
-        sums = [sum(v.exp() for v in row) for row in rows]
-        p, p0 = ([v.exp() / s for v in row] for row, s in zip(rows, sums, strict=True))
-        mean = [a if a == b else (a - b) / (a.ln() - b.ln()) for a, b in zip(p, p0, strict=True)]
-        share = [m / sum(mean) for m in mean]
-        if kind is LogSumExp:
-            return [[float(s) for s in share]]
-        slopes = mean if kind is SoftmaxAtom else [Decimal(1)] * len(mean)
-        return [[float(m * ((i == j) - s)) for i, s in enumerate(share)] for j, m in enumerate(slopes)]
 
 
 ATOMS: dict[type[Atom], Atom] = {
@@ -60,7 +46,7 @@ def test_rules_as_restated(kind: type[Atom], pairs: list[tuple[float, float]]) -
     d = torch.ones(1, dtype=DOUBLE) if kind is LogSumExp else torch.eye(len(x), dtype=DOUBLE)
     got = pulled(ATOMS[kind], torch.tensor(x, dtype=DOUBLE), torch.tensor(x0, dtype=DOUBLE), d)
     # log p, up to 120 in size, carries a rounding of 120 eps, which becomes that of p.
-    expected = torch.tensor(restated(kind, x, x0), dtype=DOUBLE)
+    expected = torch.tensor(restated_softmax(kind, x, x0), dtype=DOUBLE)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-13)
 
 
@@ -111,7 +97,7 @@ def test_logits_masked_in_both_count_for_nothing(kind: type[Atom]) -> None:
     x, x0 = torch.randn(2, 6, dtype=DOUBLE)
     masked = torch.tensor([False, True, False, False, True, False])
     d = torch.ones(1, dtype=DOUBLE) if kind is LogSumExp else torch.eye(6, dtype=DOUBLE)[~masked]
-    got = pulled(ATOMS[kind], *(each.masked_fill(masked, -math.inf) for each in (x, x0)), d)
+    got = pulled(ATOMS[kind], x.masked_fill(masked, -math.inf), x0.masked_fill(masked, -math.inf), d)
     rest = pulled(ATOMS[kind], x[~masked], x0[~masked], d if kind is LogSumExp else d[:, ~masked])
     torch.testing.assert_close(got[:, ~masked], rest, rtol=0, atol=1e-15)
     assert (got[:, masked] == 0).all()
@@ -161,18 +147,8 @@ def test_logsumexp_of_several_dimensions(dims: tuple[int, ...], keepdim: bool) -
         assert given_.item() == pytest.approx((d[k] * (y - y0))[0, row].sum().item(), abs=1e-12)
 
 
-def shapley(function: Callable[[Tensor], Tensor], x: Tensor, x0: Tensor) -> Tensor:
-    """Exact Shapley values of few logits, from the values of all subsets."""
-    n = len(x)
-    subsets = list(itertools.product((False, True), repeat=n))
-    values = {s: function(torch.where(torch.tensor(s), x, x0)) for s in subsets}
-    phi = torch.zeros(n, dtype=x.dtype)
-    for i, s in itertools.product(range(n), subsets):
-        if not s[i]:
-            size = sum(s)
-            weight = math.factorial(size) * math.factorial(n - size - 1) / math.factorial(n)
-            phi[i] += weight * (values[(*s[:i], True, *s[i + 1 :])] - values[s])
-    return phi
+def weighted_softmax(d: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: (x.softmax(0) * d).sum()
 
 
 def exponential_over_sum(x: Tensor, x0: Tensor, d: Tensor) -> Tensor:
@@ -202,7 +178,7 @@ def test_nearer_to_shapley_values_than_the_other_candidates() -> None:
         for _ in range(40):
             x, x0 = scale * torch.randn(2, size, dtype=DOUBLE)
             d = torch.randn(size, dtype=DOUBLE)
-            exact = shapley(lambda z, d=d: (z.softmax(0) * d).sum(), x, x0)
+            exact = shapley_of_subsets(weighted_softmax(d), x, x0)
             length += exact.norm().item()
             candidates = {
                 "ours": pulled(ATOMS[SoftmaxAtom], x, x0, d[None])[0] * (x - x0),
@@ -239,7 +215,7 @@ def test_nearer_than_shaps_tensorflow_backend(equal_maxima: bool) -> None:
         if equal_maxima:
             # The restatement above is what TensorFlow's backend does; float32.
             assert exponential_over_sum(x - 5, x0 - 5, d).numpy() == pytest.approx(values, abs=1e-5)
-        exact = shapley(lambda z, d=d: (z.softmax(0) * d).sum(), x, x0)
+        exact = shapley_of_subsets(weighted_softmax(d), x, x0)
         ours += (pulled(ATOMS[SoftmaxAtom], x, x0, d[None])[0] * (x - x0) - exact).norm().item()
         theirs += (torch.from_numpy(values) - exact).norm().item()
     assert ours < theirs
