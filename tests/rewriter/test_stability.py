@@ -1,0 +1,66 @@
+"""What docs/stability.md promises: names that do not move, and results that later versions load."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import passes
+import rewriter
+from tests.support import saved
+
+# Files of which all classes are results that users get.
+RESULTS = {"rewriter.compiler.report", "rewriter.equivalence.report", "rewriter.diagnosis.diagnose"}
+NAMES = saved.FOLDER / "names.txt"
+
+
+def promised() -> list[str]:
+    return NAMES.read_text().split()
+
+
+def savable() -> Iterator[str]:
+    """Yield the places of all modules, results and what builds them anew, as a pickle names them."""
+    for package in (passes, rewriter):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            module = importlib.import_module(found.name)
+            for name, value in vars(module).items():
+                if getattr(value, "__module__", None) != module.__name__ or not inspect.isclass(value):
+                    continue
+                if issubclass(value, nn.Module) or module.__name__ in RESULTS:
+                    yield f"{module.__name__}:{name}"
+    yield "passes.stand_in:blank"
+    yield "passes.graph.graph_module:_rebuild"
+    yield "passes.graph.tracer:GraphTracer"
+
+
+def test_what_a_result_is_made_of_stays_where_it_is() -> None:
+    for place in promised():
+        module, name = place.split(":")
+        assert hasattr(importlib.import_module(module), name), f"{place} is in results that users saved"
+
+
+def test_what_is_new_is_promised_too() -> None:
+    missing = sorted(set(savable()) - set(promised()))
+    assert not missing, f"add them to {NAMES.name}: from the next release on they stay where they are"
+
+
+@pytest.mark.parametrize("path", sorted(saved.FOLDER.glob("*.pt")), ids=lambda path: path.stem)
+def test_saved_results_compute_what_their_layers_do(path: Path) -> None:
+    results = torch.load(path, weights_only=False)
+    layers = saved.layers()
+    assert results.keys() == layers.keys()
+    for name, layer in layers.items():
+        x = saved.inputs(name)
+        expected, own = layer(x), results[name]
+        for got in (own["rolled"](x), own["flat"](x)):
+            # The same sums of numbers below 10, some in another order, in float32.
+            torch.testing.assert_close(got, expected, rtol=0, atol=2e-6)
+        assert own["rolled"].report.layers or name in ("transformer", "convolution")
+        assert own["equivalence"].equal
