@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias, Union
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch.nn.parameter import is_lazy
 from passes.errors import InputError, RewriteError
 from passes.frontends.exported import exported_module, is_exported
 
+#: What is taken for a model.
+Model: TypeAlias = Union[nn.Module, "torch.export.ExportedProgram"]
 # Attributions in them are off by 1e-3 and more of the output.
 _IMPRECISE = (torch.float16, torch.bfloat16)
 

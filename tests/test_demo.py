@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import demo
+import demo  # type: ignore[import-not-found]
 import numpy as np
 import onnx
 import pytest

@@ -204,7 +204,7 @@ def test_docs_show_the_committed_run() -> None:
         found.setdefault((run["problem"], run["method"]), []).append(run)
     text = (BENCHMARKS.parent / "docs" / "truth.md").read_text(encoding="utf-8")
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    shown = {}
+    shown: dict[tuple[str, str], str] = {}
     for line in lines:
         if line[0] == "method":
             problems = line[1:]

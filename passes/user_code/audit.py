@@ -71,7 +71,7 @@ def watch(where: Callable[[], str]) -> Iterator[RanCode]:
     ran = RanCode()
     modes = _modes()
 
-    def note(frame: FrameType, event: str, _: Any) -> None:
+    def note(frame: FrameType, event: str, _: Any) -> None:  # pragma: no cover -- nothing is traced in it
         code = frame.f_code
         if event != "call" or code in ran.places or not _is_audited(code.co_filename):
             return

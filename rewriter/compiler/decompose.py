@@ -30,13 +30,13 @@ from passes.stand_in import StandIn
 from passes.user_code.clone import clone_structure, named_clones
 from rewriter.compiler.report import LayerReport, OperationReport, Report
 from rewriter.compiler.uncovered import uncovered_calls, uncovered_nodes
-from rewriter.inputs import as_module
+from rewriter.inputs import Model, as_module
 
 _LOCK = threading.RLock()
 
 
 def decompose(
-    model: nn.Module | torch.export.ExportedProgram,
+    model: Model,
     example_inputs: Any = None,
     *,
     gates: Literal["fused", "split"] = "fused",

@@ -21,7 +21,7 @@ from rewriter.diagnosis.advice import Advice
 from rewriter.diagnosis.local_gaps import Flow, Gaps, Half, gaps_of_sample
 from rewriter.diagnosis.stock import StockRules
 from rewriter.engine.rules import PairRule
-from rewriter.inputs import as_inputs, as_module, check_like
+from rewriter.inputs import Model, as_inputs, as_module, check_like
 
 # Outputs that are followed of each sample, those that change most.
 _OUTPUTS = 8
@@ -117,7 +117,7 @@ class Diagnosis:
 
 
 def diagnose(
-    model: nn.Module,
+    model: Model,
     x: Any,
     background: Any,
     *,

@@ -18,7 +18,7 @@ from rewriter.equivalence.differences import Findings, differs_from_itself, shor
 from rewriter.equivalence.places import walk
 from rewriter.equivalence.probe import Conditions, Run, redraw, run
 from rewriter.equivalence.report import EquivalenceError, EquivalenceReport
-from rewriter.inputs import as_module
+from rewriter.inputs import Model, as_module
 
 TOLERANCES: Mapping[torch.dtype, float] = MappingProxyType({torch.float32: 1e-5, torch.float64: 1e-10})
 
@@ -27,8 +27,8 @@ _MODES = 5
 
 
 def check_equivalence(
-    original: nn.Module,
-    rewritten: nn.Module,
+    original: Model,
+    rewritten: Model,
     example_inputs: Any,
     *,
     seeds: int = 3,
@@ -112,8 +112,8 @@ def check_equivalence(
 
 
 def assert_equivalent(
-    original: nn.Module,
-    rewritten: nn.Module,
+    original: Model,
+    rewritten: Model,
     example_inputs: Any,
     *,
     seeds: int = 3,
@@ -230,13 +230,13 @@ def _checked_module(model: object, which: str) -> nn.Module:
     return module.get_submodule("_orig_mod") if _is_compiled(module) else module
 
 
-def _is_compiled(model: nn.Module) -> bool:
+def _is_compiled(model: object) -> bool:
     """Tell what torch.compile wrapped, by its class: an attribute may have the name by chance."""
     kind: Any = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", None)
     return kind is not None and isinstance(model, kind)
 
 
-def _compiled_notes(original: nn.Module, rewritten: nn.Module) -> list[str]:
+def _compiled_notes(original: Model, rewritten: Model) -> list[str]:
     models = {"the original": original, "the rewritten model": rewritten}
     return [
         f"{name} was compared without torch.compile"

@@ -22,7 +22,7 @@ from rewriter.explainer.additivity import check_sums
 from rewriter.explainer.contexts import context_inputs, explained_in_context
 from rewriter.explainer.result import Explained, Names, collect
 from rewriter.explainer.target import linked_target
-from rewriter.inputs import as_inputs, check_like
+from rewriter.inputs import Model, as_inputs, check_like
 
 Array = np.ndarray[Any, Any]
 Order = Literal["max", "min", "max_abs"]
@@ -78,7 +78,7 @@ class DeepExplainer:
 
     def __init__(
         self,
-        model: nn.Module | tuple[nn.Module, nn.Module],
+        model: Model | tuple[nn.Module, nn.Module],
         data: Any,
         session: None = None,
         learning_phase_flags: None = None,

@@ -16,11 +16,11 @@ from rewriter.engine.attribution import Target
 from rewriter.engine.linked_modules import linked_copy
 from rewriter.engine.tape import Tape, current
 from rewriter.engine.weights import SharedWeights
-from rewriter.inputs import as_module
+from rewriter.inputs import Model, as_module
 
 
 def linked_target(
-    model: nn.Module | tuple[nn.Module, nn.Module], output: Callable[[Any], Tensor] | str | int | None
+    model: Model | tuple[nn.Module, nn.Module], output: Callable[[Any], Tensor] | str | int | None
 ) -> Target:
     """Decompose a model, make a linked copy, and remember what of it is to be explained.
 

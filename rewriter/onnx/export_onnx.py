@@ -15,7 +15,7 @@ from torch import nn
 from passes.errors import RewriteError
 from passes.user_code.randomness import random_state_kept
 from rewriter.compiler.report import render_table
-from rewriter.inputs import as_module
+from rewriter.inputs import Model, as_module
 from rewriter.onnx.arguments import check_arguments, check_installed, checked_path, given_axes, write_file
 from rewriter.onnx.check import Runtime, check_model, check_operators, check_reference, run_torch
 from rewriter.onnx.example import Axes, Example, check_names, infer_batch_axes, read_example
@@ -87,7 +87,7 @@ class OnnxReport:
 
 
 def export_onnx(
-    model: nn.Module,
+    model: Model,
     example_inputs: Any,
     path: str | os.PathLike[str],
     *,

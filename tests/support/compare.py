@@ -81,7 +81,8 @@ def _gradients(
 ) -> list[Tensor | None]:
     floats = [leaf for leaf in leaves(output).values() if leaf.requires_grad]
     # Weights of the sum differ from element to element, so that no two errors cancel.
-    total = sum((leaf * torch.linspace(0.5, 1.5, leaf.numel()).view(leaf.shape)).sum() for leaf in floats)
+    weighted = ((leaf * torch.linspace(0.5, 1.5, leaf.numel()).view(leaf.shape)).sum() for leaf in floats)
+    total = sum(weighted, torch.zeros(()))
     wanted = [*inputs, *parameters]
     return list(torch.autograd.grad(total, wanted, allow_unused=True))
 

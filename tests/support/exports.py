@@ -1,22 +1,26 @@
 """Models to export, and onnxruntime as the oracle."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import torch
-from onnx import TensorProto, helper
+from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper
 from torch import nn
 
 FORBIDDEN = {"LSTM", "GRU", "RNN", "Scan", "Loop", "If"}
 
 
-def leaves(value):
+def leaves(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
     values = value.values() if isinstance(value, dict) else value
     return [leaf for each in values for leaf in leaves(each)]
 
 
-def check_against_torch(path, model, *inputs, bound=1e-6):
+def check_against_torch(path: Path, model: nn.Module, *inputs: Any, bound: float = 1e-6) -> None:
     """Run the file and the original module on inputs that the export never saw."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
@@ -34,7 +38,7 @@ def check_against_torch(path, model, *inputs, bound=1e-6):
         assert np.abs(a.numpy() - b).max() <= bound * max(1.0, float(a.abs().max()))
 
 
-def _proto(*nodes, functions=()):
+def _proto(*nodes: NodeProto, functions: Sequence[FunctionProto] = ()) -> ModelProto:
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
     graph = helper.make_graph(list(nodes), "g", [value], [helper.make_tensor_value_info("y", 1, [2])])
     return helper.make_model(graph, functions=list(functions), opset_imports=[helper.make_opsetid("", 18)])
@@ -46,10 +50,10 @@ X = torch.zeros(2, 5, 3)
 class Calls(nn.Module):
     """A GRU, and a function of its input and output that makes the model's output."""
 
-    def __init__(self, end):
+    def __init__(self, end: Callable[[torch.Tensor, torch.Tensor], Any]) -> None:
         super().__init__()
         self.gru = nn.GRU(3, 4, batch_first=True)
         self.end = end
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Any:
         return self.end(x, self.gru(x)[0])

@@ -38,7 +38,7 @@ def exported(model: nn.Module, *inputs: Tensor) -> torch.export.ExportedProgram:
 def test_a_program_with_recurrent_layers_is_exact(kind: str, options: dict[str, Any]) -> None:
     model = gallery.Classifier(kind, **options).double()
     x, background = torch.randn(4, 5, 3).double(), torch.randn(6, 5, 3).double()
-    program = exported(model, x)
+    program: Any = exported(model, x)
     decomposed = decompose(program)
     assert (decomposed(x) - model(x)).abs().max() < EXACT
     assert not decomposed.report.islands
@@ -72,7 +72,7 @@ def test_every_explainer_is_exact_on_what_a_program_becomes() -> None:
 def test_all_doors_take_a_program(tmp_path: Path) -> None:
     model = gallery.Classifier("GRU")
     x, background = torch.randn(4, 5, 3), torch.randn(6, 5, 3)
-    program = exported(model, x)
+    program: Any = exported(model, x)
     assert check_equivalence(model, program, x, tolerances={torch.float32: 1e-5}).equal
     # The rule of stock shap for a product of what varies is wrong.
     assert diagnose(program, x[:1], background).total > 1e-3

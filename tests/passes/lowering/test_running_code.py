@@ -76,7 +76,7 @@ def _attention(model: Any, x: Tensor) -> Tensor:
     return (mixed.max(1).values * last[0]).mul(c[0])
 
 
-CASES: dict[str, Code] = {
+CASES: dict[str, Callable[[], nn.Module]] = {
     "functions": lambda: Code(lambda m, x: F.gelu(F.softplus(x)).log().sum(1)),
     "powers": lambda: Code(lambda m, x: (2**x * x**3 - 1 / (2 + x.cos())).sum(1)),
     "modules": lambda: Code(lambda m, x: m.norm(m.act(x)).sum(1), norm=lambda: nn.LayerNorm(3), act=nn.SiLU),
@@ -136,7 +136,7 @@ class Branching(Code):
 
 @pytest.mark.parametrize("name", ["functions", "powers", "modules", "cell"])
 def test_values_are_those_of_a_graph(name: str) -> None:
-    code = CASES[name]().double()
+    code: Any = CASES[name]().double()
     graph = Branching(code.code)
     graph._modules = code._modules
     x, background = (torch.randn(n, 5, 3, dtype=torch.float64) for n in (4, 6))

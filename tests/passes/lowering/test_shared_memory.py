@@ -56,6 +56,8 @@ def test_what_a_product_was_made_of_may_be_written_to() -> None:
 class Keeps(nn.Module):
     """Its state is written: what a graph must not turn into a value."""
 
+    count: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("count", torch.zeros(()))

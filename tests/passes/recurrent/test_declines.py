@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.support.models import gallery
 
 
 class OwnAlgebra(nn.LSTM):
-    def forward(self, input: Tensor, hx: object = None) -> tuple[Tensor, None]:
+    def forward(self, input: Tensor, hx: object = None) -> tuple[Tensor, None]:  # type: ignore[override]
         return input * 2, None
 
 
@@ -39,7 +40,7 @@ class Functional(nn.Module):
 
 
 class UsesFlatWeights(nn.LSTM):
-    def forward(self, input: Tensor, hx: object = None) -> object:
+    def forward(self, input: Tensor, hx: object = None) -> object:  # type: ignore[override]
         super().forward(input)
         return len(self._flat_weights)
 
@@ -62,7 +63,7 @@ def pruned() -> nn.Module:
 
 def replaced_forward() -> nn.Module:
     layer = nn.RNN(3, 4)
-    layer.forward = lambda x: x  # type: ignore[method-assign]
+    layer.forward = lambda x: x  # type: ignore[assignment]
     return layer
 
 
@@ -141,11 +142,11 @@ def test_wrapping_a_scripted_model_is_declined() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1, "model", nn.GRU, lambda x: x])
-def test_not_a_module(value: object) -> None:
+def test_not_a_module(value: Any) -> None:
     with pytest.raises(RewriteError, match=r"expected a torch\.nn\.Module, got"):
         decompose(value)
 
 
 def test_unknown_gates() -> None:
     with pytest.raises(RewriteError, match="expected 'fused' or 'split', got 'joined'"):
-        decompose(nn.GRU(3, 4), gates="joined")
+        decompose(nn.GRU(3, 4), gates="joined")  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import pytest
 import torch
 from hypothesis import given
@@ -33,9 +35,13 @@ def layers(draw: st.DrawFn) -> nn.RNNBase:
     return getattr(nn, kind)(draw(st.integers(1, 4)), hidden, **options)
 
 
+def dtype_of(layer: nn.RNNBase) -> torch.dtype:
+    return next(layer.parameters()).dtype
+
+
 def state_for(layer: nn.RNNBase, *batch: int) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     rows = layer.num_layers * (2 if layer.bidirectional else 1)
-    dtype = layer.weight_ih_l0.dtype
+    dtype = dtype_of(layer)
     h = torch.randn(rows, *batch, layer.proj_size or layer.hidden_size, dtype=dtype)
     if layer.mode != "LSTM":
         return h
@@ -48,7 +54,7 @@ def test_padded_input(
 ) -> None:
     batch_shape = (batch,) if batched else ()
     shape = (batch, steps) if batched and layer.batch_first else (steps, *batch_shape)
-    x = torch.randn(*shape, layer.input_size, dtype=layer.weight_ih_l0.dtype)
+    x = torch.randn(*shape, layer.input_size, dtype=dtype_of(layer))
     args = (x, state_for(layer, *batch_shape)) if given_state else (x,)
     rewritten = decompose(layer, args) if flat else decompose(layer)
     assert_same_model(layer, rewritten, *args)
@@ -56,7 +62,7 @@ def test_padded_input(
 
 @given(layers(), st.lists(st.integers(1, 6), min_size=1, max_size=4), st.booleans(), st.booleans())
 def test_packed_input(layer: nn.RNNBase, lengths: list[int], sort: bool, given_state: bool) -> None:
-    x = torch.randn(max(lengths), len(lengths), layer.input_size, dtype=layer.weight_ih_l0.dtype)
+    x = torch.randn(max(lengths), len(lengths), layer.input_size, dtype=dtype_of(layer))
     packed = packed_like(x, lengths, sort=sort)
     args = (packed, state_for(layer, len(lengths))) if given_state else (packed,)
     assert_same_model(layer, decompose(layer), *args)
@@ -65,7 +71,7 @@ def test_packed_input(layer: nn.RNNBase, lengths: list[int], sort: bool, given_s
 
 @given(layers(), st.integers(1, 4))
 def test_split_gates_copy_the_weights(layer: nn.RNNBase, steps: int) -> None:
-    x = torch.randn(steps, 2, layer.input_size, dtype=layer.weight_ih_l0.dtype)
+    x = torch.randn(steps, 2, layer.input_size, dtype=dtype_of(layer))
     rewritten = decompose(layer, gates="split")
     assert_same_model(layer, rewritten, x, copied=True)
     assert not {id(p) for p in layer.parameters()} & {
@@ -89,9 +95,14 @@ def test_split_gates_are_those_of_a_hand_written_cell() -> None:
     st.sampled_from(["fused", "split"]),
 )
 def test_cells(
-    kind: type[nn.RNNCellBase], bias: bool, batched: bool, given_state: bool, dtype: torch.dtype, gates: str
+    kind: type[nn.RNNCellBase],
+    bias: bool,
+    batched: bool,
+    given_state: bool,
+    dtype: torch.dtype,
+    gates: Literal["fused", "split"],
 ) -> None:
-    options = {"nonlinearity": "relu"} if kind is nn.RNNCell and batched else {}
+    options: dict[str, Any] = {"nonlinearity": "relu"} if kind is nn.RNNCell and batched else {}
     cell = kind(3, 4, bias=bias, dtype=dtype, **options)
     batch = (5,) if batched else ()
     x, h, c = (torch.randn(*batch, size, dtype=dtype) for size in (3, 4, 4))
@@ -129,7 +140,7 @@ def test_dropout_of_packed_sequences() -> None:
 
 
 @pytest.mark.parametrize("gates", ["fused", "split"])
-def test_frozen_parameters_stay_frozen(gates: str) -> None:
+def test_frozen_parameters_stay_frozen(gates: Literal["fused", "split"]) -> None:
     layer = nn.GRU(3, 4)
     layer.bias_ih_l0.requires_grad_(False)
     layer.weight_hh_l0.requires_grad_(False)

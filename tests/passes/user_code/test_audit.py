@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ class Catches(nn.Module):
 
 
 class Matches(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Any:
         match x:
             case [_]:
                 return 2 * x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -27,7 +28,7 @@ def test_modules_are_fresh_and_tensors_shared() -> None:
 
 def test_sharing_and_cycles_are_kept() -> None:
     inner = nn.Linear(2, 2)
-    model = nn.ModuleDict({"a": inner, "b": inner})
+    model: Any = nn.ModuleDict({"a": inner, "b": inner})
     model.parent = [model]
     clone = clone_structure(model)
     assert clone["a"] is clone["b"]
@@ -35,7 +36,7 @@ def test_sharing_and_cycles_are_kept() -> None:
 
 
 def test_references_of_every_kind_lead_into_the_clone() -> None:
-    model = nn.Module()
+    model: Any = nn.Module()
     model.layer = nn.Linear(2, 2)
     model.plain = [model.layer]
     model.table = OrderedDict(first=(model.layer,))
@@ -50,7 +51,7 @@ def test_references_of_every_kind_lead_into_the_clone() -> None:
 
 
 def test_containers_are_not_shared() -> None:
-    model = nn.Module()
+    model: Any = nn.Module()
     model.log = [[1]]
     clone = clone_structure(model)
     clone.log[0].append(2)
@@ -74,7 +75,7 @@ def test_compiled_forward_is_not_taken_along() -> None:
 
 
 def test_names() -> None:
-    model = nn.ModuleDict({"a": nn.Sequential(nn.Linear(1, 1))})
+    model: Any = nn.ModuleDict({"a": nn.Sequential(nn.Linear(1, 1))})
     model.spare = {"x": [nn.Linear(1, 1)]}
     _, modules = named_clones(model)
     assert list(modules) == ["", "a", "a.0", "spare.x[0]"]

@@ -66,12 +66,13 @@ class Holder:
 
 class Slots:
     __slots__ = ("layer",)
+    layer: nn.Module
 
 
 Pair = collections.namedtuple("Pair", ["layer", "other"])
 
 
-def odd_places() -> dict[str, Callable[[nn.Module], Callable[[], nn.Module]]]:
+def odd_places() -> dict[str, Callable[[nn.Module], tuple[Any, Callable[[Any], Any]]]]:
     def helper(g: nn.Module) -> Any:
         holder = Holder()
         holder.inner = Holder()

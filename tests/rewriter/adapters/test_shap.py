@@ -155,6 +155,7 @@ def test_model_is_as_before(make: type[nn.Module], training: bool) -> None:
     assert snapshot(rewritten) == before
     assert list(rewritten.state_dict()) == keys
     for p, gradient in zip(rewritten.parameters(), gradients, strict=True):
+        assert p.grad is not None
         assert torch.equal(p.grad, gradient)
 
 

@@ -137,7 +137,7 @@ def test_rolled_takes_any_length_and_batch() -> None:
 
 
 def test_rolled_graph_has_one_linear_and_one_recurrence_per_direction() -> None:
-    rewritten = decompose(nn.LSTM(3, 4, num_layers=2, bidirectional=True))
+    rewritten: Any = decompose(nn.LSTM(3, 4, num_layers=2, bidirectional=True))
     called = [rewritten.get_submodule(n.target) for n in rewritten.graph.nodes if n.op == "call_module"]
     assert sum(isinstance(module, nn.Linear) for module in called) == 4
     assert sum(isinstance(module, Recurrence) for module in called) == 4
@@ -152,7 +152,7 @@ def test_model_without_recurrent_layers() -> None:
 
 
 def test_report() -> None:
-    rewritten = decompose(gallery.TwoNames())
+    rewritten: Any = decompose(gallery.TwoNames())
     (layer,) = rewritten.report.layers
     assert (layer.name, layer.kind, layer.front_end, layer.level, layer.atoms) == (
         "first",
@@ -178,7 +178,7 @@ def test_model_with_a_report_of_its_own() -> None:
         def report(self) -> str:
             return "mine"
 
-    rewritten = decompose(Reports())
+    rewritten: Any = decompose(Reports())
     assert rewritten.report() == "mine"
     assert Report.of(rewritten).layers[0].kind == "LSTM"
     assert Report.of(rewritten) is rewritten.rewrite_report
@@ -271,13 +271,13 @@ def test_unroll_by_length_and_again() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"length": 3, "example_inputs": torch.zeros(1)}])
-def test_unroll_needs_one_of_two(options: dict[str, object]) -> None:
+def test_unroll_needs_one_of_two(options: dict[str, Any]) -> None:
     with pytest.raises(RuntimeError, match="either example_inputs or length"):
         unroll(nn.GRU(3, 2), **options)
 
 
 @pytest.mark.parametrize("length", [0, -1, True, 2.0])
-def test_unroll_rejects_lengths(length: object) -> None:
+def test_unroll_rejects_lengths(length: Any) -> None:
     with pytest.raises(RuntimeError, match="length of at least 1"):
         unroll(nn.GRU(3, 2), length=length)
 

@@ -29,7 +29,7 @@ def test_what_is_decomposed_is_not_passed_off_as_something_else() -> None:
 
 def test_unroll_declines_as_decompose_does() -> None:
     class Own(nn.GRU):
-        def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # type: ignore[override]
             return input
 
     with pytest.raises(DeclinedError):

@@ -134,7 +134,7 @@ def test_what_does_not_reach_the_output_is_not_reported() -> None:
 
 
 def test_a_decision_on_a_value_is_reported() -> None:
-    report = decompose(gallery.ValueControlFlow(), torch.randn(4, 5, 3)).report
+    report: Any = decompose(gallery.ValueControlFlow(), torch.randn(4, 5, 3)).report
     (found,) = report.uncovered
     assert found.operation == "bool"
     assert found.reason.startswith(FIXED)
@@ -163,7 +163,8 @@ def test_subclasses_and_hooked_modules_are_reported() -> None:
 
 def test_batch_statistics_are_reported() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.BatchNorm1d(4))
-    (found,) = decompose(model).report.uncovered
+    report: Any = decompose(model).report
+    (found,) = report.uncovered
     assert (found.name, found.reason) == ("1", ROWS)
 
 
@@ -183,7 +184,7 @@ def test_what_runs_inside_rewritten_layers_is_covered() -> None:
 
 
 def test_without_example_inputs_islands_are_named() -> None:
-    report = decompose(nn.Sequential(nn.Linear(3, 3), gallery.ValueControlFlow())).report
+    report: Any = decompose(nn.Sequential(nn.Linear(3, 3), gallery.ValueControlFlow())).report
     assert list(report.islands) == ["1"]
     assert report.uncovered == ()
 
@@ -195,7 +196,8 @@ class OnlyInside(nn.Module):
 
 def test_an_island_in_a_graph() -> None:
     model = nn.Sequential(nn.Linear(3, 3), OnlyInside(), nn.Sigmoid())
-    (found,) = decompose(model, torch.randn(2, 3)).report.uncovered
+    report: Any = decompose(model, torch.randn(2, 3)).report
+    (found,) = report.uncovered
     assert (found.name, found.operation, found.reason) == ("1", "renorm", NO_RULE)
 
 
@@ -228,7 +230,7 @@ def test_the_run_leaves_no_trace() -> None:
     model = ComputesInCode(lambda x: F.dropout(x.renorm(2, 0, 0.1), 0.5, training=True))
     before, x = model.layer.weight.clone(), torch.rand(3, 3)
     state = torch.get_rng_state()
-    report = decompose(model, (x, None)).report
+    report: Any = decompose(model, (x, None)).report
     assert len(report.uncovered) == 2
     assert torch.equal(model.layer.weight, before)
     assert torch.equal(torch.get_rng_state(), state)
@@ -236,7 +238,7 @@ def test_the_run_leaves_no_trace() -> None:
 
 
 def test_report_shows_and_exports_them() -> None:
-    report = decompose(Computes(lambda x: torch.renorm(x, 2, 0, 0.1))).report
+    report: Any = decompose(Computes(lambda x: torch.renorm(x, 2, 0, 0.1))).report
     (found,) = report.uncovered
     assert isinstance(found, UncoveredReport)
     lines = str(report).splitlines()

@@ -43,7 +43,7 @@ EXACT = {torch.float64: 1e-10, torch.float32: 1e-5}
 @pytest.fixture
 def gallery(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import whole_model
+    import whole_model  # type: ignore[import-not-found]
 
     yield whole_model
     for name in [each for each in sys.modules if each.split(".")[0] in ("whole_model", "problems", "timing")]:

@@ -14,11 +14,9 @@ from rewriter import RewriteError, assert_equivalent, check_equivalence
 from rewriter.equivalence.probe import redraw
 from tests.support.comparisons import Function, Wraps, failing
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
-
-def test_random_inputs_stay_valid():
-    example = {
+def test_random_inputs_stay_valid() -> None:
+    example: dict[str, Any] = {
         "x": torch.tensor([0.5, -1.5, 3.0, 0.25]),
         "state": torch.zeros(2, 3),
         "scale": torch.tensor([4.0]),
@@ -41,7 +39,7 @@ def test_random_inputs_stay_valid():
     assert first["name"] == example["name"]
 
 
-def test_a_fault_that_the_example_hides_is_found_by_another_seed():
+def test_a_fault_that_the_example_hides_is_found_by_another_seed() -> None:
     gru = nn.GRU(3, 4)
     forgets_state = Function(lambda x, h: gru(x))
     inputs = (torch.randn(5, 2, 3), torch.zeros(1, 2, 4))
@@ -50,7 +48,7 @@ def test_a_fault_that_the_example_hides_is_found_by_another_seed():
     assert {each.place for each in faults if each.kind == "output"} == {"output[0]", "output[1]"}
 
 
-def test_random_inputs_that_the_original_refuses_are_left_out_with_a_note():
+def test_random_inputs_that_the_original_refuses_are_left_out_with_a_note() -> None:
     def picky(x: Tensor) -> Tensor:
         if not torch.equal(x, torch.ones_like(x)):
             raise ValueError("ones only")
@@ -67,7 +65,7 @@ def test_random_inputs_that_the_original_refuses_are_left_out_with_a_note():
     )
 
 
-def test_only_different_inputs_are_counted():
+def test_only_different_inputs_are_counted() -> None:
     model = nn.Embedding(5, 2)
     report = check_equivalence(model, model, torch.tensor([1, 4, 0]))
     assert report.equal
@@ -77,7 +75,7 @@ def test_only_different_inputs_are_counted():
     assert check_equivalence(nn.ReLU(), nn.ReLU(), torch.randn(3), seeds=4).seeds == 4
 
 
-def test_a_parameter_without_counterpart_is_reported():
+def test_a_parameter_without_counterpart_is_reported() -> None:
     with_bias, without = nn.Linear(2, 2), nn.Linear(2, 2, bias=False)
     with torch.no_grad():
         without.weight.copy_(with_bias.weight)
@@ -90,7 +88,7 @@ def test_a_parameter_without_counterpart_is_reported():
     }
 
 
-def test_unused_parameters_need_no_counterpart():
+def test_unused_parameters_need_no_counterpart() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     model.spare = nn.Linear(7, 7)
     unused = Function(model[0])
@@ -101,7 +99,7 @@ def test_unused_parameters_need_no_counterpart():
     assert check_equivalence(Wraps(model[0]), wrapped, torch.randn(3, 2)).equal
 
 
-def test_a_parameter_of_another_shape_is_reported():
+def test_a_parameter_of_another_shape_is_reported() -> None:
     class Row(nn.Module):
         def __init__(self, *shape: int) -> None:
             super().__init__()
@@ -114,7 +112,7 @@ def test_a_parameter_of_another_shape_is_reported():
     assert {each.problem for each in report.failures} == {"expected shape (1, 2), got (2,) for w"}
 
 
-def test_a_frozen_parameter_that_became_trainable_is_reported():
+def test_a_frozen_parameter_that_became_trainable_is_reported() -> None:
     model = nn.Linear(2, 2)
     thawed = copy.deepcopy(model)
     model.weight.requires_grad_(False)
@@ -132,7 +130,7 @@ class Fixed(nn.Module):
         return self.linear(x.float())
 
 
-def test_a_dtype_in_which_the_original_does_not_run_is_not_claimed():
+def test_a_dtype_in_which_the_original_does_not_run_is_not_claimed() -> None:
     model = Fixed()
     report = check_equivalence(model, copy.deepcopy(model), torch.randn(3, 2))
     assert list(report.not_compared) == ["float64"]
@@ -146,7 +144,7 @@ def test_a_dtype_in_which_the_original_does_not_run_is_not_claimed():
     assert_equivalent(model, model, torch.randn(3, 2), tolerances={torch.float32: 1e-5})
 
 
-def test_a_rewritten_model_that_runs_in_fewer_dtypes_is_caught():
+def test_a_rewritten_model_that_runs_in_fewer_dtypes_is_caught() -> None:
     model = Fixed()
     report = check_equivalence(Wraps(model.linear), model, torch.randn(3, 2))
     assert failing(report) == {("run", "rewritten")}
@@ -166,7 +164,7 @@ class Zeros(nn.Module):
         return self.cell(x, torch.zeros(x.shape[0], 3, **self.given(x)))
 
 
-def test_the_default_dtype_is_changed_only_for_an_original_that_needs_it():
+def test_the_default_dtype_is_changed_only_for_an_original_that_needs_it() -> None:
     depends, follows = Zeros(lambda x: {}), Zeros(lambda x: {"dtype": x.dtype})
     depends.cell = follows.cell
     report = check_equivalence(depends, follows, torch.randn(4, 2))

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from rewriter import check_equivalence
 from tests.support.comparisons import Function, failing
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
-
-def test_differences_are_those_that_were_planted():
+def test_differences_are_those_that_were_planted() -> None:
     planted = torch.tensor([[0.0, 0.0], [0.0, 0.25]])
     right, wrong = Function(lambda x: 8 * x / x), Function(lambda x: 8 * x / x + planted.to(x))
     report = check_equivalence(right, wrong, torch.full((2, 2), 3.0))
@@ -26,7 +24,7 @@ def test_differences_are_those_that_were_planted():
     assert {each.dtype for each in report.failures} == {"float32", "float64"}
 
 
-def test_small_tensors_are_held_to_an_absolute_difference():
+def test_small_tensors_are_held_to_an_absolute_difference() -> None:
     right, wrong = Function(lambda x: 1e-3 * x), Function(lambda x: 1e-3 * x + 5e-6)
     report = check_equivalence(right, wrong, torch.ones(3), tolerances={torch.float32: 1e-5})
     assert report.equal
@@ -45,7 +43,7 @@ def test_small_tensors_are_held_to_an_absolute_difference():
         (math.nan, math.nan, True),
     ],
 )
-def test_infinities_and_nan_must_agree(original, rewritten, equal):
+def test_infinities_and_nan_must_agree(original: float, rewritten: float, equal: bool) -> None:
     def constant(value: float) -> nn.Module:
         return Function(lambda x: torch.stack((x[0], torch.full_like(x[1], value))))
 
@@ -55,7 +53,7 @@ def test_infinities_and_nan_must_agree(original, rewritten, equal):
     assert places == (set() if equal else {("output", (1,))})
 
 
-def test_nan_at_the_same_places_is_noted_and_hides_nothing():
+def test_nan_at_the_same_places_is_noted_and_hides_nothing() -> None:
     def model(factor: float) -> nn.Module:
         return Function(lambda x: (factor * x.where(x < 0.7, math.nan), 1 * x))
 
@@ -67,14 +65,14 @@ def test_nan_at_the_same_places_is_noted_and_hides_nothing():
     assert ("output", "output[0]") in failing(report)
 
 
-def test_where_all_is_nan_nothing_is_equal():
+def test_where_all_is_nan_nothing_is_equal() -> None:
     model = Function(lambda x: (x * math.nan, 1 * x))
     report = check_equivalence(model, model, torch.ones(2), seeds=1)
     assert ("output", "output[0]") in failing(report)
     assert report.failures[0].problem == "nothing finite to compare: NaN in both"
 
 
-def test_nan_in_one_part_of_a_complex_number_does_not_hide_the_other():
+def test_nan_in_one_part_of_a_complex_number_does_not_hide_the_other() -> None:
     def model(imaginary: float) -> nn.Module:
         def forward(x: Tensor) -> Any:
             real = torch.stack((x[0], torch.full_like(x[0], math.nan)))
@@ -87,19 +85,19 @@ def test_nan_in_one_part_of_a_complex_number_does_not_hide_the_other():
     assert {each.index for each in report.failures} == {(1,)}
 
 
-def test_outputs_that_are_tiny_are_noted():
+def test_outputs_that_are_tiny_are_noted() -> None:
     model = Function(lambda x: (1e-9 * x, 1 * x))
     (note,) = check_equivalence(model, model, torch.ones(2), seeds=1).notes
     assert note == "output output[0]: compared absolutely, for max |original| is 1.0e-09"
 
 
-def test_nan_in_a_gradient_alone_is_caught():
+def test_nan_in_a_gradient_alone_is_caught() -> None:
     wrong = Function(lambda x: torch.where(x > 0, x, (x - x).sqrt() * 0 + x))
     report = check_equivalence(Function(lambda x: 1 * x), wrong, torch.tensor([1.0, 2.5]))
     assert failing(report) == {("input gradient", "input")}
 
 
-def test_integer_outputs_must_be_the_same():
+def test_integer_outputs_must_be_the_same() -> None:
     right = Function(lambda x: (x, torch.tensor([3, 2**40])))
     wrong = Function(lambda x: (x, torch.tensor([3, 2**40 + 1])))
     assert failing(check_equivalence(right, wrong, torch.ones(1))) == {("output", "output[1]")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,8 +16,6 @@ from torch.func import functional_call
 from passes.recurrent.recurrence import Recurrence
 from rewriter import check_equivalence, decompose
 from tests.support.comparisons import Function, Wraps, failing
-
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
 
 def swap_gates(rnn: nn.LSTM) -> nn.LSTM:
@@ -37,7 +36,7 @@ def drop_bias(rnn: nn.LSTM) -> nn.LSTM:
 
 @pytest.mark.parametrize("fault", [swap_gates, drop_bias])
 @pytest.mark.parametrize("decomposed", [False, True])
-def test_a_wrong_weight_is_caught(fault, decomposed):
+def test_a_wrong_weight_is_caught(fault: Callable[[nn.LSTM], nn.LSTM], decomposed: bool) -> None:
     model = nn.LSTM(3, 4, 2)
     wrong = fault(model)
     report = check_equivalence(model, decompose(wrong) if decomposed else wrong, torch.randn(5, 2, 3))
@@ -46,7 +45,7 @@ def test_a_wrong_weight_is_caught(fault, decomposed):
     assert not report.equal_in("float64")
 
 
-def test_a_reverse_direction_that_is_not_reversed_is_caught():
+def test_a_reverse_direction_that_is_not_reversed_is_caught() -> None:
     model = nn.GRU(3, 4, bidirectional=True)
     wrong = decompose(model)
     (reverse,) = [m for m in wrong.modules() if isinstance(m, Recurrence) and m.reverse]
@@ -57,7 +56,7 @@ def test_a_reverse_direction_that_is_not_reversed_is_caught():
     assert worst.index[-1] >= 4, "only the features of the reverse direction differ"
 
 
-def test_a_step_too_many_is_caught_although_all_shapes_agree():
+def test_a_step_too_many_is_caught_although_all_shapes_agree() -> None:
     lstm = nn.LSTM(3, 4)
     off = Wraps(lstm, lambda result: (result[0].roll(1, 0), result[1]))
     report = check_equivalence(Wraps(lstm), off, torch.randn(5, 2, 3))
@@ -66,7 +65,7 @@ def test_a_step_too_many_is_caught_although_all_shapes_agree():
 
 
 @pytest.mark.parametrize("state", [0, 1])
-def test_a_wrong_final_state_alone_is_caught(state):
+def test_a_wrong_final_state_alone_is_caught(state: int) -> None:
     def spoil(result: Any) -> Any:
         out, states = result
         return out, tuple(s + 1e-6 if k == state else s for k, s in enumerate(states))
@@ -78,7 +77,7 @@ def test_a_wrong_final_state_alone_is_caught(state):
     assert not report.equal_in("float64")
 
 
-def test_a_gradient_lost_at_one_state_is_caught_although_all_outputs_agree():
+def test_a_gradient_lost_at_one_state_is_caught_although_all_outputs_agree() -> None:
     lstm = nn.LSTM(3, 4)
     lost = Wraps(lstm, lambda result: (result[0], (result[1][0], result[1][1].detach())))
     report = check_equivalence(Wraps(lstm), lost, torch.randn(5, 2, 3))
@@ -86,7 +85,7 @@ def test_a_gradient_lost_at_one_state_is_caught_although_all_outputs_agree():
     assert ("input gradient", "input") in failing(report)
 
 
-def test_a_gradient_lost_at_one_parameter_is_caught():
+def test_a_gradient_lost_at_one_parameter_is_caught() -> None:
     class Forgets(nn.Module):
         def __init__(self, rnn: nn.Module) -> None:
             super().__init__()
@@ -100,7 +99,7 @@ def test_a_gradient_lost_at_one_parameter_is_caught():
     assert failing(report) == {("parameter gradient", "rnn.bias_ih_l0")}
 
 
-def test_a_wrong_gradient_is_shown_with_both_values():
+def test_a_wrong_gradient_is_shown_with_both_values() -> None:
     right = Function(lambda x: 3 * x)
     wrong = Function(lambda x: 5 * x - (2 * x).detach())
     (failure,) = check_equivalence(right, wrong, torch.ones(1), seeds=1).failures[:1]
@@ -123,7 +122,7 @@ def test_a_wrong_gradient_is_shown_with_both_values():
         (lambda r: (r[0].half(), r[1]), "output[0]", "got Tensor float16 (5, 2, 4) on cpu"),
     ],
 )
-def test_another_structure_is_caught(change, place, problem):
+def test_another_structure_is_caught(change: Callable[[Any], Any], place: str, problem: str) -> None:
     gru = nn.GRU(3, 4)
     report = check_equivalence(Wraps(gru), Wraps(gru, change), torch.randn(5, 2, 3))
     here = [each for each in report.failures if (each.dtype, each.kind) == ("float32", "structure")]
@@ -131,7 +130,7 @@ def test_another_structure_is_caught(change, place, problem):
     assert problem in structures[place]
 
 
-def test_a_cast_is_caught_in_the_other_dtype():
+def test_a_cast_is_caught_in_the_other_dtype() -> None:
     gru = nn.GRU(3, 4)
     report = check_equivalence(Wraps(gru), Wraps(gru, lambda r: (r[0].float(), r[1])), torch.randn(5, 2, 3))
     assert report.equal_in("float32")
@@ -139,7 +138,7 @@ def test_a_cast_is_caught_in_the_other_dtype():
     assert found == ["expected Tensor float64 (5, 2, 4) on cpu, got Tensor float32 (5, 2, 4) on cpu"]
 
 
-def test_a_parameter_of_another_dtype_is_caught_although_both_models_are_converted():
+def test_a_parameter_of_another_dtype_is_caught_although_both_models_are_converted() -> None:
     model = nn.Linear(2, 2)
     report = check_equivalence(model, copy.deepcopy(model).double(), torch.randn(3, 2))
     assert {place for _, place in failing(report)} == {"weight", "bias"}
@@ -148,7 +147,7 @@ def test_a_parameter_of_another_dtype_is_caught_although_both_models_are_convert
 
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_any_single_changed_weight_is_caught(data):
+def test_any_single_changed_weight_is_caught(data: st.DataObject) -> None:
     kind, width = data.draw(st.sampled_from([nn.LSTM, nn.GRU, nn.RNN])), data.draw(st.integers(1, 3))
     model = kind(2, width, data.draw(st.integers(1, 2)), bidirectional=data.draw(st.booleans())).double()
     wrong = copy.deepcopy(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,8 @@ from rewriter import RewriteError, assert_equivalent, check_equivalence, decompo
 from rewriter.equivalence.report import EquivalenceError
 from tests.support.comparisons import Wraps
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
-
-def test_the_report_is_json_that_any_reader_takes():
+def test_the_report_is_json_that_any_reader_takes() -> None:
     wrong = Wraps(nn.Linear(2, 2), lambda y: y * math.nan)
     report = check_equivalence(nn.Linear(2, 2), wrong, torch.randn(3, 2))
 
@@ -33,7 +32,7 @@ def test_the_report_is_json_that_any_reader_takes():
     assert output["problem"].endswith("the relative difference inf is above 1e-05")
 
 
-def test_the_table_lists_states_and_sums_parameters_up():
+def test_the_table_lists_states_and_sums_parameters_up() -> None:
     model = nn.LSTM(3, 4)
     text = str(check_equivalence(model, decompose(model), torch.randn(5, 2, 3)))
     lines = text.splitlines()
@@ -44,9 +43,9 @@ def test_the_table_lists_states_and_sums_parameters_up():
     assert sum("parameter gradients, worst of 4" in line for line in lines) == 2
 
 
-def test_assert_equivalent_raises_with_the_report_and_its_table():
+def test_assert_equivalent_raises_with_the_report_and_its_table() -> None:
     model, other = nn.GRU(3, 4), nn.GRU(3, 4)
-    assert assert_equivalent(model, decompose(model), torch.randn(5, 3)) is None
+    assert assert_equivalent(model, decompose(model), torch.randn(5, 3)) is None  # type: ignore[func-returns-value]
     with pytest.raises(EquivalenceError) as caught:
         assert_equivalent(model, other, torch.randn(5, 3))
     assert isinstance(caught.value, RewriteError)
@@ -56,7 +55,7 @@ def test_assert_equivalent_raises_with_the_report_and_its_table():
     assert pickle.loads(pickle.dumps(caught.value)).report == caught.value.report
 
 
-def test_a_long_list_of_failures_is_cut_in_the_message_and_nowhere_else():
+def test_a_long_list_of_failures_is_cut_in_the_message_and_nowhere_else() -> None:
     model = nn.GRU(3, 4, 3)
     report = check_equivalence(model, nn.GRU(3, 4, 3), torch.randn(5, 3))
     assert len(report.failures) > 20
@@ -93,6 +92,6 @@ def test_a_long_list_of_failures_is_cut_in_the_message_and_nowhere_else():
         ),
     ],
 )
-def test_bad_input_is_named(arguments, options, message):
+def test_bad_input_is_named(arguments: tuple[Any, ...], options: dict[str, Any], message: str) -> None:
     with pytest.raises(RewriteError, match=message):
         check_equivalence(*arguments, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import deque, namedtuple
+from collections import abc, deque, namedtuple
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -17,8 +17,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from rewriter import check_equivalence
 from tests.support.comparisons import Function, failing
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-
 
 class Named(NamedTuple):
     out: Tensor
@@ -27,7 +25,7 @@ class Named(NamedTuple):
 
 @dataclass
 class Data:
-    out: Tensor
+    out: Tensor | PackedSequence
     rest: Any
 
 
@@ -76,7 +74,9 @@ class Attribute(list[Any]):
         (lambda x, y: Attribute([x], y), "output.y"),
     ],
 )
-def test_tensors_are_found_wherever_they_are(structure, place):
+def test_tensors_are_found_wherever_they_are(
+    structure: abc.Callable[[Tensor, Tensor], Any], place: str
+) -> None:
     right, wrong = Function(lambda x: structure(x, 0.5 - x)), Function(lambda x: structure(x, 0.7 - x))
     inputs = torch.tensor([0.6, 0.25])
     assert check_equivalence(right, right, inputs).equal
@@ -95,7 +95,7 @@ def test_tensors_are_found_wherever_they_are(structure, place):
         ({"a": 1}, {"b": 1}, "expected dict with ['a'], got dict with ['b']"),
     ],
 )
-def test_other_parts_must_be_the_same(expected, got, problem):
+def test_other_parts_must_be_the_same(expected: Any, got: Any, problem: str) -> None:
     report = check_equivalence(
         Function(lambda x: (x, expected)), Function(lambda x: (x, got)), torch.ones(1), seeds=1
     )
@@ -112,7 +112,7 @@ def test_other_parts_must_be_the_same(expected, got, problem):
         (torch.Size([2, 3]), torch.Size([2, 4])),
     ],
 )
-def test_plain_containers_are_compared_by_value(expected, got):
+def test_plain_containers_are_compared_by_value(expected: Any, got: Any) -> None:
     def model(value: Any) -> nn.Module:
         return Function(lambda x: (x, value))
 
@@ -137,7 +137,9 @@ def test_plain_containers_are_compared_by_value(expected, got):
         (lambda y: object(), "object"),
     ],
 )
-def test_what_cannot_be_looked_into_is_never_called_equal(hide, name):
+def test_what_cannot_be_looked_into_is_never_called_equal(
+    hide: abc.Callable[[Tensor], Any], name: str
+) -> None:
     def model(sign: float) -> nn.Module:
         return Function(lambda x: (x, hide(sign * x)))
 
@@ -146,7 +148,7 @@ def test_what_cannot_be_looked_into_is_never_called_equal(hide, name):
     assert problem.startswith(f"cannot look into {name} at output[1]")
 
 
-def test_an_object_that_is_there_twice_is_compared_twice():
+def test_an_object_that_is_there_twice_is_compared_twice() -> None:
     def twice(x: Tensor) -> Any:
         data = SimpleNamespace(x=x)
         return data, data
@@ -155,7 +157,7 @@ def test_an_object_that_is_there_twice_is_compared_twice():
     assert ("output", "output[1].x") in failing(check_equivalence(Function(twice), wrong, torch.ones(1)))
 
 
-def test_a_model_of_which_no_output_was_compared_is_not_called_equal():
+def test_a_model_of_which_no_output_was_compared_is_not_called_equal() -> None:
     class Silent(nn.Linear):
         def forward(self, x: Tensor) -> Any:
             return {"shape": super().forward(x).shape}
@@ -165,7 +167,7 @@ def test_a_model_of_which_no_output_was_compared_is_not_called_equal():
         assert {each.problem for each in report.failures} == {"no tensor of the outputs could be compared"}
 
 
-def test_an_output_that_refers_to_itself_ends():
+def test_an_output_that_refers_to_itself_ends() -> None:
     def circle(x: Tensor) -> SimpleNamespace:
         node = SimpleNamespace(x=x)
         node.me = node
@@ -174,7 +176,7 @@ def test_an_output_that_refers_to_itself_ends():
     assert check_equivalence(Function(circle), Function(circle), torch.ones(1)).equal
 
 
-def test_inputs_in_dataclasses_and_packed_sequences_get_gradients():
+def test_inputs_in_dataclasses_and_packed_sequences_get_gradients() -> None:
     gru = nn.GRU(3, 4)
     packed = pack_sequence([torch.randn(n, 3) for n in (4, 2)])
     model = Function(lambda batch, scale: gru(batch.out)[1] * batch.rest["w"] * scale)

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from rewriter import RewriteError, assert_equivalent, check_equivalence, decompose
 from tests.support.comparisons import Function, Wraps, failing
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-
 
 def snapshot(*models: nn.Module) -> list[Any]:
     found: list[Any] = [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
@@ -50,8 +48,9 @@ class Draws(nn.Module):
 
 
 @pytest.mark.parametrize("broken", ["neither", "rewritten", "original"])
-def test_models_inputs_and_global_state_stay(broken):
+def test_models_inputs_and_global_state_stay(broken: str) -> None:
     original, inputs = Draws(), torch.randn(5, 2, 3)
+    rewritten: Any
     original(inputs.clone()).sum().backward()
     rewritten = decompose(original)
     original.broken, rewritten.broken = broken == "original", broken == "rewritten"
@@ -68,8 +67,10 @@ def test_models_inputs_and_global_state_stay(broken):
     assert inputs.grad is None
 
 
-def test_a_model_that_keeps_its_state_is_compared_from_the_same_state_each_time():
+def test_a_model_that_keeps_its_state_is_compared_from_the_same_state_each_time() -> None:
     class Keeps(nn.Module):
+        calls: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.lstm = nn.LSTM(3, 4)
@@ -90,7 +91,7 @@ def test_a_model_that_keeps_its_state_is_compared_from_the_same_state_each_time(
     assert model.calls == calls
 
 
-def test_it_works_where_gradients_are_off():
+def test_it_works_where_gradients_are_off() -> None:
     model = nn.GRU(2, 3)
     wrong = Wraps(model, lambda result: (result[0].detach(), result[1]))
     with torch.no_grad():
@@ -100,12 +101,12 @@ def test_it_works_where_gradients_are_off():
         assert check_equivalence(model, decompose(model), torch.randn(3, 2)).equal
 
 
-def test_modes_that_differ_are_noted():
+def test_modes_that_differ_are_noted() -> None:
     report = check_equivalence(nn.Linear(2, 2), nn.Linear(2, 2).eval(), torch.randn(3, 2))
     assert "note: the original is in training mode, the rewritten model in evaluation mode" in str(report)
 
 
-def test_inner_modes_that_differ_are_noted():
+def test_inner_modes_that_differ_are_noted() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
     other = copy.deepcopy(model)
     other[1].eval()
@@ -117,7 +118,7 @@ def test_inner_modes_that_differ_are_noted():
             assert not check_equivalence(gru, rewritten, torch.randn(3, 2), seeds=1).notes
 
 
-def test_buffers_after_the_call_are_compared():
+def test_buffers_after_the_call_are_compared() -> None:
     right, wrong = nn.BatchNorm1d(2, momentum=0.1), nn.BatchNorm1d(2, momentum=0.9)
     report = check_equivalence(right, wrong, torch.randn(4, 2))
     places = {("buffer after the call", name) for name in ("running_mean", "running_var")}
@@ -126,15 +127,15 @@ def test_buffers_after_the_call_are_compared():
     assert check_equivalence(right.eval(), wrong.eval(), torch.randn(4, 2)).equal
 
 
-def test_a_buffer_that_was_never_written_is_no_difference():
+def test_a_buffer_that_was_never_written_is_no_difference() -> None:
     model = nn.Linear(2, 2)
     model.register_buffer("unused", torch.full((2,), math.nan))
     assert check_equivalence(model, copy.deepcopy(model), torch.randn(3, 2), seeds=1).equal
 
 
-def test_an_original_that_differs_from_itself_is_noted():
+def test_an_original_that_differs_from_itself_is_noted() -> None:
     calls = iter(range(1, 1000))
-    model = Function(lambda x: x * next(calls))
+    model: Any = Function(lambda x: x * next(calls))
     model.__deepcopy__ = lambda memo: model
     report = check_equivalence(model, Function(lambda x: x), torch.ones(2), seeds=1)
     assert "differs from itself when run twice from the same seed, at output" in report.notes[0]
@@ -151,14 +152,15 @@ class Compiled(nn.Module):
         return 2 * self._orig_mod(x)
 
 
-def test_a_module_is_not_taken_for_compiled_by_the_name_of_an_attribute():
+def test_a_module_is_not_taken_for_compiled_by_the_name_of_an_attribute() -> None:
     wrong = Compiled()
     report = check_equivalence(Wraps(wrong._orig_mod), wrong, torch.randn(3, 2))
     assert ("output", "output") in failing(report)
 
 
-def test_compiled_models_are_compared_without_compile_and_noted():
+def test_compiled_models_are_compared_without_compile_and_noted() -> None:
     model = nn.Linear(2, 2)
-    report = check_equivalence(model, torch.compile(model, backend="eager"), torch.randn(3, 2), seeds=1)
+    compiled: Any = torch.compile(model, backend="eager")
+    report = check_equivalence(model, compiled, torch.randn(3, 2), seeds=1)
     assert report.equal
     assert report.notes == ("the rewritten model was compared without torch.compile",)

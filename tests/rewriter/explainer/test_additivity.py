@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +93,7 @@ def test_error_names_an_operation_that_writes_in_place() -> None:
 def test_tolerance() -> None:
     """A float is one; everything else says whether to check, as in shap."""
     explainer, x = DeepExplainer(Unknown(), torch.rand(3, 2)), torch.rand(4, 2)
+    check: Any
     for check in (True, 1, 1e-4, np.True_):
         with pytest.raises(AssertionError, match="tolerance 1e-04"):
             explainer.shap_values(x, check_additivity=check)

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import torch
 from torch import nn
@@ -222,10 +222,11 @@ def test_bad_memory(max_memory: Any) -> None:
 
 def test_bad_names() -> None:
     x = torch.randn(3, 5, 3)
-    for options, message in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"feature_names": ["a"]}, "feature_names: expected 3 names, one per feature, or 15"),
         ({"output_names": ["a"]}, "output_names: expected 2 names, got 1"),
-    ):
+    )
+    for options, message in cases:
         with pytest.raises(RewriteError, match=message):
             DeepExplainer(gallery.Classifier(), x, **options)(x)
 

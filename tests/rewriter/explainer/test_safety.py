@@ -275,6 +275,8 @@ def test_a_copy_remembers_nothing_of_other_weights() -> None:
 class KeepsState(gallery.Classifier):
     """Begins where the last batch of that size ended, and counts its rows."""
 
+    rows: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__("GRU")
         self.state: torch.Tensor | None = None

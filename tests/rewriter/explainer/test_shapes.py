@@ -116,6 +116,7 @@ def test_constructor_is_that_of_stock_shap() -> None:
     assert all(ours[name].default == each.default for name, each in theirs.items())
     expected = DeepExplainer(model, background).shap_values(x)
     np.testing.assert_array_equal(DeepExplainer(model, background, None, None).shap_values(x), expected)
+    options: dict[str, Any]
     for options in ({"session": object()}, {"learning_phase_flags": []}):
         with pytest.raises(RewriteError, match=rf"{next(iter(options))}: expected None.*TensorFlow 1"):
             DeepExplainer(model, background, **options)
@@ -164,7 +165,7 @@ def test_names_and_data_of_several_inputs() -> None:
 def test_data_of_an_inner_module_are_what_it_gets() -> None:
     model = nn.Sequential(nn.Embedding(10, 3), gallery.Classifier("GRU")).eval()
     tokens, background = torch.randint(10, (4, 5)), torch.randint(10, (6, 5))
-    explainer = DeepExplainer((model, model[1].rnn), background)
+    explainer = DeepExplainer((model, model.get_submodule("1.rnn")), background)
     explanation = explainer(tokens)
     assert explanation.shape == (4, 15, 2)
     with torch.no_grad():

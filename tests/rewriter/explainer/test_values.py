@@ -144,8 +144,8 @@ class ThreeTimes(nn.Module):
 def test_activations_in_place() -> None:
     torch.manual_seed(1)
     x, background = torch.randn(2, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
-    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 2)).double()
-    apart = nn.Sequential(model[0], nn.ReLU(), model[2])
+    model: nn.Module = nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 2)).double()
+    apart: nn.Module = nn.Sequential(model[0], nn.ReLU(), model[2])
     expected = shap.DeepExplainer(apart, background).shap_values(x)
     assert_same(DeepExplainer(model, background).shap_values(x), expected, 1e-11)
     model, apart = ThreeTimes(inplace=True).double(), ThreeTimes(inplace=False).double()
@@ -165,7 +165,7 @@ class Tied(nn.Module):
         self.first, self.second = (nn.LSTM(4, 4, batch_first=True) for _ in range(2))
         self.second.weight_ih_l0 = self.first.weight_ih_l0
         self.head = nn.Linear(4, 16)
-        self.head.weight = self.first.weight_hh_l0
+        self.head.weight = self.first.get_parameter("weight_hh_l0")
         self.register_buffer("scale", torch.rand(4) + 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -207,8 +207,9 @@ def test_interim_layer() -> None:
     layer = rewritten.get_submodule("2.norm")
     expected = shap.DeepExplainer((rewritten, layer), background).shap_values(x, check_additivity=False)
     expected = expected[0] if isinstance(expected, list) else expected
-    assert_same(DeepExplainer((model, model[2].norm), background).shap_values(x), expected, 1e-11)
-    assert DeepExplainer((model, model[2].rnn), background).shap_values(x).shape == (2, 5, 3, 2)
+    norm, rnn = (model.get_submodule(name) for name in ("2.norm", "2.rnn"))
+    assert_same(DeepExplainer((model, norm), background).shap_values(x), expected, 1e-11)
+    assert DeepExplainer((model, rnn), background).shap_values(x).shape == (2, 5, 3, 2)
     with pytest.raises(RewriteError, match="not a part of the model"):
         DeepExplainer((model, nn.Linear(1, 1)), background)
 

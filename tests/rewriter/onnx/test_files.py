@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -32,32 +34,32 @@ from tests.support.exports import Calls, X, _proto, check_against_torch
         ({"opset": 18.0}, r"opset: expected 18 to 24, got 18\.0"),
     ],
 )
-def test_arguments_of_wrong_types(tmp_path, options, message):
+def test_arguments_of_wrong_types(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(RewriteError, match=message):
         export_onnx(nn.GRU(3, 4), X, tmp_path / "m.onnx", **options)
 
 
-def test_a_parameter_may_have_any_name(tmp_path):
+def test_a_parameter_may_have_any_name(tmp_path: Path) -> None:
     model = nn.Sequential(nn.GRU(3, 4, batch_first=True))
-    holder = Calls(lambda _, out: out * holder.axes_0)
+    holder: Any = Calls(lambda _, out: out * holder.axes_0)
     holder.axes_0 = nn.Parameter(torch.randn(4))
     holder.gru = model[0]
     export_onnx(holder, X + 1, tmp_path / "m.onnx")
     check_against_torch(tmp_path / "m.onnx", holder, torch.randn(4, 5, 3))
 
 
-def test_a_graph_whose_shapes_do_not_fit_is_refused():
+def test_a_graph_whose_shapes_do_not_fit_is_refused() -> None:
     with pytest.raises(RewriteError, match="does not find the shapes"):
         tidy(_proto(helper.make_node("Add", ["x"], ["y"], name="one operand")))
 
 
 @pytest.mark.parametrize("path", [3, None, b"m.onnx", "a\0b"])
-def test_paths_that_are_none(path):
+def test_paths_that_are_none(path: Any) -> None:
     with pytest.raises(RewriteError, match=r"expected (the )?path"):
         export_onnx(nn.GRU(3, 4), X, path)
 
 
-def test_a_link_is_followed_and_a_pipe_refused(tmp_path):
+def test_a_link_is_followed_and_a_pipe_refused(tmp_path: Path) -> None:
     file, link, pipe = tmp_path / "m.onnx", tmp_path / "link.onnx", tmp_path / "pipe.onnx"
     link.symlink_to(file)
     export_onnx(nn.RNN(3, 4), X, link)
@@ -70,7 +72,7 @@ def test_a_link_is_followed_and_a_pipe_refused(tmp_path):
     assert pipe.is_fifo()
 
 
-def test_long_file_names(tmp_path):
+def test_long_file_names(tmp_path: Path) -> None:
     name = "m" * 250 + ".onnx"
     export_onnx(nn.RNN(3, 4), X, tmp_path / name)
     with pytest.raises(RewriteError, match="too long"):
@@ -78,7 +80,7 @@ def test_long_file_names(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
-def test_torch_says_nothing_while_it_exports(tmp_path):
+def test_torch_says_nothing_while_it_exports(tmp_path: Path) -> None:
     code = (
         "import torch, rewriter\n"
         "class Size(torch.nn.GRU):\n"
@@ -91,7 +93,7 @@ def test_torch_says_nothing_while_it_exports(tmp_path):
     assert (ran.stdout, ran.stderr) == ("", "")
 
 
-def test_bad_paths(tmp_path):
+def test_bad_paths(tmp_path: Path) -> None:
     with pytest.raises(RewriteError, match="make the folder first"):
         export_onnx(nn.GRU(3, 4), X, tmp_path / "missing" / "m.onnx")
     with pytest.raises(RewriteError, match="got the folder"):
@@ -99,18 +101,18 @@ def test_bad_paths(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime", "onnxscript"])
-def test_a_missing_package_is_named(tmp_path, monkeypatch, missing):
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(RewriteError, match=rf"needs {missing}, .*pip install 'rnn-rewriter\[onnx\]'"):
         export_onnx(nn.GRU(3, 4), X, tmp_path / "m.onnx")
 
 
-def test_import_rewriter_does_not_import_onnx():
+def test_import_rewriter_does_not_import_onnx() -> None:
     code = "import sys, rewriter; sys.exit(any(m.split('.')[0].startswith('onnx') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_batch_is_found_in_each_input():
+def test_the_batch_is_found_in_each_input() -> None:
     model = nn.LSTM(3, 2, batch_first=True)
     inputs = torch.randn(4, 4, 3), (torch.randn(1, 4, 2), torch.randn(1, 4, 2))
     example = read_example(model, inputs)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 import pytest
@@ -18,7 +19,7 @@ from tests.support.exports import FORBIDDEN, _proto, check_against_torch
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_decomposed_model_is_exported_against_itself_and_its_original(tmp_path, flat):
+def test_a_decomposed_model_is_exported_against_itself_and_its_original(tmp_path: Path, flat: bool) -> None:
     model = nn.Sequential()
     model.add_module("rnn", nn.RNN(3, 4, batch_first=True))
     x = torch.randn(2, 3, 3)
@@ -26,7 +27,7 @@ def test_a_decomposed_model_is_exported_against_itself_and_its_original(tmp_path
     check_against_torch(tmp_path / "m.onnx", model, torch.randn(5, 3, 3))
 
 
-def test_weights_are_stored_once_whatever_the_length(tmp_path):
+def test_weights_are_stored_once_whatever_the_length(tmp_path: Path) -> None:
     model = nn.LSTM(8, 64, batch_first=True)
     weights = sum(each.numel() * 4 for each in model.parameters())
     sizes = {
@@ -41,7 +42,7 @@ def test_weights_are_stored_once_whatever_the_length(tmp_path):
     assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
 
 
-def test_every_value_names_its_batch(tmp_path):
+def test_every_value_names_its_batch(tmp_path: Path) -> None:
     export_onnx(nn.GRU(3, 4, batch_first=True), torch.randn(2, 5, 3), tmp_path / "m.onnx")
     graph = onnx.load(tmp_path / "m.onnx").graph
     shapes = {
@@ -54,7 +55,7 @@ def test_every_value_names_its_batch(tmp_path):
     assert all("batch" in shape and 0 not in shape for shape in steps.values())
 
 
-def test_the_report_prints_and_serialises(tmp_path):
+def test_the_report_prints_and_serialises(tmp_path: Path) -> None:
     report = export_onnx(nn.RNN(3, 4), torch.randn(5, 2, 3), tmp_path / "m.onnx")
     assert report.size == (tmp_path / "m.onnx").stat().st_size
     assert json.loads(json.dumps(report.to_dict()))["operators"] == dict(report.operators)
@@ -67,7 +68,7 @@ def test_the_report_prints_and_serialises(tmp_path):
     )
 
 
-def test_an_operator_outside_the_list_is_refused_and_the_old_file_kept(tmp_path):
+def test_an_operator_outside_the_list_is_refused_and_the_old_file_kept(tmp_path: Path) -> None:
     file = tmp_path / "m.onnx"
     file.write_bytes(b"old")
     model = nn.RNN(3, 4).train()
@@ -81,14 +82,14 @@ def test_an_operator_outside_the_list_is_refused_and_the_old_file_kept(tmp_path)
     assert model.training
 
 
-def test_a_failed_comparison_leaves_nothing_behind(tmp_path):
+def test_a_failed_comparison_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(RewriteError, match=r"differ by .* for a batch of 1.*tolerance.*nothing was written"):
         export_onnx(nn.RNN(3, 4), torch.randn(5, 2, 3), tmp_path / "m.onnx", tolerance=-1.0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
-    def fail(*_):
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
         raise OSError("disk full")
 
     (tmp_path / "m.onnx").write_bytes(b"old")
@@ -98,7 +99,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("m.onnx", b"old")]
 
 
-def test_operators_in_bodies_and_functions_are_found():
+def test_operators_in_bodies_and_functions_are_found() -> None:
     inner = helper.make_graph([helper.make_node("LSTM", ["x"], ["h"], name="deep")], "b", [], [])
     branch = helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)
     scan = helper.make_node("Scan", ["x"], ["y"], body=helper.make_graph([branch], "s", [], []))
@@ -111,18 +112,18 @@ def test_operators_in_bodies_and_functions_are_found():
         check_operators(_proto(helper.make_node("F", ["x"], ["y"], domain="d"), functions=[function]), set())
 
 
-def test_the_list_holds_no_loops_and_nothing_recurrent():
+def test_the_list_holds_no_loops_and_nothing_recurrent() -> None:
     assert FORBIDDEN.isdisjoint(ONNX_OPERATORS)
     assert not [name for name in ONNX_OPERATORS if "Random" in name or "Sequence" in name]
     assert all(onnx.defs.has(name) for name in ONNX_OPERATORS)
 
 
-def test_the_checker_is_asked():
+def test_the_checker_is_asked() -> None:
     with pytest.raises(RewriteError, match=r"onnx\.checker refuses"):
         check_model(_proto(helper.make_node("Add", ["x"], ["y"])))
 
 
-def test_relative_error_sees_shapes_types_and_what_is_not_finite():
+def test_relative_error_sees_shapes_types_and_what_is_not_finite() -> None:
     a = torch.tensor([1.0, torch.nan, 8.0])
     assert relative_error(a, a) == 0
     assert relative_error(a, torch.tensor([3.0, torch.nan, 8.0])) == 0.25

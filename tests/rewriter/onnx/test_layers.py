@@ -1,5 +1,8 @@
 """Exported layers give in onnxruntime what they give in torch."""
 
+from pathlib import Path
+from typing import Any, Literal
+
 import onnx
 import pytest
 import torch
@@ -13,7 +16,7 @@ from tests.support.exports import FORBIDDEN, check_against_torch
 class EveryLayer(nn.Module):
     """All kinds and options side by side on one batch-first input."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             [
@@ -26,21 +29,21 @@ class EveryLayer(nn.Module):
         )
         self.time_first = nn.GRU(3, 4)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Any:
         return [layer(x) for layer in self.layers], self.time_first(x.transpose(0, 1))
 
 
 class Cells(nn.Module):
     """Every cell in the user's own loop, with a branch that torch.fx cannot follow."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.lstm = nn.LSTMCell(3, 4)
         self.gru = nn.GRUCell(4, 4, bias=False)
         self.tanh = nn.RNNCell(4, 4)
         self.relu = nn.RNNCell(4, 2, nonlinearity="relu")
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Any]:
         state = g = t = r = None
         outputs = []
         for step in range(x.shape[1]):
@@ -53,7 +56,9 @@ class Cells(nn.Module):
 
 
 class Wrapped(nn.GRU):
-    def forward(self, x, hx=None):
+    def forward(  # type: ignore[override]
+        self, x: torch.Tensor, hx: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         self.flatten_parameters()
         return super().forward(2 * x, hx)
 
@@ -61,14 +66,16 @@ class Wrapped(nn.GRU):
 class Island(nn.Module):
     """What torch.fx does not follow: len, branches, keyword states, counters, mappings as outputs."""
 
-    def __init__(self):
+    calls: torch.Tensor
+
+    def __init__(self) -> None:
         super().__init__()
         self.rnn = nn.LSTM(3, 4, 2, batch_first=True)
         self.gru = Wrapped(4, 4, batch_first=True)
         self.head = nn.Linear(4, 2)
         self.register_buffer("calls", torch.zeros(()))
 
-    def forward(self, x, hx=None):
+    def forward(self, x: torch.Tensor, hx: Any = None) -> dict[str, Any]:
         assert isinstance(self.rnn, nn.LSTM)
         self.calls += 1
         if hx is None:
@@ -83,7 +90,7 @@ class Island(nn.Module):
 class Around(nn.Module):
     """Embedding, attention, convolution, norms, chunks and two inputs around a recurrent layer."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(20, 8)
         self.encode = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
@@ -94,7 +101,7 @@ class Around(nn.Module):
         self.head = nn.Linear(8, 20, bias=False)
         self.head.weight = self.embed.weight
 
-    def forward(self, tokens, weight):
+    def forward(self, tokens: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = self.encode(self.embed(tokens))
         a, b = self.norm(self.conv(x.transpose(1, 2))).chunk(2, 1)
         x, _ = self.lstm((a * b.sigmoid()).transpose(1, 2))
@@ -102,8 +109,7 @@ class Around(nn.Module):
         return self.head(x.split(8, -1)[0]).log_softmax(-1) * weight[:, None, None], attention
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-def test_every_layer_kind_gives_what_torch_gives(tmp_path):
+def test_every_layer_kind_gives_what_torch_gives(tmp_path: Path) -> None:
     model = EveryLayer()
     report = export_onnx(model, torch.randn(3, 5, 3), tmp_path / "m.onnx")
     check_against_torch(tmp_path / "m.onnx", model, torch.randn(11, 5, 3))
@@ -112,8 +118,7 @@ def test_every_layer_kind_gives_what_torch_gives(tmp_path):
     assert max(report.errors.values()) <= 1e-6
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-def test_loops_take_any_length_in_both_directions(tmp_path):
+def test_loops_take_any_length_in_both_directions(tmp_path: Path) -> None:
     model = EveryLayer()
     report = export_onnx(model, torch.randn(3, 5, 3), tmp_path / "m.onnx", loops=True)
     assert report.inputs == {"x": ("batch", "time", 3)}
@@ -123,7 +128,7 @@ def test_loops_take_any_length_in_both_directions(tmp_path):
         check_against_torch(tmp_path / "m.onnx", model, torch.randn(4, length, 3))
 
 
-def test_cells_in_a_users_loop(tmp_path):
+def test_cells_in_a_users_loop(tmp_path: Path) -> None:
     model = Cells()
     report = export_onnx(model, torch.randn(2, 6, 3), tmp_path / "m.onnx")
     check_against_torch(tmp_path / "m.onnx", model, torch.randn(5, 6, 3))
@@ -132,7 +137,7 @@ def test_cells_in_a_users_loop(tmp_path):
     assert set(dict(model.named_parameters())) <= set(weights)
 
 
-def test_a_model_that_fx_cannot_follow_is_exported_and_stays_as_it_is(tmp_path):
+def test_a_model_that_fx_cannot_follow_is_exported_and_stays_as_it_is(tmp_path: Path) -> None:
     model = Island().train()
     model.gru.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -150,7 +155,7 @@ def test_a_model_that_fx_cannot_follow_is_exported_and_stays_as_it_is(tmp_path):
     check_against_torch(tmp_path / "m.onnx", model, torch.randn(5, 6, 3))
 
 
-def test_other_layers_around_and_tied_weights(tmp_path):
+def test_other_layers_around_and_tied_weights(tmp_path: Path) -> None:
     model = Around()
     inputs = torch.randint(0, 20, (3, 5)), torch.rand(3)
     report = export_onnx(model, inputs, tmp_path / "m.onnx", output_names=["scores", "attention"])
@@ -165,12 +170,14 @@ def test_other_layers_around_and_tied_weights(tmp_path):
 class ReadsParameters(nn.Module):
     """Asks a layer and a cell for their parameters: for their device, as factories, and to compute with."""
 
-    def __init__(self):
+    lstm: Any
+
+    def __init__(self) -> None:
         super().__init__()
         self.lstm = nn.LSTM(3, 5, batch_first=True, proj_size=4, bidirectional=True)
         self.cell = nn.GRUCell(8, 4)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         h = torch.zeros(2, x.shape[0], 4, device=self.lstm.weight_hh_l0.device)
         out, _ = self.lstm(x, (h, self.lstm.weight_hr_l0.new_zeros(2, x.shape[0], 5)))
         state = self.cell.weight_hh.new_zeros(x.shape[0], 4)
@@ -179,9 +186,10 @@ class ReadsParameters(nn.Module):
         return out * self.lstm.weight_hh_l0_reverse.norm(), state + self.cell.bias_hh[:4]
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("gates", [None, "fused", "split"])
-def test_a_model_may_read_the_parameters_of_its_layers(tmp_path, gates):
+def test_a_model_may_read_the_parameters_of_its_layers(
+    tmp_path: Path, gates: Literal["fused", "split"] | None
+) -> None:
     model = ReadsParameters()
     exported = model if gates is None else rewriter.decompose(model, gates=gates)
     for loops in (False, True):
@@ -189,8 +197,7 @@ def test_a_model_may_read_the_parameters_of_its_layers(tmp_path, gates):
         check_against_torch(tmp_path / "m.onnx", model, torch.randn(4, 5, 3))
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-def test_a_projected_layer_with_its_states_as_inputs(tmp_path):
+def test_a_projected_layer_with_its_states_as_inputs(tmp_path: Path) -> None:
     model = nn.LSTM(3, 5, proj_size=2)
     states = torch.randn(1, 3, 2), torch.randn(1, 3, 5)
     report = export_onnx(
@@ -206,7 +213,7 @@ def test_a_projected_layer_with_its_states_as_inputs(tmp_path):
     check_against_torch(tmp_path / "m.onnx", model, torch.randn(4, 8, 3), states)
 
 
-def test_float64_keyword_arguments_and_the_newest_opset(tmp_path):
+def test_float64_keyword_arguments_and_the_newest_opset(tmp_path: Path) -> None:
     model = nn.GRU(3, 4, batch_first=True).double()
     inputs = {"hx": torch.randn(1, 2, 4).double(), "input": torch.randn(2, 7, 3).double()}
     report = export_onnx(model, inputs, tmp_path / "m.onnx", opset=24)

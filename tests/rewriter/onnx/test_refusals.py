@@ -1,6 +1,9 @@
 """What cannot be exported as promised is refused, and named."""
 
 import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,20 +15,20 @@ from tests.support.exports import Calls, X, check_against_torch
 
 
 class FixedBatch(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.gru = nn.GRU(3, 4, batch_first=True)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.gru(x, torch.zeros(1, 2, 4))[0]
 
 
 class Branching(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.gru = nn.GRU(3, 4, batch_first=True)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.gru(x)[0]
         return out if out.sum() > 0 else -out
 
@@ -47,7 +50,9 @@ class Branching(nn.Module):
         (nn.GRU(4, 4), X, {}, r"do not run through the model.*RuntimeError: input\.size"),
     ],
 )
-def test_refusals_before_the_export(tmp_path, model, inputs, options, message):
+def test_refusals_before_the_export(
+    tmp_path: Path, model: Any, inputs: Any, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(RewriteError, match=message):
         export_onnx(model, inputs, tmp_path / "m.onnx", **options)
     assert list(tmp_path.iterdir()) == []
@@ -63,19 +68,21 @@ def test_refusals_before_the_export(tmp_path, model, inputs, options, message):
         (nn.Linear(3, 4), {"loops": True}, r"length of the sequences is frozen.*loops=False"),
     ],
 )
-def test_refusals_during_the_export(tmp_path, model, options, message):
+def test_refusals_during_the_export(
+    tmp_path: Path, model: Any, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(RewriteError, match=message):
         export_onnx(model, X, tmp_path / "m.onnx", **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_rewritten_is_declined(tmp_path):
+def test_what_cannot_be_rewritten_is_declined(tmp_path: Path) -> None:
     model = nn.utils.parametrizations.weight_norm(nn.LSTM(3, 4), "weight_hh_l0")
     with pytest.raises(DeclinedError, match="parametrized"):
         export_onnx(model, X, tmp_path / "m.onnx")
 
 
-def test_loops_with_a_length_that_is_also_the_number_of_features(tmp_path):
+def test_loops_with_a_length_that_is_also_the_number_of_features(tmp_path: Path) -> None:
     model = nn.LSTM(6, 5, batch_first=True)
     report = export_onnx(model, torch.randn(3, 6, 6), tmp_path / "m.onnx", loops=True)
     assert report.inputs == {"input": ("batch", "time", 6)}
@@ -83,22 +90,22 @@ def test_loops_with_a_length_that_is_also_the_number_of_features(tmp_path):
 
 
 class Masked(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.gru = nn.GRU(4, 3, batch_first=True)
 
-    def forward(self, x, mask):
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return self.gru(x * mask[:, :, None])[0] * mask[:, :, None]
 
 
-def test_loops_with_inputs_of_one_length(tmp_path):
+def test_loops_with_inputs_of_one_length(tmp_path: Path) -> None:
     model = Masked()
     report = export_onnx(model, (torch.randn(3, 4, 4), torch.rand(3, 4)), tmp_path / "m.onnx", loops=True)
     assert report.inputs == {"x": ("batch", "time", 4), "mask": ("batch", "time")}
     check_against_torch(tmp_path / "m.onnx", model, torch.randn(2, 9, 4), torch.rand(2, 9))
 
 
-def test_a_model_may_write_into_its_input(tmp_path):
+def test_a_model_may_write_into_its_input(tmp_path: Path) -> None:
     model = nn.Sequential(nn.ReLU(inplace=True), nn.GRU(3, 4, batch_first=True))
     example = torch.randn(2, 5, 3)
     before = example.clone()
@@ -107,7 +114,7 @@ def test_a_model_may_write_into_its_input(tmp_path):
     check_against_torch(tmp_path / "m.onnx", model, torch.randn(4, 5, 3))
 
 
-def test_an_output_may_be_none(tmp_path):
+def test_an_output_may_be_none(tmp_path: Path) -> None:
     model = Calls(lambda _, out: (out, None))
     assert list(export_onnx(model, X, tmp_path / "m.onnx").outputs) == ["output"]
 
@@ -122,13 +129,15 @@ def test_an_output_may_be_none(tmp_path):
         (lambda x, out: out / 0 if len(x) == 1 else out, "no finite number for the batch of 1|differ"),
     ],
 )
-def test_outputs_that_cannot_be_compared(tmp_path, end, message):
+def test_outputs_that_cannot_be_compared(
+    tmp_path: Path, end: Callable[[torch.Tensor, torch.Tensor], Any], message: str
+) -> None:
     with pytest.raises(RewriteError, match=message):
         export_onnx(Calls(end), X + 1, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_length_that_the_model_does_not_take_is_named(tmp_path):
+def test_a_length_that_the_model_does_not_take_is_named(tmp_path: Path) -> None:
     table = torch.randn(7, 4)
     model = Calls(lambda x, out: out + table[torch.arange(x.shape[1])])
     with pytest.raises(RewriteError, match="does not run a batch of 5, 4 steps longer: IndexError"):
@@ -136,7 +145,7 @@ def test_a_length_that_the_model_does_not_take_is_named(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_a_scripted_layer_is_declined_with_advice_that_fits(tmp_path):
+def test_a_scripted_layer_is_declined_with_advice_that_fits(tmp_path: Path) -> None:
     with pytest.raises(DeclinedError, match=r"scripted module(.|\n)*\nMend them, then export\.$") as caught:
         export_onnx(torch.jit.script(nn.LSTM(3, 4)), X, tmp_path / "m.onnx")
     copy = pickle.loads(pickle.dumps(caught.value))

@@ -150,7 +150,7 @@ class Scaled(nn.LSTM):
         super().__init__(*args, **options)
         self.norm = nn.LayerNorm(self.input_size)
 
-    def forward(
+    def forward(  # type: ignore[override]
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         out, state = super().forward(self.norm(input), hx)
