@@ -61,6 +61,7 @@ ORDER = {
     ],
     "rewriter": [
         "inputs",
+        "places",
         "compiler",
         "engine.problem",
         "engine.tiles",

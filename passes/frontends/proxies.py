@@ -6,7 +6,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -15,6 +15,12 @@ from torch import fx
 from passes.graph.leaf_functions import leaf
 from passes.operations.catalogue import OPERATIONS
 from passes.operations.operation import Kind
+from passes.user_code.source import is_library, is_users
+
+
+def _decides(frame: FrameType) -> bool:
+    """Whether code that is neither ours nor torch's is running, which may go on by what it sees."""
+    return not is_library(frame.f_code.co_filename)
 
 
 def _recorded(operator_name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
@@ -54,6 +60,32 @@ class WritableProxy(fx.Proxy):
 
     def __getattr__(self, k: str) -> fx.proxy.Attribute:
         return WritableAttribute(self, k)
+
+    def __hash__(self) -> int:
+        # A set or a dictionary would look for the proxy, and find nothing, whatever the value is.
+        raise fx.proxy.TraceError("looks a traced value up in a set or a dictionary")
+
+    def __str__(self) -> str:
+        return self._shown(fx.Proxy.__repr__(self))
+
+    def __repr__(self) -> str:
+        return self._shown(fx.Proxy.__repr__(self))
+
+    def __format__(self, specification: str) -> str:
+        return self._shown(fx.Proxy.__repr__(self))
+
+    def _shown(self, text: str) -> str:
+        if _decides(sys._getframe(2)):
+            raise fx.proxy.TraceError("makes a text of a traced value")
+        return text
+
+    @property  # type: ignore[misc]  # torch, isinstance and dispatch by type ask for it
+    def __class__(self) -> type:
+        asking = sys._getframe(1)
+        # The audit reads the user's own code, from where torch's functions in C ask, too.
+        if _decides(asking) and not is_users(asking.f_code.co_filename):
+            getattr(self.tracer, "decided", str)("asks for the class of a traced value")
+        return type(self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})

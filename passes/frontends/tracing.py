@@ -8,6 +8,7 @@ from types import CodeType
 from typing import Any
 
 from torch import fx, nn
+from torch.jit import ScriptModule
 
 from passes.errors import PassError
 from passes.frontends.exported import is_graph_of_program
@@ -19,9 +20,10 @@ from passes.recurrent.recurrence import Recurrence
 from passes.stand_in import StandIn
 from passes.user_code.audit import watch
 from passes.user_code.hooks import has_hooks
-from passes.user_code.randomness import random_state, random_state_kept, same_random_state
+from passes.user_code.randomness import random_state, same_random_state
 from passes.user_code.source import user_line
 from passes.user_code.state import state_of
+from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
 
 _DRAWS = "draws random numbers of a fixed shape"
@@ -91,6 +93,10 @@ class LoweringTracer(GraphTracer):
         self.inside.pop()
         return result
 
+    def decided(self, what: str) -> None:
+        """Note that the running code went on by something that a graph would fix."""
+        self.found.setdefault(self.where(), what)
+
     def where(self) -> str:
         """The qualified name of the module whose forward is running."""
         return self.inside[-1] if self.inside else ""
@@ -125,11 +131,15 @@ class Traced:
     islands: dict[str, str] = field(default_factory=dict)
 
 
-def trace_where_possible(model: nn.Module) -> Traced:
+def trace_where_possible(model: nn.Module, code: str | None = None) -> Traced:
     """Turn ``model`` into a graph, keeping each submodule that torch.fx cannot follow as one node.
 
     If the model's own forward cannot be followed, the model is returned as it is: its parts stay
     what they are, because user code may read their attributes and call their other methods.
+
+    Args:
+        model: the model.
+        code: why it is not to become a graph, whatever torch.fx makes of it.
 
     Example:
         >>> class Branching(nn.Module):
@@ -140,28 +150,32 @@ def trace_where_possible(model: nn.Module) -> Traced:
         (True, ['1'])
 
     """
-    islands: dict[str, str] = {}
     if is_graph_of_program(model):
         return Traced(model)
-    reason = _kept_whole(model)
+    islands = _calls_of_their_own(model)
+    reason = code or _kept_whole(model) or islands.get("")
     if reason is not None:
         return Traced(model, {"": reason})
     while True:
-        graph, where, reason = _try_trace(Twin(model), islands)
+        graph, where, reason = _try_trace(model, islands)
         if graph is not None:
             return Traced(graph, islands)
+        # What was kept whole already and still stands in the way is written to by code around it.
+        while where in islands and where:
+            where = where.rpartition(".")[0]
         islands[where] = reason
         if where == "":
             return Traced(model, islands)
 
 
-def _try_trace(twin: Twin, opaque: Iterable[str]) -> tuple[fx.GraphModule | None, str, str]:
+def _try_trace(original: nn.Module, opaque: Iterable[str]) -> tuple[fx.GraphModule | None, str, str]:
     """Return a graph; or None, the module that stands in the way, and why."""
+    twin = Twin(original)
     model = twin.model
     tracer = LoweringTracer(model.get_submodule(name) for name in opaque)
     before_trace = state_of(model)
     before = random_state()
-    with random_state_kept():
+    with unnoticed(original) as outside:
         try:
             with watch(tracer.where) as ran, factories_recorded():
                 graph = tracer.trace(model)
@@ -170,9 +184,12 @@ def _try_trace(twin: Twin, opaque: Iterable[str]) -> tuple[fx.GraphModule | None
         except Exception as error:
             return None, tracer.where(), f"{type(error).__name__}: {error}".splitlines()[0]
         drew = not same_random_state(before, random_state())
+        written = outside.changed()
     found = ran.hazards(tracer.recorded) | tracer.found
     if drew and _DRAWS not in found.values():
         found[""] = _DRAWS
+    if written:
+        found.setdefault("", f"writes to {', '.join(written)}, outside of the model")
     for tensor in twin.written():
         found.setdefault(tensor.rpartition(".")[0], f"writes to {tensor}")
     for place, value in state_of(model).items():
@@ -182,7 +199,7 @@ def _try_trace(twin: Twin, opaque: Iterable[str]) -> tuple[fx.GraphModule | None
     where = max(found, key=len, default=None)
     if where is not None:
         return None, where, found[where]
-    return graph_module(twin.share_again(), graph), "", ""
+    return graph_module(original, graph), "", ""
 
 
 def _is_torch_layer(cls: type[nn.Module]) -> bool:
@@ -200,6 +217,25 @@ def _kept_whole(model: nn.Module) -> str | None:
         return "the model itself has hooks, which a graph would drop"
     if "forward" in model.__dict__:
         return "its forward was replaced on the instance"
-    if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
+    if _has_own_call(model):
         return f"{type(model).__name__} has a __call__ of its own"
     return None
+
+
+def _has_own_call(module: nn.Module) -> bool:
+    # Torch's own say that they cannot be called, or are graphs.
+    return not type(module).__call__.__module__.startswith("torch.") and not isinstance(
+        module, fx.GraphModule | ScriptModule
+    )
+
+
+def _calls_of_their_own(model: nn.Module) -> dict[str, str]:
+    """Find the modules that hold one whose ``__call__`` does more than to call the forward.
+
+    torch.fx sees the call inside of it, as a module that a graph would call again, with what is around it.
+    """
+    return {
+        name.rpartition(".")[0]: f"{name}: {type(module).__name__} has a __call__ of its own"
+        for name, module in model.named_modules()
+        if name and _has_own_call(module)
+    }

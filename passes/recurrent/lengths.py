@@ -14,7 +14,7 @@ from passes.errors import RewriteError
 from passes.recurrent.kernels import KERNELS
 from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.unroll import Call
-from passes.user_code.randomness import random_state_kept
+from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
 
 
@@ -53,7 +53,7 @@ def record_calls(
     args, kwargs = as_arguments(copied(example_inputs))
     kernels = _KernelCalls()
     try:
-        with torch.no_grad(), random_state_kept(), kernels:
+        with torch.no_grad(), unnoticed(model), kernels:
             probe(*args, **kwargs)
     except RewriteError:
         raise

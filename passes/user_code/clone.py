@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import sys
 import types
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 
-from passes.user_code.reach import attributes_of, reaches_module
+from passes.user_code.reach import attributes_of, reached, reaches_module
+from passes.user_code.tensors import TensorCopies
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -57,42 +61,30 @@ def frozen_clone(model: M) -> M:
     return clone
 
 
-def own_tensors(clone: nn.Module) -> None:
-    """Give a clone copies of its buffers and of tensors among its attributes, which its forward may change.
+def private_clone(model: M, tensor: Callable[[Tensor], Tensor] | None = None) -> M:
+    """Clone as :func:`clone_structure` does, and copy what the modules hold, as deep as it lies.
+
+    Args:
+        model: the model.
+        tensor: makes the copy of each tensor; without it parameters are shared and all others copied.
 
     Example:
-        >>> clone = clone_structure(nn.BatchNorm1d(2))
-        >>> before = clone.running_mean
-        >>> own_tensors(clone)
-        >>> clone.running_mean is before
-        False
-
-    """
-    own: dict[int, Tensor] = {}
-    for module in clone.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            # It is the original's, which cannot be cloned.
-            continue
-        for holder in (module._buffers, module.__dict__):
-            for key, value in holder.items():
-                if isinstance(value, Tensor):
-                    holder[key] = own.setdefault(id(value), value.detach().clone())
-
-
-def private_clone(model: M) -> M:
-    """Clone as :func:`clone_structure` does, and copy the plain objects that the modules hold.
-
-    Example:
-        >>> model = nn.Identity()
-        >>> model.log = [1]
+        >>> model = nn.BatchNorm1d(1)
+        >>> model.log = {"calls": [torch.zeros(1)]}
         >>> clone = private_clone(model)
-        >>> clone.log.append(2)
-        >>> model.log
-        [1]
+        >>> clone.log["calls"][0].add_(2)
+        tensor([2.])
+        >>> model.log, clone.weight is model.weight, clone.running_mean is model.running_mean
+        ({'calls': [tensor([0.])]}, True, False)
 
     """
-    clone: M = _Cloner(private=True).module(model, "")
+    clone: M = _Cloner(tensor or _all_but_parameters()).module(model, "")
     return clone
+
+
+def _all_but_parameters() -> Callable[[Tensor], Tensor]:
+    copies = TensorCopies()
+    return lambda tensor: tensor if isinstance(tensor, nn.Parameter) else copies(tensor)
 
 
 def named_clones(model: M) -> tuple[M, dict[str, nn.Module]]:
@@ -117,7 +109,15 @@ def named_clones(model: M) -> tuple[M, dict[str, nn.Module]]:
     return clone, found
 
 
-_SHARED = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, weakref.ref)
+_SHARED = (types.ModuleType, types.BuiltinFunctionType, weakref.ref, *weakref.ProxyTypes)
+
+
+def _may_hold(value: Any) -> bool:
+    """Whether a function closes over, or a method belongs to, something that code may write to."""
+    return any(not isinstance(each, _UNCHANGING) for each in reached(value) if each is not value)
+
+
+_UNCHANGING = (type(None), bool, int, float, str, type, types.FunctionType, types.ModuleType)
 
 
 class LateMethod:
@@ -138,9 +138,29 @@ class LateMethod:
         return getattr(self.owner, self.name)(*args, **kwargs)
 
 
+def is_compiled(model: object) -> bool:
+    """Whether torch.compile wrapped a model, by its class: an attribute may have the name by chance.
+
+    Example:
+        >>> is_compiled(nn.Tanh())
+        False
+
+    """
+    kind: Any = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", None)
+    return kind is not None and issubclass(type(model), kind)
+
+
 class _Cloner:
-    def __init__(self, *, private: bool = False) -> None:
-        self.private = private
+    """Clones modules, and what they hold.
+
+    Args:
+        tensor: makes the copy of each tensor, where everything is to be copied; None to share what leads
+            to no module.
+
+    """
+
+    def __init__(self, tensor: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.tensor = tensor
         self.seen: dict[int, Any] = {}
         self.paths: dict[int, str] = {}
 
@@ -149,14 +169,9 @@ class _Cloner:
         if id(module) in self.seen:
             return self.seen[id(module)]
         if isinstance(module, torch.jit.ScriptModule):
-            for name, part in module.named_modules():
-                self.seen[id(part)] = part
-                self.paths[id(part)] = ".".join(filter(None, (path, name)))
-            return module
-        # Not by getattr: a wrapper may pass every attribute of what it wraps on.
-        inner = module._modules.get("_orig_mod")
-        if inner is not None:
-            return self.module(inner, path)
+            return self.scripted(module, path)
+        if is_compiled(module):
+            return self.module(module._modules["_orig_mod"], path)
         self.paths[id(module)] = path
         kind: type[nn.Module] = type(module)
         new: Any = kind.__new__(kind)
@@ -174,23 +189,33 @@ class _Cloner:
             new.graph = copy.deepcopy(module.graph)
         return new
 
+    def scripted(self, module: torch.jit.ScriptModule, path: str) -> torch.jit.ScriptModule:
+        """Copy as a whole, or share, what cannot be taken apart."""
+        whole = module if self.tensor is None else copy.deepcopy(module)
+        for (name, part), own in zip(module.named_modules(), whole.modules(), strict=True):
+            self.seen[id(part)] = own
+            self.paths[id(part)] = ".".join(filter(None, (path, name)))
+        return whole
+
     def value(self, value: Any, path: str) -> Any:
         """Map one attribute; what reaches no module is shared, unless everything is to be private."""
         if isinstance(value, nn.Module):
             return self.module(value, path)
-        if value is None or isinstance(value, str | int | float | Tensor | type):
+        if isinstance(value, Tensor):
+            return value if self.tensor is None else self.tensor(value)
+        if value is None or isinstance(value, str | int | float | type):
             return value
         if id(value) in self.seen:
             return self.seen[id(value)]
         if isinstance(value, torch.Generator):
-            return value.clone_state() if self.private else value
+            return value if self.tensor is None else value.clone_state()
         if isinstance(value, list | dict | set | deque):
             return self.container(value, path)
         if isinstance(value, tuple | frozenset):
             items = [self.value(item, f"{path}[{k}]") for k, item in enumerate(value)]
             return value._make(items) if hasattr(value, "_make") else type(value)(items)
         if not reaches_module(value):
-            return self.own(value) if self.private else value
+            return value if self.tensor is None else self.own(value)
         return self.reference(value, path)
 
     def container(self, value: Any, path: str) -> Any:
@@ -228,30 +253,41 @@ class _Cloner:
 
     def function(self, function: types.FunctionType, path: str) -> types.FunctionType:
         """Rebuild a function around the clones of what it closes over."""
-        cells = tuple(self.cell(cell, path) for cell in function.__closure__ or ())
-        defaults = function.__defaults__ and self.value(function.__defaults__, path)
+        cells = tuple(types.CellType() for _ in function.__closure__ or ())
         new = types.FunctionType(
-            function.__code__, function.__globals__, function.__name__, defaults, cells or None
+            function.__code__, function.__globals__, function.__name__, None, cells or None
         )
-        new.__kwdefaults__ = function.__kwdefaults__
-        new.__dict__.update(function.__dict__)
+        # Before its cells are filled, in which it may lie itself.
         self.seen[id(function)] = new
+        for cell, own in zip(function.__closure__ or (), cells, strict=True):
+            # A name that is not bound yet has no contents.
+            with contextlib.suppress(ValueError):
+                own.cell_contents = self.value(cell.cell_contents, path)
+        new.__defaults__ = function.__defaults__ and self.value(function.__defaults__, path)
+        new.__kwdefaults__ = function.__kwdefaults__ and self.value(function.__kwdefaults__, path)
+        new.__dict__.update(function.__dict__)
         return new
-
-    def cell(self, cell: types.CellType, path: str) -> types.CellType:
-        try:
-            contents = cell.cell_contents
-        except ValueError:  # a name that is not bound yet
-            return cell
-        return types.CellType(self.value(contents, path))
 
     def own(self, value: Any) -> Any:
         """Copy an object that user code may write to; what cannot be copied stays shared."""
+        if isinstance(value, types.FunctionType | types.MethodType | functools.partial):
+            return self.reference(value, "") if _may_hold(value) else value
         if isinstance(value, _SHARED):
             return value
+        assert self.tensor is not None
+        memo = {id(each): self.tensor(each) for each in reached(value) if isinstance(each, Tensor)}
         try:
-            new = copy.deepcopy(value)
+            new = copy.deepcopy(value, memo)
         except Exception:
-            return value
+            return self.parts_of(value)
         self.seen[id(value)] = new
         return new
+
+    def parts_of(self, value: Any) -> Any:
+        """Copy the attributes of an object, of which one cannot be copied: a file, a lock."""
+        if not attributes_of(value):
+            return value
+        try:
+            return self.reference(value, "")
+        except Exception:
+            return value

@@ -18,6 +18,7 @@ from passes.operations.names import name_of_call
 from passes.operations.operation import Kind
 from passes.user_code.hooks import set_forward
 from passes.user_code.source import user_line
+from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
 
 
@@ -127,7 +128,7 @@ def observe(
             continue
         set_forward(module, partial(observer.enter, module.forward, name, module))
     kwargs = kwargs or {}
-    with observer:
+    with unnoticed(model), observer:
         if not isinstance(copy, fx.GraphModule):
             return copy(*args, **kwargs)
         bound = inspect.signature(copy.forward).bind(*args, **kwargs)

@@ -6,7 +6,7 @@ import functools
 import types
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 import torch
@@ -43,16 +43,26 @@ def reaches_module(value: Any) -> bool:
         (True, False)
 
     """
+    return any(isinstance(each, nn.Module) for each in reached(value))
+
+
+def reached(value: Any) -> Iterator[Any]:
+    """Yield an object and what it leads to, each once; not what modules hold, and no more than ``MOST``.
+
+    Example:
+        >>> list(reached([1, ("a",)]))
+        [[1, ('a',)], ('a',), 'a', 1]
+
+    """
     seen: set[int] = set()
     pending = [value]
     while pending and len(seen) < MOST:
         each = pending.pop()
-        if isinstance(each, nn.Module):
-            return True
         if id(each) not in seen:
             seen.add(id(each))
-            pending.extend(next_of(each))
-    return False
+            yield each
+            if not isinstance(each, nn.Module):
+                pending.extend(next_of(each))
 
 
 def attributes_of(value: Any) -> dict[str, Any]:

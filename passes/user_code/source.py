@@ -53,6 +53,17 @@ def user_line() -> str:
     return ""
 
 
+def is_library(filename: str) -> bool:
+    """Whether a file holds code of torch or of this package.
+
+    Example:
+        >>> is_library(torch.__file__), is_library("model.py")
+        (True, False)
+
+    """
+    return filename.startswith((*_OWN, TORCH))
+
+
 def is_users(filename: str) -> bool:
     """Whether a file holds code that is neither torch's, nor Python's, nor of this package, nor made up.
 

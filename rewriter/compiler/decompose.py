@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -28,6 +30,8 @@ from passes.recurrent.unroll import Call, ExpectSteps, Unroll
 from passes.replacement import ApplyReplacements, Rewrite
 from passes.stand_in import StandIn
 from passes.user_code.clone import clone_structure, named_clones
+from rewriter.compiler.proof import UnprovenError, runs
+from rewriter.compiler.proof import prove as prove_equal
 from rewriter.compiler.report import LayerReport, OperationReport, Report
 from rewriter.compiler.uncovered import uncovered_calls, uncovered_nodes
 from rewriter.inputs import Model, as_module
@@ -42,6 +46,7 @@ def decompose(
     gates: Literal["fused", "split"] = "fused",
     scope: Literal["model", "recurrent"] = "model",
     strict: bool = True,
+    prove: bool = True,
 ) -> nn.Module:
     """Rewrite a model into linear operations and atoms, each of which has an exact attribution rule.
 
@@ -66,6 +71,9 @@ def decompose(
             ``fc_hi``, …) with copies of them.
         scope: ``"model"``, or ``"recurrent"`` to leave everything but the recurrent layers as it is.
         strict: raise if a recurrent module cannot be rewritten exactly; otherwise keep it and report.
+        prove: run the result on the example inputs beside the original and compare outputs and gradients,
+            twice, then with more rows and in the other mode; what differs stays the user's code. False
+            saves three runs of the model.
 
     Returns:
         The rewritten model.
@@ -73,6 +81,8 @@ def decompose(
     Raises:
         RewriteError: for something that is not a model, or example inputs that do not run.
         DeclinedError: with ``strict``, listing every module that cannot be rewritten and why.
+        UnprovenError: if the result computes something else than the model, also with the model's own code
+            around the rewritten layers.
 
     Example:
         >>> import torch
@@ -88,10 +98,12 @@ def decompose(
     if scope not in ("model", "recurrent"):
         raise RewriteError(f"scope: expected 'model' or 'recurrent', got {scope!r}")
     model = as_module(model)
+    lower = partial(_lower, model, split=gates == "split", whole=scope == "model", strict=strict)
     with _LOCK, torch.inference_mode(False):
-        whole = scope == "model"
-        rolled = _lower(model, split=gates == "split", whole=whole, strict=strict)
-        return rolled if example_inputs is None else _reported(unroll(rolled, example_inputs), example_inputs)
+        if example_inputs is None:
+            return lower()
+        flat = partial(_flat, lower, example_inputs)
+        return _proven(model, flat, example_inputs) if prove else flat(None)
 
 
 def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None = None) -> nn.Module:
@@ -123,6 +135,50 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
     rolled = model if _report_of(model) else decompose(model)
     with _LOCK, torch.inference_mode(False):
         return _unrolled(rolled, example_inputs, length)
+
+
+def _flat(lower: Callable[..., nn.Module], example_inputs: Any, code: str | None) -> nn.Module:
+    return _reported(unroll(lower(code=code), example_inputs), example_inputs)
+
+
+def _proven(model: nn.Module, flat: Callable[[str | None], nn.Module], example_inputs: Any) -> nn.Module:
+    """Return a graph that computes what the model does, else the model's code with rewritten layers."""
+    code = None
+    while True:
+        result = None
+        try:
+            result = flat(code)
+            proven = prove_equal(model, result, example_inputs)
+        except RewriteError as error:
+            if not (isinstance(error, UnprovenError) or (error.__cause__ and runs(model, example_inputs))):
+                raise
+            if code is not None or (result is not None and not isinstance(result, fx.GraphModule)):
+                raise wrong(model, str(error)) from error
+            code = f"a graph of it computes something else: {error}"
+        else:
+            replace(Report.of(result), proven=proven).attach(result)
+            return result
+
+
+def wrong(model: nn.Module, how: str) -> UnprovenError:
+    """Return the error for a model that computes something else when its layers are rewritten."""
+    return UnprovenError(
+        f"the rewritten {type(model).__name__} computes something else than the original: {how}. Does its "
+        "code go by the type or the name of a layer? A rewritten layer answers isinstance, but has a class "
+        "of its own"
+    )
+
+
+def lowered(model: nn.Module, code: str | None = None) -> nn.Module:
+    """Decompose a model without a proof; as its own code with rewritten layers, if there is a reason to.
+
+    Example:
+        >>> lowered(nn.Sequential(nn.GRU(3, 2)), "a reason").report.islands
+        {'': 'a reason'}
+
+    """
+    with _LOCK, torch.inference_mode(False):
+        return _lower(model, split=False, whole=True, strict=True, code=code)
 
 
 def _reported(flat: nn.Module, example_inputs: Any) -> nn.Module:
@@ -166,7 +222,7 @@ def _check_length(model: nn.Module, length: int) -> None:
             )
 
 
-def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool) -> nn.Module:
+def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool, code: str | None = None) -> nn.Module:
     clone, modules = named_clones(model)
     recurrent = ApplyReplacements(recurrent_replacements(split=split), modules)
     recurrent(clone)
@@ -178,7 +234,7 @@ def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool) -> nn.Mo
     _raise_declines(recurrent.declines, strict=strict)
     exact = ApplyReplacements([ModuleReplacement(MODULES)] if whole else [], modules)
     exact(clone)
-    traced = trace_where_possible(clone)
+    traced = trace_where_possible(clone, code)
     declines = [*recurrent.declines, *_declined_nodes(traced.model)]
     _raise_declines(declines, strict=strict)
     calls = LowerCalls()

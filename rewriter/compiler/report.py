@@ -74,6 +74,26 @@ class UncoveredReport:
 
 
 @dataclass(frozen=True)
+class Proven:
+    """On what a rewritten model was compared with the original, and how well it agreed.
+
+    Args:
+        runs: what was run.
+        largest: the largest difference of an output, or of a gradient of an input, relative to the largest
+            number in it.
+        notes: what could not be compared, and why.
+
+    """
+
+    runs: tuple[str, ...]
+    largest: float
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"equal to the original, to {self.largest:.1e}, on {', '.join(self.runs)}"
+
+
+@dataclass(frozen=True)
 class Report:
     """All that :func:`rewriter.decompose` did, and did not do; ``print`` shows it as a table.
 
@@ -88,6 +108,7 @@ class Report:
         uncovered: operations on the way from input to output that no rule covers, by source line; in
             code that stays the user's they are found only with example inputs.
         code_was_run: example inputs were given, so that ``uncovered`` knows of that code, too.
+        proven: on what the result was compared with the original, and how well it agreed.
 
     Example:
         >>> import torch, rewriter
@@ -104,6 +125,7 @@ class Report:
     operations: tuple[OperationReport, ...] = ()
     uncovered: tuple[UncoveredReport, ...] = ()
     code_was_run: bool = False
+    proven: Proven | None = None
 
     def __str__(self) -> str:
         rows = [
@@ -115,6 +137,8 @@ class Report:
         notes += [f"kept as code: {_shown(name)}: {reason}" for name, reason in self.islands.items()]
         if self.islands and not self.code_was_run:
             notes.append("what has no rule in that code is listed where decompose gets example inputs")
+        if self.proven is not None:
+            notes += [str(self.proven), *self.proven.notes]
         return "\n".join([text, *self._shown_operations(), *self._shown_uncovered(), *notes])
 
     def _shown_operations(self) -> list[str]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from rewriter.engine.kept_state import fresh
+from passes.user_code.surroundings import unnoticed
+from passes.user_code.twin import Twin
 from rewriter.engine.merged_batch import outers_of
 from rewriter.engine.packing import PackByIndex
 from rewriter.engine.problem import Inputs, Problem
@@ -43,6 +44,7 @@ class Target:
     interim: str | None = None
     tokens: bool = False
     stateful: bool = False
+    code: str | None = None
 
     def run(self, inputs: Inputs) -> Tensor:
         """Return the outputs to explain, with the batch first.
@@ -51,8 +53,9 @@ class Target:
             RewriteError: if there is not one row per row of the input.
 
         """
-        model = fresh(self.model) if self.stateful else self.model
-        output = self.select(model(*inputs))
+        model = Twin(self.model).model if self.stateful else self.model
+        with unnoticed(model):
+            output = self.select(model(*inputs))
         if not isinstance(output, Tensor) or output.dim() == 0 or output.shape[0] != inputs[0].shape[0]:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise RewriteError(

@@ -5,23 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from passes.user_code.clone import own_tensors, private_clone
 from passes.user_code.state import state_of
-
-
-def fresh(model: nn.Module) -> nn.Module:
-    """Clone a model with state of its own; only parameters are shared.
-
-    Example:
-        >>> model = nn.BatchNorm1d(2)
-        >>> clone = fresh(model)
-        >>> clone.weight is model.weight, clone.running_mean is model.running_mean
-        (True, False)
-
-    """
-    clone = private_clone(model)
-    own_tensors(clone)
-    return clone
+from passes.user_code.surroundings import unnoticed
+from passes.user_code.twin import Twin
 
 
 def keeps_state(model: nn.Module, inputs: list[Tensor]) -> bool:
@@ -34,8 +20,9 @@ def keeps_state(model: nn.Module, inputs: list[Tensor]) -> bool:
         False
 
     """
-    clone = fresh(model)
-    before = state_of(clone)
-    with torch.inference_mode(False), torch.no_grad():
-        clone(*(each.clone() for each in inputs))
-    return state_of(clone) != before
+    twin = Twin(model)
+    before = state_of(twin.model)
+    with unnoticed(model) as outside, torch.inference_mode(False), torch.no_grad():
+        twin.model(*(each.clone() for each in inputs))
+        wrote = bool(outside.changed())
+    return wrote or bool(twin.written()) or state_of(twin.model) != before

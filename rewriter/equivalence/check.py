@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -13,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from passes.user_code.clone import is_compiled
 from rewriter.equivalence.correspondence import Correspondence, correspondence
 from rewriter.equivalence.differences import Findings, differs_from_itself, short_name
-from rewriter.equivalence.places import walk
 from rewriter.equivalence.probe import Conditions, Run, redraw, run
 from rewriter.equivalence.report import EquivalenceError, EquivalenceReport
 from rewriter.inputs import Model, as_module
+from rewriter.places import walk
 
 TOLERANCES: Mapping[torch.dtype, float] = MappingProxyType({torch.float32: 1e-5, torch.float64: 1e-10})
 
@@ -227,13 +227,7 @@ def _compare(expected: Run, pair: _Pair, inputs: Any, conditions: Conditions, fi
 def _checked_module(model: object, which: str) -> nn.Module:
     module = as_module(model, which)
     # A copy of what is inside runs as it is, without compiling anew for each dtype.
-    return module.get_submodule("_orig_mod") if _is_compiled(module) else module
-
-
-def _is_compiled(model: object) -> bool:
-    """Tell what torch.compile wrapped, by its class: an attribute may have the name by chance."""
-    kind: Any = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", None)
-    return kind is not None and isinstance(model, kind)
+    return module.get_submodule("_orig_mod") if is_compiled(module) else module
 
 
 def _compiled_notes(original: Model, rewritten: Model) -> list[str]:
@@ -241,7 +235,7 @@ def _compiled_notes(original: Model, rewritten: Model) -> list[str]:
     return [
         f"{name} was compared without torch.compile"
         for name, model in models.items()
-        if _is_compiled(model) or getattr(model, "_compiled_call_impl", None) is not None
+        if is_compiled(model) or getattr(model, "_compiled_call_impl", None) is not None
     ]
 
 

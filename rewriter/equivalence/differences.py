@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from rewriter.equivalence.correspondence import Correspondence
-from rewriter.equivalence.places import differences, numbers
 from rewriter.equivalence.probe import Conditions, Run
 from rewriter.equivalence.report import Comparison, Kind
+from rewriter.places import differences, numbers
 
 # Where max |original| is below, a difference as large as the output itself may pass.
 _TINY = 1e-6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,8 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from passes.recurrent.lengths import as_arguments
+from passes.user_code.clone import private_clone
 from passes.user_code.randomness import random_state_kept
-from rewriter.equivalence.places import map_tensors, numbers
+from passes.user_code.surroundings import unnoticed
+from passes.user_code.tensors import TensorCopies
+from rewriter.places import map_tensors, numbers
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def run(
     with _surroundings(conditions):
         probe = _independent(model, conditions.dtype).to(conditions.dtype)
         args, kwargs = as_arguments(map_tensors(example_inputs, "input", prepare))
-        with _seeded(conditions.seed):
+        with _seeded(conditions.seed), unnoticed(model):
             output = probe(*args, **kwargs)
             buffers = {
                 name: buffer.detach().clone()
@@ -170,25 +172,15 @@ def _gradients(output: Any, cotangents: Mapping[str, Tensor], leaves: list[Tenso
 
 
 def _independent(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Copy a model, also one that keeps results of a computation, which deepcopy refuses."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for tensor in _computed(list(vars(module).values())):
-            kept = tensor.detach().clone()
-            # What the model computed has the dtype that it ran in.
-            memo[id(tensor)] = kept.to(dtype) if kept.is_floating_point() else kept
-    return copy.deepcopy(model, memo)
+    copies = TensorCopies()
 
+    def own(tensor: Tensor) -> Tensor:
+        # What the model computed has the dtype that it ran in.
+        return (
+            copies(tensor) if tensor.is_leaf or not tensor.is_floating_point() else copies(tensor).to(dtype)
+        )
 
-def _computed(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        if not value.is_leaf:
-            yield value
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _computed(part)
-    elif isinstance(value, dict):
-        yield from _computed(list(value.values()))
+    return private_clone(model, own)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from rewriter.compiler.decompose import lowered, wrong
 from rewriter.engine.attribution import Remembered, attribute
 from rewriter.engine.kept_state import keeps_state
 from rewriter.engine.problem import Inputs, Problem
@@ -20,9 +21,10 @@ from rewriter.engine.tiles import spans
 from rewriter.engine.tokens import holds_embedding
 from rewriter.explainer.additivity import check_sums
 from rewriter.explainer.contexts import context_inputs, explained_in_context
+from rewriter.explainer.original import Original
 from rewriter.explainer.result import Explained, Names, collect
-from rewriter.explainer.target import linked_target
-from rewriter.inputs import Model, as_inputs, check_like
+from rewriter.explainer.target import linked_target, selecting
+from rewriter.inputs import Model, as_inputs, as_module, check_like
 
 Array = np.ndarray[Any, Any]
 Order = Literal["max", "min", "max_abs"]
@@ -98,6 +100,9 @@ class DeepExplainer:
                 )
         with torch.inference_mode(False):
             self._target = linked_target(model, output)
+            root = as_module(model[0] if isinstance(model, tuple) else model)
+            self._original = Original(root, selecting(output))
+        self._asked = model, output
         self._multi_input = isinstance(data, list | tuple)
         given = as_inputs(data, next(self._target.model.parameters(), None), "background")
         if not given or given[0].shape[0] == 0:
@@ -118,6 +123,8 @@ class DeepExplainer:
         self._compiled = compiled
         self._remembered = Remembered()
         outputs = self._first_run()
+        if not self._proven(self._data, outputs):
+            outputs = self._first_run()
         self._output_shape = outputs.shape[1:]
         #: The mean of the outputs over the background, one per output.
         self.expected_value: Array = outputs.mean(0).cpu().numpy()
@@ -208,7 +215,31 @@ class DeepExplainer:
             self._check_weights(versions)
             raise
         self._check_weights(versions)
+        if not self._proven(samples, torch.from_numpy(done.outputs)):
+            return self._explain(X, ranked, order, check_additivity, references)
         return done
+
+    def _proven(self, inputs: Inputs, outputs: Tensor) -> bool:
+        """Hold outputs against the user's own code; False if that runs from now on, in place of a graph.
+
+        Raises:
+            UnprovenError: if they differ, and there was no graph.
+
+        """
+        with self._full_precision():
+            if not len(outputs) or self._original.agrees(inputs, outputs):
+                return True
+            model, output = self._asked
+            original, code = self._original.model, self._target.code
+            reason = self._original.proves(lowered(original, code), inputs)
+        if not reason:
+            return True
+        if code is not None:
+            raise wrong(original, reason)
+        reason = f"a graph of it computes something else: {reason}"
+        self._target = linked_target(model, output, reason)
+        self._remembered = Remembered()
+        return False
 
     def _check_weights(self, versions: tuple[int, ...]) -> None:
         if self._target.weights.versions() != versions:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from passes.user_code.hooks import set_forward
-from rewriter.compiler.decompose import decompose
+from rewriter.compiler.decompose import lowered
 from rewriter.engine.attribution import Target
 from rewriter.engine.linked_modules import linked_copy
 from rewriter.engine.tape import Tape, current
@@ -20,13 +20,16 @@ from rewriter.inputs import Model, as_module
 
 
 def linked_target(
-    model: Model | tuple[nn.Module, nn.Module], output: Callable[[Any], Tensor] | str | int | None
+    model: Model | tuple[nn.Module, nn.Module],
+    output: Callable[[Any], Tensor] | str | int | None,
+    code: str | None = None,
 ) -> Target:
     """Decompose a model, make a linked copy, and remember what of it is to be explained.
 
     Args:
         model: a model, or a model and the module whose inputs receive the attributions.
         output: key, index or function that picks the output.
+        code: why the model's own code is to run, with rewritten layers, instead of a graph.
 
     Raises:
         RewriteError: if the model cannot be rewritten, or the module is not a part of it.
@@ -39,12 +42,12 @@ def linked_target(
     """
     given, layer = model if isinstance(model, tuple) else (model, None)
     root = as_module(given)
-    copy = linked_copy(decompose(root))
+    copy = linked_copy(lowered(root, code))
     _check_tensors(copy)
     weights = SharedWeights(root, copy)
-    select = _itself if output is None else output if callable(output) else operator.itemgetter(output)
+    select = selecting(output)
     if layer is None:
-        return Target(copy, weights, select, tokens=True)
+        return Target(copy, weights, select, tokens=True, code=code)
     names = [name for name, module in root.named_modules() if module is layer]
     if not names:
         raise RewriteError(f"the {type(layer).__name__} is not a part of the model")
@@ -59,7 +62,20 @@ def linked_target(
         raise RewriteError(f"{names[0]}: became part of the graph; explain the input of a module below it")
     forward = _embedded_forward if isinstance(found[0], nn.Embedding) else _interim_forward
     set_forward(found[0], partial(forward, found[0].forward, names[0]))
-    return Target(copy, weights, select, names[0])
+    return Target(copy, weights, select, names[0], code=code)
+
+
+def selecting(output: Callable[[Any], Tensor] | str | int | None) -> Callable[[Any], Any]:
+    """Return what picks an output by key, index or function.
+
+    Example:
+        >>> selecting("y")({"y": 2}), selecting(None)(3)
+        (2, 3)
+
+    """
+    if output is None:
+        return _itself
+    return output if callable(output) else operator.itemgetter(output)
 
 
 def _check_tensors(copy: nn.Module) -> None:

@@ -17,7 +17,7 @@ from passes.errors import DeclinedError, RewriteError
 from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.replacements import recurrent_replacements
 from passes.replacement import ApplyReplacements
-from passes.user_code.clone import clone_structure, named_clones, own_tensors
+from passes.user_code.clone import named_clones, private_clone
 from rewriter.onnx.check import run_torch
 from rewriter.onnx.example import Axes, Example
 from rewriter.onnx.graph import BATCH, rename_values
@@ -41,8 +41,7 @@ def rewritten_clone(model: nn.Module) -> nn.Module:
         DeclinedError: if a recurrent layer cannot be rewritten exactly.
 
     """
-    clone, modules = named_clones(model)
-    own_tensors(clone)
+    clone, modules = named_clones(private_clone(model))
     recurrent = ApplyReplacements(recurrent_replacements(), modules)
     recurrent(clone)
     if recurrent.declines:
@@ -80,9 +79,7 @@ def to_onnx(
 
 def evaluation_clone(model: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode that shares the parameters of ``model``, not its buffers."""
-    clone = clone_structure(model)
-    own_tensors(clone)
-    return clone.eval()
+    return private_clone(model).eval()
 
 
 def _exported(model: nn.Module, example: Example, free: Any, opset: int) -> Any:

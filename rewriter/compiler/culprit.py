@@ -1,0 +1,92 @@
+"""Which module, and which line of the user's, a rewritten model first differs at."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import traceback
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.recurrent.lengths import as_arguments, copied
+from passes.user_code.source import is_users
+from passes.user_code.structure import tensors_in
+from passes.user_code.surroundings import unnoticed
+from passes.user_code.twin import Twin
+
+# Differences that are none of rounding.
+_LARGE = 1e-3
+
+
+def line_of(error: BaseException) -> str:
+    """Return file and line of the user's innermost code that an error went through, ``""`` if none.
+
+    Example:
+        >>> line_of(ValueError())
+        ''
+
+    """
+    users = [
+        f"{os.path.basename(each.filename)}:{each.lineno}"
+        for each in traceback.extract_tb(error.__traceback__)
+        if is_users(each.filename)
+    ]
+    return users[-1] if users else ""
+
+
+def first_difference(original: nn.Module, rewritten: nn.Module, example_inputs: Any) -> str:
+    """Return ``", first in MODULE (FILE:LINE)"`` for the module whose outputs differ first; ``""`` for none.
+
+    Example:
+        >>> first_difference(nn.Tanh(), nn.Tanh(), torch.ones(1))
+        ''
+
+    """
+    try:
+        expected, got = (_outputs(model, example_inputs) for model in (original, rewritten))
+    except Exception:
+        # Then what the models return has to say it alone.
+        return ""
+    modules = dict(original.named_modules())
+    for name, tensors in expected.items():
+        if name in got and _differ(tensors, got[name]):
+            return f", first in {name or 'the model itself'}{_place(modules.get(name))}"
+    return ""
+
+
+def _outputs(model: nn.Module, example_inputs: Any) -> dict[str, list[Tensor]]:
+    """Return what each module returns when it is first called, innermost first."""
+    twin, found = Twin(model).model, dict[str, list[Tensor]]()
+    for name, module in twin.named_modules():
+
+        def note(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
+            found.setdefault(name, [each.detach().clone() for each in tensors_in(output)])
+
+        if not isinstance(module, torch.jit.ScriptModule):
+            module.register_forward_hook(note)
+    args, kwargs = as_arguments(copied(example_inputs))
+    with torch.no_grad(), unnoticed(model):
+        twin(*args, **kwargs)
+    return found
+
+
+def _differ(expected: list[Tensor], got: list[Tensor]) -> bool:
+    if [each.shape for each in expected] != [each.shape for each in got]:
+        return True
+    for a, b in zip(expected, got, strict=True):
+        if a.is_floating_point() and float((a - b).abs().max()) > _LARGE * max(float(a.abs().max()), 1e-30):
+            return True
+    return False
+
+
+def _place(module: nn.Module | None) -> str:
+    if module is None:
+        return ""
+    try:
+        code = type(module).forward.__code__
+        file = inspect.getsourcefile(type(module).forward) or ""
+    except (AttributeError, TypeError):
+        return ""
+    return f" ({os.path.basename(file)}:{code.co_firstlineno})" if is_users(file) else ""

@@ -1,0 +1,280 @@
+"""Whether a rewritten model computes what the original computes: both are run, and compared."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.errors import RewriteError
+from passes.recurrent.lengths import as_arguments
+from passes.user_code.randomness import random_state_kept
+from passes.user_code.surroundings import unnoticed
+from passes.user_code.twin import Twin
+from rewriter.compiler.culprit import first_difference, line_of
+from rewriter.compiler.report import Proven
+from rewriter.places import differences, map_tensors, numbers, walk
+
+#: Of the largest number of a tensor. What is off by more in the model's own dtype is judged in float64, where
+# rounding, however much the model amplifies it, is far below the difference of two functions.
+CLOSE = {torch.float32: 1e-5, torch.float64: 1e-10}
+_COARSE = 1e-2
+_JUDGED = 1e-8
+# A number that is that much smaller than the largest of all is what others left when they cancelled.
+_CANCELLED = 1e-4
+_GRADIENT = "gradient of "
+_SIZES = {"more rows and steps": (0, 1), "more rows": (0,), "more steps": (1,), "the same": ()}
+
+
+class UnprovenError(RewriteError):
+    """A rewritten model computes something else than the original."""
+
+
+def prove(original: nn.Module, rewritten: nn.Module, example_inputs: Any) -> Proven:
+    """Run copies of both: on the inputs, again, and with more rows and steps in the other mode.
+
+    Args:
+        original: the user's; it is not touched.
+        rewritten: is not touched either.
+        example_inputs: as :func:`rewriter.decompose` takes them.
+
+    Raises:
+        UnprovenError: naming the first place where they differ, and the first module that does.
+        RewriteError: if the original does not take the inputs.
+
+    Example:
+        >>> gru = nn.GRU(3, 2)
+        >>> prove(gru, gru, torch.zeros(4, 2, 3)).largest
+        0.0
+
+    """
+    return _Trial(original, rewritten, example_inputs).held()
+
+
+def runs(model: nn.Module, example_inputs: Any) -> bool:
+    """Whether a copy of a model takes the inputs.
+
+    Example:
+        >>> runs(nn.Linear(2, 1), torch.zeros(3, 2)), runs(nn.Linear(2, 1), torch.zeros(3, 4))
+        (True, False)
+
+    """
+    return _run(Twin(model).model, example_inputs).error is None
+
+
+@dataclass
+class _Outcome:
+    """What one run gave: numbers by place, and the structure that they were in; or the error."""
+
+    output: Any = None
+    found: Mapping[str, Tensor] | None = None
+    error: Exception | None = None
+
+
+class _Trial:
+    def __init__(self, original: nn.Module, rewritten: nn.Module, example_inputs: Any) -> None:
+        self.original, self.rewritten, self.inputs = original, rewritten, example_inputs
+        self.runs: list[str] = []
+        self.notes: list[str] = []
+        self.largest = 0.0
+
+    def held(self) -> Proven:
+        sides = [Twin(self.original).model, Twin(self.rewritten).model]
+        for what in ("the example inputs", "the same again"):
+            expected, got = (_run(side, self.inputs, gradients=not self.runs) for side in sides)
+            if expected.error is not None:
+                raise RewriteError(
+                    "example_inputs do not run through the model: "
+                    f"{type(expected.error).__name__}: {expected.error}"
+                ) from expected.error
+            self._compare(expected, got, self.inputs, what)
+        training = not self.original.training
+        for side in sides:
+            side.train(training)
+        mode = "training" if training else "evaluation"
+        for sizes, inputs in _resized(self.inputs):
+            expected = _run(sides[0], inputs)
+            if expected.error is not None:
+                continue
+            got = _run(sides[1], inputs)
+            # What we refuse, another length say, is not wrong.
+            if not isinstance(got.error, RewriteError):
+                self._compare_in_other_mode(expected, got, inputs, f"{sizes} in {mode} mode")
+                break
+        return Proven(tuple(self.runs), self.largest, tuple(self.notes))
+
+    def _compare_in_other_mode(self, expected: _Outcome, got: _Outcome, inputs: Any, what: str) -> None:
+        try:
+            self._compare(expected, got, inputs, what)
+        except UnprovenError:
+            if not self._draws(inputs):
+                raise
+            self.notes.append(f"{what}: not compared, the model draws random numbers in another order")
+
+    def _draws(self, inputs: Any) -> bool:
+        """Whether the original differs from itself when it is run from another state of the generators."""
+        first, second = Twin(self.original).model, Twin(self.original).model
+        for each in (first, second):
+            each.train(not self.original.training)
+        expected = _run(first, inputs)
+        with random_state_kept():
+            torch.rand(1)
+            other = _run(second, inputs)
+        return expected.found is not None and _worst(expected.found, other.found or {})[0] > _COARSE
+
+    def _compare(self, expected: _Outcome, got: _Outcome, inputs: Any, what: str) -> None:
+        if got.error is not None:
+            where = line_of(got.error)
+            raise UnprovenError(
+                f"on {what} it raises {type(got.error).__name__}: {got.error}{f' ({where})' if where else ''}"
+            ) from got.error
+        for place, how in differences(expected.output, got.output, "output"):
+            # What cannot be looked into is in neither.
+            if not how.startswith("cannot look into"):
+                raise UnprovenError(f"on {what}, {place}: {how}")
+        assert expected.found is not None
+        assert got.found is not None
+        worst, place = _worst(expected.found, got.found)
+        if worst > _tolerance(expected.found, place):
+            worst = self._judged(inputs, what, worst, place)
+        self.runs.append(what)
+        self.largest = max(self.largest, worst)
+
+    def _judged(self, inputs: Any, what: str, worst: float, place: str) -> float:
+        """Compare once more in float64, in which the two are one function or two."""
+        wide = map_tensors(
+            inputs, "input", lambda _, x: x.detach().double() if x.is_floating_point() else x.detach().clone()
+        )
+        gradients = place.startswith(_GRADIENT)
+        with _default_dtype(torch.float64):
+            expected, got = (
+                _run(Twin(side).model.double(), wide, gradients=gradients)
+                for side in (self.original, self.rewritten)
+            )
+        comparable = expected.error is None and got.error is None and expected.found and got.found
+        if comparable and all(x.dtype != torch.float32 for x in expected.found.values()):  # type: ignore[union-attr]
+            assert expected.found is not None
+            assert got.found is not None
+            judged, at = _worst(expected.found, got.found, floor=_CANCELLED)
+            if judged <= _JUDGED:
+                return judged
+            worst, place = max((judged, at), (worst, place))
+        elif worst <= _COARSE:
+            # The model is bound to its dtype: then its rounding is all there is to go by.
+            return worst
+        where = first_difference(self.original, self.rewritten, inputs)
+        raise UnprovenError(f"on {what}, {place} differs by {worst:.2g} of the largest number in it{where}")
+
+
+def _run(model: nn.Module, inputs: Any, *, gradients: bool = False) -> _Outcome:
+    """Run a copy on copies of the inputs, from the present state of the random generators."""
+    leaves: dict[str, Tensor] = {}
+
+    def prepare(place: str, tensor: Tensor) -> Tensor:
+        copy = tensor.detach().clone()
+        if not (gradients and tensor.is_floating_point()):
+            return copy
+        leaves[place] = copy.requires_grad_()
+        # A model may write into its input, which torch forbids for a leaf.
+        return leaves[place].clone()
+
+    try:
+        with unnoticed(model), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+            args, kwargs = as_arguments(map_tensors(inputs, "input", prepare))
+            output = model(*args, **kwargs)
+            found = dict(numbers(output, "output"))
+            with contextlib.suppress(RuntimeError):
+                # Of code whose gradient torch refuses to compute there is none to compare.
+                found |= {f"{_GRADIENT}{place}": each for place, each in _gradients(found, leaves)}
+    except Exception as error:
+        return _Outcome(error=error)
+    return _Outcome(output, {place: each.detach() for place, each in found.items()})
+
+
+def _gradients(outputs: Mapping[str, Tensor], leaves: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    moving = {place: each for place, each in outputs.items() if each.requires_grad}
+    if not (moving and leaves):
+        return
+    generator = torch.Generator().manual_seed(0)
+    weights = [
+        torch.randn(each.shape, generator=generator, dtype=torch.float64).to(each) for each in moving.values()
+    ]
+    found = torch.autograd.grad(list(moving.values()), list(leaves.values()), weights, allow_unused=True)
+    for (place, leaf), gradient in zip(leaves.items(), found, strict=True):
+        yield place, torch.zeros_like(leaf) if gradient is None else gradient
+
+
+def _worst(
+    expected: Mapping[str, Tensor], got: Mapping[str, Tensor], floor: float = 0.0
+) -> tuple[float, str]:
+    """Return the largest difference relative to the largest number of its tensor, and its place."""
+    largest = max((_size(each) for each in expected.values()), default=0.0)
+    found = [(0.0, "output")]
+    for place, a in expected.items():
+        b = got.get(place)
+        if b is None or b.shape != a.shape:
+            found.append((float("inf"), place))
+            continue
+        found.append((_relative(a, b, max(_size(a), floor * largest)), place))
+    return max(found)
+
+
+def _relative(a: Tensor, b: Tensor, scale: float) -> float:
+    if torch.equal(a, b):
+        return 0.0
+    if not (a.is_floating_point() or a.is_complex()):
+        return float("inf")
+    finite = a.isfinite()
+    if not torch.equal(finite, b.isfinite()):
+        return float("inf")
+    same = (a == b) | (a.isnan() & b.isnan())
+    if not bool((same | finite).all()):
+        return float("inf")
+    gap = float((a - b)[finite].abs().max()) if bool(finite.any()) else 0.0
+    return gap / scale if scale else (float("inf") if gap else 0.0)
+
+
+def _size(tensor: Tensor) -> float:
+    finite = tensor[tensor.isfinite()] if tensor.is_floating_point() or tensor.is_complex() else tensor
+    return float(finite.abs().max()) if finite.numel() and finite.dtype != torch.bool else 0.0
+
+
+def _tolerance(found: Mapping[str, Tensor], place: str) -> float:
+    dtype = found[place].dtype if place in found else torch.float32
+    gradient = 10.0 if place.startswith(_GRADIENT) else 1.0
+    return CLOSE.get(dtype, 1e-5) * gradient
+
+
+def _resized(example_inputs: Any) -> Iterator[tuple[str, Any]]:
+    """Yield inputs with one more along the first two dimensions, along one of them, and as they are."""
+    for name, dims in _SIZES.items():
+        sizes = [
+            {x.shape[dim] for _, x in walk(example_inputs, "") if isinstance(x, Tensor) and x.dim() > dim}
+            for dim in dims
+        ]
+        if all(len(each) == 1 and min(each) > 0 for each in sizes):
+            yield name, map_tensors(example_inputs, "", lambda _, x, dims=dims: _longer(x, dims))  # type: ignore[misc]
+
+
+def _longer(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
+    longer = tensor.detach()
+    for dim in itertools.takewhile(lambda dim: dim < tensor.dim(), dims):
+        longer = torch.cat([longer, longer.narrow(dim, 0, 1)], dim)
+    return longer
+
+
+class _default_dtype:  # noqa: N801 -- a context
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __enter__(self) -> None:
+        self.before = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+
+    def __exit__(self, *_: Any) -> None:
+        torch.set_default_dtype(self.before)

@@ -1,0 +1,87 @@
+"""What the user's own code returns for what is explained: the rewritten model must return the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.user_code.clone import clone_structure
+from passes.user_code.state import state_of
+from passes.user_code.surroundings import unnoticed
+from passes.user_code.twin import Twin
+from rewriter.compiler.proof import CLOSE, UnprovenError, prove
+from rewriter.engine.tiles import spans
+
+# Rows that run at once.
+_ROWS = 64
+
+
+class Original:
+    """A copy of the user's model in evaluation mode, with its own code.
+
+    Args:
+        model: the model; its tensors are shared, and never written to.
+        select: picks the output that is explained.
+
+    Example:
+        >>> original = Original(nn.Linear(2, 1), lambda y: y)
+        >>> x = torch.ones(3, 2)
+        >>> original.agrees([x], original.outputs([x]))
+        True
+
+    """
+
+    def __init__(self, model: nn.Module, select: Callable[[Any], Any]) -> None:
+        self.model = clone_structure(model).eval()
+        self.select = select
+        # Whether its code writes to what it is made of; None before it ran.
+        self._writes: bool | None = None
+
+    def outputs(self, inputs: list[Tensor]) -> Tensor:
+        """Return what is explained, (B, *output shape)."""
+        with unnoticed(self.model), torch.inference_mode(False), torch.no_grad():
+            parts = [
+                self._of_rows([each[begin:end].clone() for each in inputs])
+                for begin, end in spans(len(inputs[0]), _ROWS)
+            ]
+        return torch.cat(parts)
+
+    def _of_rows(self, rows: list[Tensor]) -> Tensor:
+        output = self._run(rows)
+        if output.dim() == 0:
+            # A model that takes all dimensions of size 1 away wants more than one row.
+            output = self._run([torch.cat([each, each]) for each in rows])[:1]
+        return output
+
+    def _run(self, rows: list[Tensor]) -> Tensor:
+        if self._writes is False:
+            output: Tensor = self.select(self.model(*rows))
+            return output
+        twin = Twin(self.model)
+        before = state_of(twin.model)
+        output = self.select(twin.model(*rows))
+        self._writes = bool(self._writes) or bool(twin.written()) or state_of(twin.model) != before
+        return output
+
+    def agrees(self, inputs: list[Tensor], got: Tensor) -> bool:
+        """Whether a rewritten model gave the same outputs, to rounding of their dtype."""
+        expected = self.outputs(inputs)
+        expected = expected.reshape(len(expected), -1)
+        got = got.reshape(len(got), -1).to(expected)
+        if expected.shape != got.shape:
+            return False
+        # Of the largest number of each output.
+        scale = torch.where(expected.isfinite(), expected.abs(), 0).amax(0)
+        same = (expected == got) | (expected.isnan() & got.isnan())
+        return bool((same | ((expected - got).abs() <= CLOSE[expected.dtype] * scale)).all())
+
+    def proves(self, rewritten: nn.Module, inputs: list[Tensor]) -> str:
+        """Return why a rewritten model is another function; ``""`` if it only rounds differently."""
+        try:
+            prove(self.model, rewritten.eval(), tuple(inputs))
+        except UnprovenError as error:
+            return str(error)
+        return ""
