@@ -10,7 +10,9 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-@pytest.mark.parametrize("name", ["additivity", "decompose_time", "explain", "forward", "shap_growth"])
+@pytest.mark.parametrize(
+    "name", ["additivity", "decompose_time", "explain", "forward", "proof", "shap_growth"]
+)
 def test_runs_and_writes_nothing(name: str) -> None:
     pytest.importorskip("shap")
     before = {path: path.stat().st_mtime_ns for path in (BENCHMARKS / "results").glob("*")}

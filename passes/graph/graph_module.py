@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,6 +17,59 @@ class Lowered(fx.GraphModule):
     torch.fx pickles a graph as code and traces that code again, which names every node anew.
     """
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph; what is to come before a call may find that the graph is to be another."""
+        before = self.__dict__.get("_before_call")
+        if before is not None:
+            before(self, args, kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def before_call(self, hook: Callable[..., None]) -> None:
+        """Let ``hook`` see each call before it is made: the model, its arguments and keyword arguments."""
+        object.__setattr__(self, "_before_call", hook)
+        # So that it survives copy.deepcopy.
+        self.meta.setdefault("_user_preserved_attributes", {})["_before_call"] = hook
+
+    def takes_by_name(self) -> bool:
+        """Whether each argument has a name: none is taken with a star."""
+        inputs = (str(node.target) for node in self.graph.nodes if node.op == "placeholder")
+        return not any(name.startswith("*") for name in inputs)
+
+    def holds_whole(self, module: nn.Module) -> str:
+        """Return the name under which a module is held."""
+        return next(name for name, each in self.named_children() if each is module)
+
+    def become(self, module: nn.Module) -> None:
+        """Call a module with all that is given, in place of the graph.
+
+        Example:
+            >>> import torch
+            >>> traced = nn.Sequential(nn.Tanh())
+            >>> model = graph_module(traced, fx.symbolic_trace(traced).graph)
+            >>> model.become(nn.ReLU())
+            >>> model(-torch.ones(1))
+            tensor([0.])
+
+        """
+        kinds = inspect.signature(module.forward).parameters
+        graph = fx.Graph(tracer_cls=GraphTracer)
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                given = graph.node_copy(node, lambda each: each)
+                if kinds[str(node.target)].kind is inspect.Parameter.KEYWORD_ONLY:
+                    kwargs[str(node.target)] = given
+                else:
+                    args.append(given)
+        name = "code"
+        while hasattr(self, name):
+            name = f"{name}_"
+        self.add_module(name, module)
+        graph.output(graph.call_module(name, tuple(args), kwargs))
+        self.graph = graph
+        self.delete_all_unused_submodules()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Lowered:
         copied = cast("Lowered", super().__deepcopy__(memo))
         _copy_training(self, copied)
@@ -23,7 +77,18 @@ class Lowered(fx.GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         rebuild, arguments = super().__reduce__()
+        arguments = _without_hook(arguments)
         return _rebuild, (rebuild, arguments, [node.name for node in self.graph.nodes])
+
+
+def _without_hook(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Leave out of a pickle what watches the first calls."""
+    state = {key: value for key, value in arguments[0].items() if key != "_before_call"}
+    if "meta" in state:
+        preserved = state["meta"].get("_user_preserved_attributes", {})
+        kept = {key: value for key, value in preserved.items() if key != "_before_call"}
+        state["meta"] = state["meta"] | {"_user_preserved_attributes": kept}
+    return (state, *arguments[1:])
 
 
 def graph_module(model: nn.Module, graph: fx.Graph, name: str | None = None) -> Lowered:

@@ -8,14 +8,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from passes.leaves import Atom
+from passes.lowering.written import put, without_out, written_by
 from passes.operations.catalogue import is_blind, is_discrete, lowered
 from passes.operations.contract import Textbook, Varies
-from passes.operations.in_place import without_inplace, writes_first
+from passes.operations.in_place import without_inplace
 from passes.operations.names import name_of_call
 from passes.user_code.hooks import set_forward
 from passes.user_code.structure import tensors_in
@@ -70,19 +71,18 @@ class LowerRunning(TorchFunctionMode):
         kwargs = kwargs or {}
         if not (self.varies(args) or self.varies(kwargs)):
             return func(*args, **kwargs)
-        writes = writes_first(func, args, kwargs)
+        out, written = kwargs.get("out"), written_by(func, args, kwargs)
+        kwargs = without_out(kwargs)
         textbook = textbook_of(func, self.varies, args, kwargs)
-        if textbook is None:
-            result = func(*args, **kwargs)
-            if not (is_blind(func) or is_discrete(func)):
-                self.note(result)
-            if writes and isinstance(args[0], Tensor):
-                self.note([args[0], args[0]._base])
-            return result
-        result = self._called(name_of_call(func), *textbook)
-        if writes:
-            result = args[0].copy_(result)
-        self.note(result)
+        result = func(*args, **kwargs) if textbook is None else self._called(name_of_call(func), *textbook)
+        if out is not None:
+            result = put(out, result)
+        elif textbook is not None and written is not None:
+            result = written.copy_(result)
+        if not (is_blind(func) or is_discrete(func)):
+            self.note(result)
+        for each in tensors_in(written):
+            self.note([each, each._base])
         return result
 
     def _called(self, name: str, module: nn.Module, operands: tuple[Any, ...]) -> Any:
@@ -153,6 +153,4 @@ def textbook_of(func: Any, varies: Varies, args: tuple[Any, ...], kwargs: dict[s
         kwargs: of the call.
 
     """
-    if kwargs.get("out") is not None:
-        return None
-    return lowered(func, varies, *without_inplace(func, args, kwargs))
+    return lowered(func, varies, *without_inplace(func, args, without_out(kwargs)))

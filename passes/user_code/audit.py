@@ -157,7 +157,9 @@ def _hazard_at(instructions: list[dis.Instruction], k: int, state: frozenset[str
             return f"reads {argument}, which a method assigns"
         if argument in ("__class__", "is_scripting"):
             return None if argument == "is_scripting" else "reads __class__"
-    if name.startswith("LOAD_") and argument in _TYPE_TESTS:
+    # ``x.type(dtype)`` is a tensor's method, and asks for nothing.
+    method = name in ("LOAD_ATTR", "LOAD_METHOD") and argument == "type"
+    if name.startswith("LOAD_") and argument in _TYPE_TESTS and not method:
         following = instructions[k + 1 : k + 3]
         if argument in ("isinstance", "hasattr") and _is_setting(following):
             return None

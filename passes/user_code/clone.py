@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from passes.user_code.hooks import OwnHook
 from passes.user_code.reach import attributes_of, reached, reaches_module
 from passes.user_code.tensors import TensorCopies
 
@@ -183,6 +184,7 @@ class _Cloner:
                 state[key] = self.value(value, ".".join(filter(None, (path, below))))
         # A compiled forward would run the original.
         state.pop("_compiled_call_impl", None)
+        state.pop("_before_call", None)
         new.__dict__.update(state)
         if isinstance(module, fx.GraphModule):
             # The setter compiles the code; a graph belongs to one module only.
@@ -223,6 +225,9 @@ class _Cloner:
         self.seen[id(value)] = new
         if isinstance(value, dict):
             for key, item in value.items():
+                if isinstance(item, OwnHook):
+                    del new[key]
+                    continue
                 new[key] = self.value(item, ".".join(filter(None, (path, str(key)))))
             return new
         items = [self.value(item, f"{path}[{k}]") for k, item in enumerate(value)]

@@ -17,8 +17,24 @@ _HOOKS = (
 _MISSING = object()
 
 
+class OwnHook:
+    """A hook of ours, which is no part of what a model computes; copies that we make do not have it.
+
+    Example:
+        >>> import pickle
+        >>> pickle.loads(pickle.dumps(OwnHook()))(nn.Tanh(), (), {})
+
+    """
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Do nothing, as what is loaded from a pickle does."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OwnHook, ()
+
+
 def has_hooks(module: nn.Module) -> bool:
-    """Whether anything is hooked to the module's forward or backward.
+    """Whether anything but our own is hooked to the module's forward or backward.
 
     Example:
         >>> layer = nn.Linear(1, 1)
@@ -27,7 +43,8 @@ def has_hooks(module: nn.Module) -> bool:
         (True, False)
 
     """
-    return any(getattr(module, name, None) for name in _HOOKS)
+    hooks = (getattr(module, name, None) or {} for name in _HOOKS)
+    return any(not isinstance(hook, OwnHook) for each in hooks for hook in each.values())
 
 
 def set_forward(module: nn.Module, forward: Callable[..., Any]) -> None:

@@ -47,13 +47,14 @@ def places_outside(kinds: Iterable[type]) -> list[Place]:
 def _places(kinds: frozenset[type]) -> tuple[Place, ...]:
     found: dict[tuple[int, str], Place] = {}
     pending: list[types.FunctionType] = []
-    for cls in {cls: None for kind in kinds for cls in kind.__mro__ if not _is_torchs(cls)}:
+    for kind, cls in [(each, cls) for each in kinds for cls in each.__mro__ if not _is_torchs(cls)]:
         methods = [_plain(value) for value in vars(cls).values()]
         own = [each for each in methods if isinstance(each, types.FunctionType) and _is_users(each)]
         pending += own
         for name, value in vars(cls).items() if own else ():
             if not name.startswith("__") and isinstance(value, (*_PLAIN, *_CONTAINERS, tuple, Tensor)):
-                found[id(cls), name] = cls, name
+                # Of the class itself, which may get one of its own.
+                found[id(kind), name] = kind, name
     seen: set[int] = set()
     while pending:
         function = pending.pop()

@@ -16,6 +16,7 @@ from rewriter.adapters.guard import EXPLAINING, guard_method, holds_atoms
 from rewriter.adapters.on_import import EXPLAINERS
 from rewriter.adapters.pairs import bound_rules
 from rewriter.adapters.restore import as_found
+from rewriter.compiler.first_calls import prove_first, unwatched
 
 
 def register_captum() -> None:
@@ -41,11 +42,14 @@ def teach(module: ModuleType) -> None:
 
 
 @contextmanager
-def _attributing(explainer: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
+def _attributing(explainer: Any, inputs: Any = None, *args: Any, **kwargs: Any) -> Iterator[None]:
     # Those for neurons keep the model under the name of captum's other methods.
     model = getattr(explainer, "model", None) or explainer.forward_func
     if not holds_atoms(model):
         yield
         return
-    with EXPLAINING, as_found(model), bound_rules(model):
+    more = kwargs.get("additional_forward_args")
+    more = more if isinstance(more, tuple) else () if more is None else (more,)
+    prove_first(model, (*(inputs if isinstance(inputs, tuple) else (inputs,)), *more))
+    with EXPLAINING, as_found(model), unwatched(), bound_rules(model):
         yield

@@ -24,6 +24,7 @@ from rewriter.adapters.guard import EXPLAINING, guard_method, holds_atoms
 from rewriter.adapters.integers import integers_as_numbers
 from rewriter.adapters.pairs import bound_rules
 from rewriter.adapters.restore import as_found
+from rewriter.compiler.first_calls import prove_first, unwatched
 from rewriter.compiler.islands import islands_of
 
 
@@ -52,25 +53,28 @@ def teach(deep_pytorch: ModuleType) -> None:
 
 
 @contextmanager
-def _constructing(_: Any, model: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
+def _constructing(_: Any, model: Any, data: Any = None, *args: Any, **kwargs: Any) -> Iterator[None]:
     """Shap sets evaluation mode for good when an explainer is made."""
     root = model[0] if isinstance(model, tuple) else model
     if not holds_atoms(root):
         yield
         return
-    with EXPLAINING, as_found(root):
+    prove_first(root, data)
+    with EXPLAINING, as_found(root), unwatched():
         yield
 
 
 @contextmanager
-def _explaining(explainer: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
+def _explaining(explainer: Any, X: Any = None, *args: Any, **kwargs: Any) -> Iterator[None]:
     model = explainer.model
     if not holds_atoms(model):
         yield
         return
+    prove_first(model, X)
     with (
         EXPLAINING,
         as_found(model),
+        unwatched(),
         bound_rules(model.eval()),
         _gradients_left_alone(model, explainer.layer),
         integers_as_numbers(explainer),

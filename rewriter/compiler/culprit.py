@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passes.recurrent.lengths import as_arguments, copied
+from passes.recurrent.lengths import copied
 from passes.user_code.source import is_users
 from passes.user_code.structure import tensors_in
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
 
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 # Differences that are none of rounding.
 _LARGE = 1e-3
 
@@ -36,16 +37,16 @@ def line_of(error: BaseException) -> str:
     return users[-1] if users else ""
 
 
-def first_difference(original: nn.Module, rewritten: nn.Module, example_inputs: Any) -> str:
+def first_difference(original: nn.Module, rewritten: nn.Module, arguments: Arguments) -> str:
     """Return ``", first in MODULE (FILE:LINE)"`` for the module whose outputs differ first; ``""`` for none.
 
     Example:
-        >>> first_difference(nn.Tanh(), nn.Tanh(), torch.ones(1))
+        >>> first_difference(nn.Tanh(), nn.Tanh(), ((torch.ones(1),), {}))
         ''
 
     """
     try:
-        expected, got = (_outputs(model, example_inputs) for model in (original, rewritten))
+        expected, got = (_outputs(model, arguments) for model in (original, rewritten))
     except Exception:
         # Then what the models return has to say it alone.
         return ""
@@ -56,7 +57,7 @@ def first_difference(original: nn.Module, rewritten: nn.Module, example_inputs: 
     return ""
 
 
-def _outputs(model: nn.Module, example_inputs: Any) -> dict[str, list[Tensor]]:
+def _outputs(model: nn.Module, arguments: Arguments) -> dict[str, list[Tensor]]:
     """Return what each module returns when it is first called, innermost first."""
     twin, found = Twin(model).model, dict[str, list[Tensor]]()
     for name, module in twin.named_modules():
@@ -66,7 +67,7 @@ def _outputs(model: nn.Module, example_inputs: Any) -> dict[str, list[Tensor]]:
 
         if not isinstance(module, torch.jit.ScriptModule):
             module.register_forward_hook(note)
-    args, kwargs = as_arguments(copied(example_inputs))
+    args, kwargs = copied(arguments)
     with torch.no_grad(), unnoticed(model):
         twin(*args, **kwargs)
     return found

@@ -14,6 +14,7 @@ from torch import fx, nn
 from passes.errors import Decline, DeclinedError, RewriteError
 from passes.frontends.tracing import Traced, trace_where_possible
 from passes.graph.cleanup import Cleanup
+from passes.graph.graph_module import Lowered
 from passes.graph.unshare import UnshareAtoms
 from passes.leaves import Atom
 from passes.lowering.calls_in_graphs import LowerCalls, LoweredCall
@@ -30,6 +31,7 @@ from passes.recurrent.unroll import Call, ExpectSteps, Unroll
 from passes.replacement import ApplyReplacements, Rewrite
 from passes.stand_in import StandIn
 from passes.user_code.clone import clone_structure, named_clones
+from rewriter.compiler.first_calls import FirstCalls
 from rewriter.compiler.proof import UnprovenError, runs
 from rewriter.compiler.proof import prove as prove_equal
 from rewriter.compiler.report import LayerReport, OperationReport, Report
@@ -101,7 +103,10 @@ def decompose(
     lower = partial(_lower, model, split=gates == "split", whole=scope == "model", strict=strict)
     with _LOCK, torch.inference_mode(False):
         if example_inputs is None:
-            return lower()
+            rolled = lower()
+            if prove and rolled is not model:
+                _prove_when_called(model, rolled, split=gates == "split", whole=scope == "model")
+            return rolled
         flat = partial(_flat, lower, example_inputs)
         return _proven(model, flat, example_inputs) if prove else flat(None)
 
@@ -137,6 +142,18 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
         return _unrolled(rolled, example_inputs, length)
 
 
+def _prove_when_called(model: nn.Module, rewritten: nn.Module, *, split: bool, whole: bool) -> None:
+    before = FirstCalls(model, rewritten, partial(_as_code, split=split, whole=whole))
+    if isinstance(rewritten, Lowered):
+        rewritten.before_call(before)
+    else:
+        rewritten.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def _as_code(model: nn.Module, code: str, *, split: bool, whole: bool) -> nn.Module:
+    return _lower(model, split=split, whole=whole, strict=False, code=code)
+
+
 def _flat(lower: Callable[..., nn.Module], example_inputs: Any, code: str | None) -> nn.Module:
     return _reported(unroll(lower(code=code), example_inputs), example_inputs)
 
@@ -156,7 +173,7 @@ def _proven(model: nn.Module, flat: Callable[[str | None], nn.Module], example_i
                 raise wrong(model, str(error)) from error
             code = f"a graph of it computes something else: {error}"
         else:
-            replace(Report.of(result), proven=proven).attach(result)
+            Report.of(result).proven.add(proven)
             return result
 
 

@@ -6,19 +6,21 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from passes.graph.graph_module import Lowered
 from passes.recurrent.lengths import as_arguments
 from passes.user_code.randomness import random_state_kept
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
 from rewriter.compiler.culprit import first_difference, line_of
 from rewriter.compiler.report import Proven
-from rewriter.places import differences, map_tensors, numbers, walk
+from rewriter.places import describe, differences, map_tensors, numbers, walk
 
 #: Of the largest number of a tensor. What is off by more in the model's own dtype is judged in float64, where
 # rounding, however much the model amplifies it, is far below the difference of two functions.
@@ -29,6 +31,9 @@ _JUDGED = 1e-8
 _CANCELLED = 1e-4
 _GRADIENT = "gradient of "
 _SIZES = {"more rows and steps": (0, 1), "more rows": (0,), "more steps": (1,), "the same": ()}
+
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class UnprovenError(RewriteError):
@@ -53,7 +58,26 @@ def prove(original: nn.Module, rewritten: nn.Module, example_inputs: Any) -> Pro
         0.0
 
     """
-    return _Trial(original, rewritten, example_inputs).held()
+    return _Trial(original, rewritten, as_arguments(example_inputs)).held()
+
+
+def prove_call(
+    original: nn.Module, rewritten: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Proven | None:
+    """Compare copies of both for one call, in the mode that they are in.
+
+    Returns:
+        None where the original does not take the arguments.
+
+    Raises:
+        UnprovenError: naming the first place where they differ, and the first module that does.
+
+    Example:
+        >>> prove_call(nn.Tanh(), nn.Tanh(), (torch.zeros(4, 2),), {}).runs
+        ['Tensor float32 (4, 2) on cpu']
+
+    """
+    return _Trial(original, rewritten, (args, dict(kwargs))).held_once()
 
 
 def runs(model: nn.Module, example_inputs: Any) -> bool:
@@ -64,7 +88,7 @@ def runs(model: nn.Module, example_inputs: Any) -> bool:
         (True, False)
 
     """
-    return _run(Twin(model).model, example_inputs).error is None
+    return _run(Twin(model).model, as_arguments(example_inputs)).error is None
 
 
 @dataclass
@@ -77,11 +101,22 @@ class _Outcome:
 
 
 class _Trial:
-    def __init__(self, original: nn.Module, rewritten: nn.Module, example_inputs: Any) -> None:
-        self.original, self.rewritten, self.inputs = original, rewritten, example_inputs
+    def __init__(self, original: nn.Module, rewritten: nn.Module, example_inputs: Arguments) -> None:
+        self.original, self.rewritten = original, rewritten
+        self.inputs: Arguments = example_inputs
         self.runs: list[str] = []
         self.notes: list[str] = []
         self.largest = 0.0
+
+    def held_once(self) -> Proven | None:
+        sides = [Twin(self.original).model, Twin(self.rewritten).model]
+        expected, got = (_run(side, self.inputs, gradients=True) for side in sides)
+        if expected.error is not None:
+            return None
+        args, kwargs = self.inputs
+        shown = ", ".join(map(describe, (*args, *kwargs.values())))
+        self._compare_random(expected, got, self.inputs, shown, self.original.training)
+        return Proven(self.runs, self.largest, self.notes)
 
     def held(self) -> Proven:
         sides = [Twin(self.original).model, Twin(self.rewritten).model]
@@ -104,23 +139,23 @@ class _Trial:
             got = _run(sides[1], inputs)
             # What we refuse, another length say, is not wrong.
             if not isinstance(got.error, RewriteError):
-                self._compare_in_other_mode(expected, got, inputs, f"{sizes} in {mode} mode")
+                self._compare_random(expected, got, inputs, f"{sizes} in {mode} mode", training)
                 break
-        return Proven(tuple(self.runs), self.largest, tuple(self.notes))
+        return Proven(self.runs, self.largest, self.notes)
 
-    def _compare_in_other_mode(self, expected: _Outcome, got: _Outcome, inputs: Any, what: str) -> None:
+    def _compare_random(
+        self, expected: _Outcome, got: _Outcome, inputs: Arguments, what: str, training: bool
+    ) -> None:
         try:
             self._compare(expected, got, inputs, what)
         except UnprovenError:
-            if not self._draws(inputs):
+            if not (training and self._draws(inputs)):
                 raise
             self.notes.append(f"{what}: not compared, the model draws random numbers in another order")
 
-    def _draws(self, inputs: Any) -> bool:
-        """Whether the original differs from itself when it is run from another state of the generators."""
-        first, second = Twin(self.original).model, Twin(self.original).model
-        for each in (first, second):
-            each.train(not self.original.training)
+    def _draws(self, inputs: Arguments) -> bool:
+        """Whether the original in training differs from itself, from another state of the generators."""
+        first, second = Twin(self.original).model.train(), Twin(self.original).model.train()
         expected = _run(first, inputs)
         with random_state_kept():
             torch.rand(1)
@@ -171,13 +206,14 @@ class _Trial:
         raise UnprovenError(f"on {what}, {place} differs by {worst:.2g} of the largest number in it{where}")
 
 
-def _run(model: nn.Module, inputs: Any, *, gradients: bool = False) -> _Outcome:
+def _run(model: nn.Module, inputs: Arguments, *, gradients: bool = False) -> _Outcome:
     """Run a copy on copies of the inputs, from the present state of the random generators."""
     leaves: dict[str, Tensor] = {}
 
     def prepare(place: str, tensor: Tensor) -> Tensor:
         copy = tensor.detach().clone()
-        if not (gradients and tensor.is_floating_point()):
+        # What holds infinities is a mask.
+        if not (gradients and tensor.is_floating_point() and bool(copy.isfinite().all())):
             return copy
         leaves[place] = copy.requires_grad_()
         # A model may write into its input, which torch forbids for a leaf.
@@ -185,8 +221,10 @@ def _run(model: nn.Module, inputs: Any, *, gradients: bool = False) -> _Outcome:
 
     try:
         with unnoticed(model), torch.inference_mode(False), torch.set_grad_enabled(gradients):
-            args, kwargs = as_arguments(map_tensors(inputs, "input", prepare))
-            output = model(*args, **kwargs)
+            args, kwargs = (map_tensors(each, "input", prepare) for each in inputs)
+            # Past what torch.fx prints of an error in a graph.
+            call = partial(Lowered.__call__, model) if isinstance(model, Lowered) else model
+            output = call(*args, **kwargs)
             found = dict(numbers(output, "output"))
             with contextlib.suppress(RuntimeError):
                 # Of code whose gradient torch refuses to compute there is none to compare.
@@ -250,15 +288,15 @@ def _tolerance(found: Mapping[str, Tensor], place: str) -> float:
     return CLOSE.get(dtype, 1e-5) * gradient
 
 
-def _resized(example_inputs: Any) -> Iterator[tuple[str, Any]]:
+def _resized(arguments: Arguments) -> Iterator[tuple[str, Arguments]]:
     """Yield inputs with one more along the first two dimensions, along one of them, and as they are."""
     for name, dims in _SIZES.items():
         sizes = [
-            {x.shape[dim] for _, x in walk(example_inputs, "") if isinstance(x, Tensor) and x.dim() > dim}
+            {x.shape[dim] for _, x in walk(arguments, "") if isinstance(x, Tensor) and x.dim() > dim}
             for dim in dims
         ]
         if all(len(each) == 1 and min(each) > 0 for each in sizes):
-            yield name, map_tensors(example_inputs, "", lambda _, x, dims=dims: _longer(x, dims))  # type: ignore[misc]
+            yield name, map_tensors(arguments, "", lambda _, x, dims=dims: _longer(x, dims))  # type: ignore[misc]
 
 
 def _longer(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:

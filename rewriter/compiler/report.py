@@ -73,9 +73,9 @@ class UncoveredReport:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Proven:
-    """On what a rewritten model was compared with the original, and how well it agreed.
+    """On what a rewritten model was compared with the original, and how well it agreed, so far.
 
     Args:
         runs: what was run.
@@ -83,13 +83,31 @@ class Proven:
             number in it.
         notes: what could not be compared, and why.
 
+    Example:
+        >>> proven = Proven()
+        >>> proven.add(Proven(["a batch"], 1e-7))
+        >>> bool(proven), str(proven)
+        (True, 'equal to the original, to 1.0e-07, on a batch')
+
     """
 
-    runs: tuple[str, ...]
-    largest: float
-    notes: tuple[str, ...] = ()
+    runs: list[str] = field(default_factory=list)
+    largest: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, more: Proven) -> None:
+        """Count another comparison in."""
+        self.runs += more.runs
+        self.notes += more.notes
+        self.largest = max(self.largest, more.largest)
+
+    def __bool__(self) -> bool:
+        """Whether anything was compared."""
+        return bool(self.runs)
 
     def __str__(self) -> str:
+        if not self.runs:
+            return "not yet compared with the original"
         return f"equal to the original, to {self.largest:.1e}, on {', '.join(self.runs)}"
 
 
@@ -125,7 +143,7 @@ class Report:
     operations: tuple[OperationReport, ...] = ()
     uncovered: tuple[UncoveredReport, ...] = ()
     code_was_run: bool = False
-    proven: Proven | None = None
+    proven: Proven = field(default_factory=Proven)
 
     def __str__(self) -> str:
         rows = [
@@ -137,7 +155,7 @@ class Report:
         notes += [f"kept as code: {_shown(name)}: {reason}" for name, reason in self.islands.items()]
         if self.islands and not self.code_was_run:
             notes.append("what has no rule in that code is listed where decompose gets example inputs")
-        if self.proven is not None:
+        if self.proven or self.proven.notes:
             notes += [str(self.proven), *self.proven.notes]
         return "\n".join([text, *self._shown_operations(), *self._shown_uncovered(), *notes])
 
@@ -173,7 +191,7 @@ class Report:
         object.__setattr__(model, _ATTRIBUTES[taken], self)
         if isinstance(model, fx.GraphModule):
             # The entry of GraphModule.meta that survives copy.deepcopy.
-            model.meta["_user_preserved_attributes"] = {_ATTRIBUTES[taken]: self}
+            model.meta.setdefault("_user_preserved_attributes", {})[_ATTRIBUTES[taken]] = self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for ``json.dumps``."""

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from passes.graph.dataflow import Dataflow
-from passes.leaves import Layout
+from passes.leaves import Atom, Layout
 from passes.lowering.coverage import why_no_rule_for_call, why_no_rule_for_module
 from passes.lowering.running_code import textbook_of
+from passes.lowering.written import put, without_out, written_by
 from passes.operations.catalogue import is_discrete, operation_of
-from passes.operations.in_place import writes_first
 from passes.operations.names import name_of_call
 from passes.operations.operation import CUTS, FIXED, RANDOM, Kind
 from passes.operations.table import rule_of_module
 from passes.recurrent.recurrence import Recurrence
-from passes.user_code.hooks import has_hooks
+from passes.user_code.hooks import has_hooks, set_forward
 from passes.user_code.observe import Call, Observer, observe
 from passes.user_code.randomness import random_state_kept
 from passes.user_code.structure import tensors_in
@@ -176,15 +178,30 @@ class _Coverage(Observer):
 
     def made(self, call: Call, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make the call, and find out what it does to numbers that depend on the input."""
-        operation = None if isinstance(call.function, nn.Module) else operation_of(call.function)
+        own = isinstance(call.function, nn.Module)
+        operation = None if own else operation_of(call.function)
         if operation is not None and operation.blind and operation.kind is not Kind.RANDOM:
             return run(*args, **kwargs)
         read = {_storage(tensor) for tensor in tensors_in((args, kwargs)) if self.varies(tensor)}
-        reason = self._why(call, args, kwargs)
         stepped = bool(read) or self.is_discrete((args, kwargs))
-        result = run(*args, **kwargs)
-        writes = not isinstance(call.function, nn.Module) and writes_first(call.function, args, kwargs)
-        written = tensors_in([result, args[:1] if writes else ()])
+        target = None if own else written_by(call.function, args, kwargs)
+        textbook = (
+            None
+            if own or _in_transform((args, kwargs))
+            else textbook_of(call.function, self.varies, args, kwargs)
+        )
+        told = target is not None and kwargs.get("out") is target
+        if textbook is not None and not isinstance(textbook[0], Atom):
+            # The explainers make the calls of a textbook one by one, so each is judged by itself.
+            result, reason = self._written_out(*textbook), None
+            told = target is not None
+        else:
+            reason = None if textbook is not None else self._why(call, args, kwargs)
+            # Torch has no gradient of what is put where it is told.
+            result = run(*args, **(without_out(kwargs) if told else kwargs))
+        if told:
+            result = put(target, result)
+        written = tensors_in([result, target])
         # Slots of one storage share what they depend on: views follow what is written to their base.
         floating = [each for each in written if each.is_floating_point() or each.is_complex()]
         if read or reason == RANDOM:
@@ -197,7 +214,7 @@ class _Coverage(Observer):
         if not read and stepped:
             self.note(floating, False)
         report = None
-        decides = stepped and call.operation == "bool"
+        decides = stepped and call.function is Tensor.__bool__
         if reason is not None and (read or decides or reason == RANDOM) and self._in_island(call.where):
             report = UncoveredReport(call.name, call.operation, call.source, reason)
         # A number that Python code gets is used where nobody can see it.
@@ -215,13 +232,28 @@ class _Coverage(Observer):
         if isinstance(call.function, nn.Module):
             covered = is_covered(call.function)
             return None if covered else why_no_rule_for_module(call.function)
-        if call.operation == "bool" and (self.varies(args) or self.is_discrete(args)):
+        if call.function is Tensor.__bool__ and (self.varies(args) or self.is_discrete(args)):
             return f"{FIXED} decides what the code does"
-        if textbook_of(call.function, self.varies, args, kwargs):
-            # The explainers give it its rule while the code runs.
-            return None
         reason = why_no_rule_for_call(call.function, args, kwargs, self.varies, self.is_discrete)
+        if reason is not None and _in_transform((args, kwargs)):
+            return f"{reason}, in a transform of torch.func"
         return CUTS if reason is None and not torch.is_grad_enabled() else reason
+
+    def _written_out(self, module: nn.Module, operands: tuple[Any, ...]) -> Any:
+        """Run a textbook module, and look at each of its calls."""
+        module.eval()
+        for atom in module.modules():
+            if isinstance(atom, Atom):
+                set_forward(atom, partial(self._atom, atom, atom.forward))
+        self._quiet = False
+        try:
+            with self:
+                return module(*operands)
+        finally:
+            self._quiet = True
+
+    def _atom(self, atom: Atom, plain: Callable[..., Any], *operands: Any) -> Any:
+        return self.shown(atom, type(atom).__name__, plain, operands, {})
 
     def _in_island(self, where: str) -> bool:
         return any(each == "" or f"{where}.".startswith(f"{each}.") for each in self.islands)
@@ -255,7 +287,14 @@ class _Coverage(Observer):
         return list(reversed(reports))
 
 
+def _in_transform(value: Any) -> bool:
+    """Whether a value holds tensors of a transform such as vmap, whose calls no explainer makes."""
+    return any(map(is_functorch_wrapped_tensor, tensors_in(value)))
+
+
 def _storage(tensor: Tensor) -> int:
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
     try:
         return int(tensor.untyped_storage()._cdata)
     except (RuntimeError, NotImplementedError):

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from passes.lowering.coverage import why_no_rule_for_call, why_no_rule_for_module
-from passes.operations.in_place import writes_first
+from passes.lowering.written import put, without_out, written_by
+from passes.operations.catalogue import is_blind, operation_of
 from passes.operations.operation import CUTS
 from passes.user_code.observe import Call, Observer, observe
 from passes.user_code.randomness import random_state_kept
@@ -61,8 +62,9 @@ class Recorded(Observer):
     def made(self, call: Call, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make the call."""
         taken = [each.detach().clone() for each in _floating((args, kwargs))]
-        result = run(*args, **kwargs)
-        given = [each.detach().clone() for each in _floating(_given(call, args, result))]
+        out = _out(call, kwargs)
+        result = run(*args, **kwargs) if out is None else put(out, run(*args, **without_out(kwargs)))
+        given = [each.detach().clone() for each in _floating(_given(call, args, kwargs, result))]
         self.calls.append((f"{call.name} {call.operation}", taken, given))
         return result
 
@@ -113,21 +115,29 @@ class Followed(Observer):
             return alias
 
         entered, named = map_tensors(enter, args), map_tensors(enter, kwargs)
-        varies = any(each.requires_grad for each in operands)
-        if _changes_first(call) and varies and _is_floating(args[0]):
+        # What a call makes of sizes alone is the same at both ends, and may be written to.
+        varies = any(each.requires_grad for each in operands) and not _is_blind(call)
+        out, written = _out(call, kwargs), _written(call, args, kwargs)
+        if out is not None:
+            # Torch has no gradient of what is put where it is told.
+            made = run(*entered, **without_out(named))
+            outputs, result = _floating(made), put(out, made)
+        elif varies and _is_floating(written):
             # Out of place first, so that the old and the new numbers each have multipliers.
-            changed = entered[0].clone()
-            result = run(changed, *entered[1:], **named)
-            args[0].copy_(changed)
+            own = written_by(call.function, entered, named)
+            changed = own.clone()
+            entered, named = map_tensors(lambda each: changed if each is own else each, (entered, named))
+            result = run(*entered, **named)
+            written.copy_(changed)
             outputs = [changed]
-            result = None if result is None else args[0]
+            result = None if result is None else written
         else:
             result = run(*entered, **named)
             if isinstance(call.function, nn.Module):
                 result = self.ruled(call, entered, taken0, result, given0)
             handed = {id(each) for each in _floating((entered, named))}
             result = map_tensors(lambda each: each.view_as(each) if id(each) in handed else each, result)
-            outputs = _floating(_given(call, args, result))
+            outputs = _floating(_given(call, args, kwargs, result))
         if len(outputs) != len(given0) or any(
             a.shape != b.shape for a, b in zip(outputs, given0, strict=True)
         ):
@@ -139,7 +149,7 @@ class Followed(Observer):
         return result
 
     def _leave(self, call: Call, flow: Flow, output: Tensor, delta: Tensor, varies: bool) -> None:
-        looks_up = call.operation in ("Embedding", "embedding") and not varies
+        looks_up = _looks_up(call) and not varies
         if not output.requires_grad and output.is_leaf and (varies or looks_up):
             # What was cut off gets multipliers too, which end here.
             self.cut.append(output.requires_grad_())
@@ -251,13 +261,29 @@ def gaps_of_sample(
     return Gaps(run.flows, total, float(flat.detach().abs().max()), flat.dtype == torch.float64)
 
 
-def _changes_first(call: Call) -> bool:
-    """Whether a call writes numbers to its first argument."""
-    return not isinstance(call.function, nn.Module) and writes_first(call.function)
+def _written(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what a call writes numbers to, None if to nothing."""
+    return None if isinstance(call.function, nn.Module) else written_by(call.function, args, kwargs)
 
 
-def _given(call: Call, args: tuple[Any, ...], result: Any) -> Any:
-    return args[0] if _changes_first(call) and result is None else result
+def _out(call: Call, kwargs: dict[str, Any]) -> Any:
+    """Return where a function is told to put its result."""
+    return None if isinstance(call.function, nn.Module) else kwargs.get("out")
+
+
+def _is_blind(call: Call) -> bool:
+    return not isinstance(call.function, nn.Module) and is_blind(call.function)
+
+
+def _looks_up(call: Call) -> bool:
+    """Whether a call takes numbers out of a table."""
+    if isinstance(call.function, nn.Module):
+        return isinstance(call.function, nn.Embedding)
+    return operation_of(call.function) is operation_of(nn.functional.embedding)
+
+
+def _given(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+    return _written(call, args, kwargs) if result is None else result
 
 
 def _on_multiplier(tensor: Tensor, note: Callable[[Tensor], None]) -> None:

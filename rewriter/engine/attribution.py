@@ -35,6 +35,8 @@ class Target:
         interim: name of the operation whose inputs receive the attributions, or None for the model's.
         tokens: integers receive attributions, where an embedding looks them up.
         stateful: the model's code keeps something between calls, so that each run needs a clone.
+        code: why the model's own code runs, with rewritten layers, instead of a graph.
+        rewritten: what the linked copy was made of.
 
     """
 
@@ -45,6 +47,7 @@ class Target:
     tokens: bool = False
     stateful: bool = False
     code: str | None = None
+    rewritten: nn.Module | None = None
 
     def run(self, inputs: Inputs) -> Tensor:
         """Return the outputs to explain, with the batch first.

@@ -1,4 +1,7 @@
-"""The one place where a rule acts on multipliers, whoever transports them."""
+"""Rules as multipliers are transported: by autograd, by linked modules, by sweeps derived from a graph.
+
+The C form of the sweeps of LSTM and GRU has the rules of their atoms written in it.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +43,42 @@ def pull(
         (tensor([[[2., 2., 2.]]]), tensor([[1.5000]]))
 
     """
-    if rule.elementwise and len(pairs) > 1:
-        shape = (d.shape[1], *d.shape[2:])
-        pairs = [(x.expand(shape), x0.expand(shape)) for x, x0 in pairs]
-    x, x0 = (tuple(side) for side in zip(*pairs, strict=True))
+    x, x0 = _sides(pairs, d.shape[1:] if rule.elementwise else None)
     pulled = rule.pull(x, x0, *output, d)
     return tuple(
         _fitted(part_for(operand, each), operand) for each, operand in zip(pulled, operands, strict=True)
     )
+
+
+def multipliers_of(
+    rule: BoundRule, pairs: Sequence[tuple[Tensor, Tensor]], output: tuple[Tensor, Tensor]
+) -> Operands:
+    """Return the multipliers of an elementwise atom's operands, to be taken times those of its output.
+
+    Args:
+        rule: the atom's.
+        pairs: each operand of samples and of references, in shapes that broadcast.
+        output: what the atom made of both.
+
+    Example:
+        >>> from passes.leaves import Mul
+        >>> from passes.operations.table import rule_of
+        >>> a, b = torch.ones(2, 1), torch.full((3,), 2.0)
+        >>> of_a, of_b = multipliers_of(rule_of(Mul()), [(a, 0 * a), (b, b)], (a * b, 0 * a * b))
+        >>> of_a.shape, of_b[0, 0].item()
+        (torch.Size([2, 3]), 0.5)
+
+    """
+    assert rule.multipliers is not None, "the atom mixes elements"
+    shape = torch.broadcast_shapes(*(each.shape for each in output))  # type: ignore[no-untyped-call]
+    return rule.multipliers(*_sides(pairs, shape), *output)
+
+
+def _sides(pairs: Sequence[tuple[Tensor, Tensor]], shape: Sequence[int] | None) -> tuple[Operands, Operands]:
+    """Return the operands of samples and those of references, of one shape if there are several."""
+    if shape is not None and len(pairs) > 1:
+        pairs = [(x.expand(shape), x0.expand(shape)) for x, x0 in pairs]
+    return tuple(x for x, _ in pairs), tuple(x0 for _, x0 in pairs)
 
 
 def as_result(operand: Tensor, result: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
-from rewriter.compiler.decompose import lowered, wrong
+from rewriter.compiler.decompose import wrong
 from rewriter.engine.attribution import Remembered, attribute
 from rewriter.engine.kept_state import keeps_state
 from rewriter.engine.problem import Inputs, Problem
@@ -123,7 +123,7 @@ class DeepExplainer:
         self._compiled = compiled
         self._remembered = Remembered()
         outputs = self._first_run()
-        if not self._proven(self._data, outputs):
+        while not self._proven(self._data, outputs):
             outputs = self._first_run()
         self._output_shape = outputs.shape[1:]
         #: The mean of the outputs over the background, one per output.
@@ -230,12 +230,12 @@ class DeepExplainer:
             if not len(outputs) or self._original.agrees(inputs, outputs):
                 return True
             model, output = self._asked
-            original, code = self._original.model, self._target.code
-            reason = self._original.proves(lowered(original, code), inputs)
+            assert self._target.rewritten is not None
+            reason = self._original.proves(self._target.rewritten, inputs)
         if not reason:
             return True
-        if code is not None:
-            raise wrong(original, reason)
+        if self._target.code is not None or not isinstance(self._target.rewritten, fx.GraphModule):
+            raise wrong(self._original.model, reason)
         reason = f"a graph of it computes something else: {reason}"
         self._target = linked_target(model, output, reason)
         self._remembered = Remembered()

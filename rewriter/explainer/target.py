@@ -42,12 +42,13 @@ def linked_target(
     """
     given, layer = model if isinstance(model, tuple) else (model, None)
     root = as_module(given)
-    copy = linked_copy(lowered(root, code))
+    rewritten = lowered(root, code)
+    copy = linked_copy(rewritten)
     _check_tensors(copy)
     weights = SharedWeights(root, copy)
     select = selecting(output)
     if layer is None:
-        return Target(copy, weights, select, tokens=True, code=code)
+        return Target(copy, weights, select, tokens=True, code=code, rewritten=rewritten)
     names = [name for name, module in root.named_modules() if module is layer]
     if not names:
         raise RewriteError(f"the {type(layer).__name__} is not a part of the model")
@@ -62,7 +63,7 @@ def linked_target(
         raise RewriteError(f"{names[0]}: became part of the graph; explain the input of a module below it")
     forward = _embedded_forward if isinstance(found[0], nn.Embedding) else _interim_forward
     set_forward(found[0], partial(forward, found[0].forward, names[0]))
-    return Target(copy, weights, select, names[0], code=code)
+    return Target(copy, weights, select, names[0], code=code, rewritten=rewritten)
 
 
 def selecting(output: Callable[[Any], Tensor] | str | int | None) -> Callable[[Any], Any]:

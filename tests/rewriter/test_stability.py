@@ -14,6 +14,9 @@ from torch import nn
 
 import passes
 import rewriter
+from passes.frontends import proxies
+from passes.graph import leaf_functions
+from rewriter import decompose
 from tests.support import saved
 
 # Files of which all classes are results that users get.
@@ -26,7 +29,7 @@ def promised() -> list[str]:
 
 
 def savable() -> Iterator[str]:
-    """Yield the places of all modules, results and what builds them anew, as a pickle names them."""
+    """Yield the places of modules and results, of what builds them, and of what the code of graphs calls."""
     for package in (passes, rewriter):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             module = importlib.import_module(found.name)
@@ -35,7 +38,13 @@ def savable() -> Iterator[str]:
                     continue
                 if issubclass(value, nn.Module) or module.__name__ in RESULTS:
                     yield f"{module.__name__}:{name}"
+    for name, value in vars(leaf_functions).items():
+        # What ``leaf`` made.
+        if inspect.isfunction(value) and hasattr(value, "__wrapped__"):
+            yield f"{leaf_functions.__name__}:{name}"
+    yield from (f"{proxies.__name__}:{name}" for name in proxies.FACTORIES)
     yield "passes.stand_in:blank"
+    yield "passes.user_code.hooks:OwnHook"
     yield "passes.graph.graph_module:_rebuild"
     yield "passes.graph.tracer:GraphTracer"
 
@@ -62,5 +71,18 @@ def test_saved_results_compute_what_their_layers_do(path: Path) -> None:
         for got in (own["rolled"](x), own["flat"](x)):
             # The same sums of numbers below 10, some in another order, in float32.
             torch.testing.assert_close(got, expected, rtol=0, atol=2e-6)
-        assert own["rolled"].report.layers or name in ("transformer", "convolution")
+        assert own["rolled"].report.layers or name in ("transformer", "convolution", "writes")
         assert own["equivalence"].equal
+
+
+def test_what_the_code_of_a_saved_graph_imports_is_promised() -> None:
+    named: set[str] = set()
+    for name, layer in saved.layers().items():
+        for result in (decompose(layer), decompose(layer, saved.inputs(name))):
+            named |= {
+                f"{node.target.__module__}:{node.target.__name__}"
+                for node in getattr(getattr(result, "graph", None), "nodes", ())
+                if node.op == "call_function" and node.target.__module__.startswith(("passes", "rewriter"))
+            }
+    assert {"passes.graph.leaf_functions:with_item", "passes.frontends.proxies:zeros"} <= named
+    assert named <= set(promised())

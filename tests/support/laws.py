@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import torch
 
 Breach = tuple[str, str]
 
@@ -15,14 +18,32 @@ def python_files(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.py"))
 
 
-def imports(file: Path) -> Iterator[str]:
-    """Yield the names that a file imports, wherever in it, as dotted paths."""
+def imports(file: Path, root: Path) -> Iterator[str]:
+    """Yield the names that a file of the package ``root`` imports, wherever and however, as dotted paths."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = _absolute("." * node.level + (node.module or ""), file, root)
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in _IMPORTERS and node.args:
+            # Of a name that is put together, the beginning.
+            text = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+            if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                yield _absolute(text.value, file, root).rstrip(".")
+
+
+_IMPORTERS = {"import_module", "__import__"}
+
+
+def _absolute(name: str, file: Path, root: Path) -> str:
+    """Return what a name means in a file: each dot in front but the first is one folder up."""
+    level = len(name) - len(name.lstrip("."))
+    if not level:
+        return name
+    folder = file.parent.relative_to(root.parent).parts
+    return ".".join([*folder[: len(folder) - level + 1], *filter(None, [name[level:]])])
 
 
 def module_name(file: Path, root: Path) -> str:
@@ -36,7 +57,7 @@ def imports_of(folder: Path, package: str) -> list[Breach]:
     return [
         (file.name, name)
         for file in python_files(folder)
-        for name in imports(file)
+        for name in imports(file, folder)
         if name.split(".")[0] == package
     ]
 
@@ -47,7 +68,7 @@ def foreign_imports(folder: Path, allowed: set[str]) -> list[Breach]:
     return [
         (file.name, name)
         for file in python_files(folder)
-        for name in imports(file)
+        for name in imports(file, folder)
         if name.split(".")[0] not in known
     ]
 
@@ -58,7 +79,7 @@ def foreign_at_the_top(folder: Path, allowed: set[str]) -> list[Breach]:
     for file in python_files(folder):
         for node in ast.parse(file.read_text()).body:
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
-            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []
             roots = {name.split(".")[0] for name in names}
             found += [(file.name, name) for name in roots - sys.stdlib_module_names - allowed]
     return found
@@ -84,7 +105,7 @@ def upward_imports(root: Path, order: Sequence[str]) -> list[Breach]:
         floor = floor_of(own, order)
         if floor is None and own != root.name:
             found.append((own, "stands in no room"))
-        for imported in imports(file) if floor is not None else ():
+        for imported in imports(file, root) if floor is not None else ():
             other = floor_of(imported, order)
             if imported.startswith(f"{root.name}.") and other is not None and other > (floor or 0):
                 found.append((own, imported))
@@ -93,7 +114,7 @@ def upward_imports(root: Path, order: Sequence[str]) -> list[Breach]:
 
 def in_circles(root: Path) -> set[str]:
     """Return the modules that import each other in a circle, and what imports those."""
-    graph = {module_name(file, root): set(imports(file)) for file in python_files(root)}
+    graph = {module_name(file, root): set(imports(file, root)) for file in python_files(root)}
     while ready := {name for name, needs in graph.items() if not needs & graph.keys() - {name}}:
         graph = {name: needs for name, needs in graph.items() if name not in ready}
     return set(graph)
@@ -114,32 +135,54 @@ def full_folders(root: Path, most: int) -> list[str]:
     )
 
 
-def tables_of_names(folder: Path, names: Callable[[str], bool]) -> list[Breach]:
-    """Return who holds a collection of names of operations: three at least, and most of its items.
+def names_of_operations(folder: Path, names: Callable[[str], bool]) -> dict[str, set[str]]:
+    """Return the names of operations that each file knows, in whatever form it holds them, if it knows any.
+
+    A call of an operation, and what text says of one, are no knowledge of its name. A string is if it is
+    nothing but names, and so is ``torch.name`` that is not called.
 
     Args:
         folder: where to look.
         names: whether a string, or the last part of ``torch.name``, is the name of an operation.
 
     """
-    found = []
+    found = {}
     for file in python_files(folder):
-        for node in ast.walk(ast.parse(file.read_text())):
-            items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
-            written = [name for name in map(_written, items) if name is not None]
-            known = [name for name in written if names(name)]
-            if len(known) >= 3 and 2 * len(known) > len(items):
-                found.append((file.relative_to(folder).as_posix(), ", ".join(known)))
+        known: set[str] = set()
+        tree = ast.parse(file.read_text())
+        called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        for node in ast.walk(tree):
+            if id(node) not in called:
+                known |= {name for name in _written(node, names) if names(name)}
+        if known:
+            found[file.relative_to(folder).as_posix()] = known
     return found
 
 
-def _written(node: ast.AST | None) -> str | None:
+def _written(node: ast.AST, names: Callable[[str], bool]) -> list[str]:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        words = re.split(r"[\s,;|/]+", node.value.strip())
         # What Python itself calls is no operation of torch's.
-        return None if node.value.startswith("__") else node.value
-    if isinstance(node, ast.Attribute) and ast.unparse(node.value) in _SPACES:
-        return node.attr
-    return None
+        words = [word for word in words if not word.startswith("__")]
+        return words if all(map(names, words)) else []
+    if isinstance(node, ast.Attribute):
+        dotted = ast.unparse(node)
+        space = next((each for each in _SPACES if dotted.startswith(f"{each}.")), None)
+        # Of an operator of aten the overload is no part of the name.
+        name = "" if space is None else dotted.removeprefix(f"{space}.").split(".")[0]
+        # A type or a device of torch's is called as an operation is.
+        other = getattr(torch, name, torch.sum) if space == "torch" else torch.sum
+        return [name] if callable(other) and not isinstance(other, type) else []
+    return []
 
 
-_SPACES = {"torch", "F", "operator", "Tensor", "torch.Tensor", "torch.nn.functional", "torch.special"}
+# The longest first.
+_SPACES = sorted(
+    {
+        *("torch", "F", "operator", "Tensor", "torch.Tensor", "torch.nn.functional", "nn.functional"),
+        *("functional", "torch.special", "special", "torch.linalg", "linalg", "torch.fft", "fft"),
+        *("torch.ops.aten", "ops.aten", "aten", "torch._C._nn"),
+    },
+    key=len,
+    reverse=True,
+)

@@ -9,16 +9,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from passes.graph.dataflow import Dataflow
 from passes.graph.tracer import AtomTracer
 from passes.leaves import Atom
+from passes.lowering.calls_in_graphs import LowerCalls
+from passes.lowering.coverage import why_no_rule_for_call
 from passes.operations.catalogue import operation_of
+from passes.operations.in_place import writes_first
 from passes.operations.names import is_pointwise
 from passes.operations.operation import Kind
 from passes.operations.table import rule_of
 from passes.user_code.clone import clone_structure
+from rewriter.engine.rules import multipliers_of
+from rewriter.engine.sweeps.tried_out import NotElementwiseError as NotElementwiseError
+from rewriter.engine.sweeps.tried_out import slots_at, taken_times
 
-# Features of the state for which the graph is tried out: enough to see their order.
-_WIDTH = 3
+# Features of the state for which the graph is tried out: a piece that has a size of its own fits one at most.
+_WIDTHS = 3, 5
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,6 @@ def whole(multiplier: Multiplier) -> Tensor:
     return multiplier.a * multiplier.b if isinstance(multiplier, Product) else multiplier
 
 
-class NotElementwiseError(Exception):
-    """An element of a cell's new state depends on others of the old one than its own."""
-
-
 @dataclass
 class Reached:
     """What a one reaches from a new state.
@@ -68,17 +71,19 @@ class CellGraph:
     """The graph of one step of a cell: elementwise atoms, what is linear in them, and pieces of the gates.
 
     Args:
-        cell: takes both parts of the gates and the old state, returns the new state.
+        cell: takes both parts of the gates and the old state, returns the new state; its calls are lowered.
 
     Raises:
-        NotElementwiseError: for a cell that is made of anything else.
+        NotElementwiseError: for a cell of which it is not certain that it is made of nothing else.
 
     """
 
     def __init__(self, cell: nn.Module) -> None:
         # Of its own: the atoms of the caller's may be given other forwards.
         self.cell = clone_structure(cell)
-        self.graph = AtomTracer().trace(self.cell)
+        self.model = _lowered(self.cell)
+        self.graph = self.model.graph
+        self.flow = Dataflow(self.graph)
         self.gates = len(cell.gates)  # type: ignore[arg-type]  # every cell has this class attribute
         x, h, *self.old = (node for node in self.graph.nodes if node.op == "placeholder")
         (output,) = next(node for node in self.graph.nodes if node.op == "output").args
@@ -87,11 +92,13 @@ class CellGraph:
         self.atoms = [node for node in self.graph.nodes if node.op == "call_module"]
         if not self.atoms:
             raise NotElementwiseError("the cell has no atoms")
-        self.kept = list(dict.fromkeys(each for node in self.atoms for each in (*node.all_input_nodes, node)))
+        if not all(map(self.flow.varies, self.new)):
+            raise NotElementwiseError("a new state is the same whatever the old one is")
         #: Number by which a linear node takes each of its operands.
         self.linear: dict[fx.Node, dict[fx.Node, float]] = {}
         for node in self.graph.nodes:
             self._check(node)
+        self.kept = list(dict.fromkeys(each for node in self.atoms for each in (*node.all_input_nodes, node)))
         joined = self._sum_of_inputs()
         #: Where both parts of the gates enter: their sum, or the hidden state's part and the input's.
         self.entrances = [joined] if joined else [h, x]
@@ -99,19 +106,30 @@ class CellGraph:
         self.slots = self._slots()
 
     def _check(self, node: fx.Node) -> None:
-        if node.op in ("placeholder", "output"):
+        if node.op in ("placeholder", "output", "get_attr"):
             return
         if node.op == "call_module":
-            atom = self.cell.get_submodule(str(node.target))
+            atom = self.model.get_submodule(str(node.target))
             rule = rule_of(atom) if isinstance(atom, Atom) else None
             if rule is None or not rule.elementwise:
                 raise NotElementwiseError(f"{node.target} has no elementwise rule")
+            if node.kwargs or not all(
+                isinstance(each, fx.Node) and self.flow.varies(each) for each in node.args
+            ):
+                # What is kept of each step, for the rule, has the batch's rows.
+                raise NotElementwiseError(f"{node.target} takes what does not vary")
             return
         operation = operation_of(node.target)
         if operation is None or operation.kind not in (Kind.LINEAR, Kind.PRODUCT):
             raise NotElementwiseError(f"{node.target} has no rule")
+        if writes_first(node.target, node.args, node.kwargs) or "out" in node.kwargs:
+            raise NotElementwiseError(f"{node.target} writes to what may be kept")
+        flow = self.flow
+        reason = why_no_rule_for_call(node.target, node.args, node.kwargs, flow.varies, flow.is_discrete)
+        if reason is not None:
+            raise NotElementwiseError(f"{node.target}: {reason}")
         if is_pointwise(node.target):
-            self.linear[node] = _taken_times(node)
+            self.linear[node] = taken_times(node, flow.varies)
 
     def _sum_of_inputs(self) -> fx.Node | None:
         """Return the node that adds both parts of the gates, if nothing else takes either."""
@@ -121,22 +139,17 @@ class CellGraph:
         return only if only is not None and self.linear.get(only) == ones else None
 
     def _slots(self) -> dict[fx.Node, int]:
-        """Find the slots of the gates that nodes are, by what becomes of numbers in their order."""
-        values: dict[fx.Node, Any] = {}
-        for k, entrance in enumerate(self.entrances):
-            first = k * self.gates * _WIDTH
-            values[entrance] = torch.arange(first, first + self.gates * _WIDTH).unsqueeze(0)
-        slots = {node: k for k, node in enumerate(self.entrances)} if self.gates == 1 else {}
-        for node in self.graph.nodes:
-            if node.op not in ("call_function", "call_method") or node in self.linear:
-                continue
-            if not all(each in values for each in node.all_input_nodes):
-                raise NotElementwiseError(f"{node.target} may mix elements of the state")
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-            values[node] = _run(node, args, kwargs)
-            if isinstance(values[node], Tensor):
-                slots[node] = _slot_of(values[node], str(node))
-        return slots
+        """Find the slots of the gates that nodes are."""
+        pieces = [
+            node
+            for node in self.graph.nodes
+            if node.op in ("call_function", "call_method") and node not in self.linear
+        ]
+        found = [slots_at(width, self.gates, self.entrances, pieces) for width in _WIDTHS]
+        if any(each != found[0] for each in found):
+            raise NotElementwiseError("the pieces of the gates have sizes of their own")
+        own = {node: k for k, node in enumerate(self.entrances)} if self.gates == 1 else {}
+        return own | found[0]
 
     def forward(self) -> Callable[..., tuple[Tensor, ...]]:
         """Compile a step: of the gates and the old state, to the new state and what is kept."""
@@ -149,7 +162,7 @@ class CellGraph:
                 graph.output(tuple(values[each] for each in (*self.new, *self.kept)))
             else:
                 values[node] = graph.node_copy(node, values.__getitem__)
-        return fx.GraphModule(self.cell, graph)
+        return fx.GraphModule(self.model, graph)
 
     def backward(self, pairs: Mapping[fx.Node, tuple[Tensor, Tensor]]) -> list[tuple[int, Reached]]:
         """Take a one from each new state back to the next ones, the gates and the old states.
@@ -169,18 +182,16 @@ class CellGraph:
     def _multipliers(
         self, node: fx.Node, pairs: Mapping[fx.Node, tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, ...]:
-        rule = rule_of(self.cell.get_submodule(str(node.target)))
+        rule = rule_of(self.model.get_submodule(str(node.target)))
         assert rule is not None
-        assert rule.multipliers is not None
-        x, x0 = zip(*(pairs[cast("fx.Node", each)] for each in node.args), strict=True)
-        return rule.multipliers(x, x0, *pairs[node])
+        return multipliers_of(rule, [pairs[cast("fx.Node", each)] for each in node.args], pairs[node])
 
     def _reached(self, start: fx.Node, multipliers: Mapping[fx.Node, tuple[Tensor, ...]]) -> Reached:
         pending: dict[fx.Node, Multiplier] = {start: _ONE}
         found = Reached({}, {}, {})
         for node in reversed(self.graph.nodes):
             d = pending.pop(node, None)
-            if d is None:
+            if d is None or not self.flow.varies(node):
                 continue
             if node in self.slots:
                 slot = self.slots[node]
@@ -207,31 +218,11 @@ class CellGraph:
                 yield cast("fx.Node", operand), multiplier if d is _ONE else Product(whole(d), multiplier)
 
 
-def _run(node: fx.Node, args: Any, kwargs: Any) -> Any:
-    if callable(node.target):
-        return node.target(*args, **kwargs)
-    return getattr(args[0], node.target)(*args[1:], **kwargs)
-
-
-def _taken_times(node: fx.Node) -> dict[fx.Node, float]:
-    """Return the number by which a linear node takes each of its operands."""
-
-    def value(ones: Sequence[fx.Node]) -> float:
-        args, kwargs = fx.node.map_arg(
-            (node.args, node.kwargs), lambda each: torch.tensor(float(each in ones), dtype=torch.float64)
-        )
-        return float(_run(node, args, kwargs))
-
-    operands = node.all_input_nodes
-    found = {each: value([each]) - value([]) for each in operands}
-    if value(operands) - value([]) != sum(found.values()):
-        raise NotElementwiseError(f"{node.target} is a product of operands that vary")
-    return found
-
-
-def _slot_of(numbers: Tensor, node: str) -> int:
-    slot = int(numbers.flatten()[0]) // _WIDTH if numbers.numel() else 0
-    expected = torch.arange(slot * _WIDTH, (slot + 1) * _WIDTH).unsqueeze(0)
-    if not torch.equal(numbers, expected):
-        raise NotElementwiseError(f"{node} is no whole piece of the gates")
-    return slot
+def _lowered(cell: nn.Module) -> fx.GraphModule:
+    try:
+        graph = AtomTracer().trace(cell)
+    except (fx.proxy.TraceError, TypeError) as error:
+        raise NotElementwiseError(f"torch.fx cannot follow the cell: {error}") from error
+    model = fx.GraphModule(cell, graph)
+    LowerCalls().run(model)
+    return model

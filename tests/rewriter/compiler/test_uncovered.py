@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import rewriter
 from passes.lowering.coverage import why_no_rule_for_module
-from passes.operations.operation import CUTS, FIXED, NO_RULE, RANDOM, ROWS
+from passes.operations.operation import CUTS, FIXED, NO_RULE, PRODUCT, RANDOM, ROWS
 from rewriter import decompose
 from rewriter.compiler.report import UncoveredReport
 from rewriter.compiler.uncovered import uncovered_calls
@@ -278,3 +278,56 @@ def test_numbers_made_of_masks_or_indices_alone_are_reported(code: Any) -> None:
 def test_masks_and_indices_beside_the_output_are_not_reported() -> None:
     model = Computes(lambda x: (x + 1, x.argmax(1), (x > 0) & (x < 1)))
     assert decompose(model).report.uncovered == ()
+
+
+@pytest.mark.parametrize("kind", [Computes, ComputesInCode], ids=["graph", "code"])
+def test_what_a_call_is_made_of_is_looked_at(kind: type[Computes]) -> None:
+    model = kind(lambda x: torch.cdist(x[None], x[None] * 2 + 1, p=3.0))
+    report: Any = decompose(model, example(kind, torch.rand(3, 3))).report
+    assert bool(report.islands) == (kind is ComputesInCode)
+    assert [(each.operation, each.reason) for each in report.uncovered] == [("linalg_vector_norm", NO_RULE)]
+    assert report.uncovered[0].source.startswith("test_uncovered.py:")
+
+
+def test_what_a_transform_computes_is_not_lowered() -> None:
+    def found(function: Callable[[Tensor], Tensor]) -> list[tuple[str, str]]:
+        model = ComputesInCode(torch.func.vmap(function))
+        report = decompose(model, (torch.rand(3, 3), None)).report
+        assert report.islands
+        return [(each.operation, each.reason) for each in report.uncovered]
+
+    where = "in a transform of torch.func"
+    assert found(lambda row: row.tanh() * row) == [
+        ("tanh", f"{NO_RULE}, {where}"),
+        ("mul", f"{PRODUCT}, {where}"),
+    ]
+    assert found(lambda row: (row * 2 + 1).flip(0)) == []
+
+
+WRITES: list[Callable[[Tensor], Tensor]] = [
+    lambda x: torch.relu_(input=x * 2),
+    lambda x: F.hardtanh_(min_val=-0.5, input=x * 2),
+    lambda x: torch.ops.aten.tanh_.default(self=x * 2),
+    lambda x: torch.tanh(x, out=torch.empty(0)),
+    lambda x: torch.mul(x, 2, out=torch.empty(0)),
+    lambda x: torch.max(x, 1, out=(torch.empty(0), torch.empty(0, dtype=torch.long)))[0],
+]
+
+
+@pytest.mark.parametrize("function", WRITES)
+def test_wherever_a_call_writes(function: Callable[[Tensor], Tensor]) -> None:
+    def found(code: Callable[[Tensor], Tensor]) -> list[str]:
+        return [each.operation for each in uncovered_calls(Computes(code), [""], (torch.rand(3, 3),), {})]
+
+    assert found(function) == []
+    assert found(lambda x: function(x.renorm(2, 0, 0.1))) == ["renorm"]
+
+
+def test_what_is_written_by_name_is_followed() -> None:
+    def code(x: Tensor) -> Tensor:
+        kept = torch.zeros(3, 4)
+        torch.renorm(x, 2, 0, 0.1, out=kept)
+        return kept
+
+    (found,) = uncovered_calls(Computes(code), [""], (torch.rand(3, 3),), {})
+    assert found.operation == "renorm"

@@ -184,6 +184,36 @@ def test_islands() -> None:
         assert len(found.broken) == 1
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: F.hardtanh_(min_val=-0.5, max_val=0.5, input=h * 1),
+        lambda h: (h * 1).clamp_(-0.5, 0.5),
+        lambda h: F.hardtanh(h * 1, -0.5, 0.5, inplace=True),
+        lambda h: torch.clamp(h, -0.5, 0.5, out=torch.empty_like(h)),
+        lambda h: torch.zeros_like(h).copy_(h).clamp_(-0.5, 0.5),
+    ],
+)
+def test_wherever_a_call_writes(function: Callable[[Tensor], Tensor]) -> None:
+    """The oracle: the same function, of a result of its own."""
+
+    class Writes(nn.Module):
+        def __init__(self, code: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.first, self.code = nn.Linear(4, 4), code
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.code(self.first(x)) * 2
+
+    plain = Writes(lambda h: F.hardtanh(h, -0.5, 0.5)).double().requires_grad_(False)
+    writing = Writes(function).double().requires_grad_(False)
+    writing.load_state_dict(plain.state_dict())
+    x, background = data()
+    (expected,), (found,) = (diagnose(each, x, background).broken for each in (plain, writing))
+    assert found.gap == pytest.approx(expected.gap, abs=1e-12)
+    assert expected.gap > 1e-3
+
+
 def test_time_first_and_merged_batches() -> None:
     """The batch is not in dimension 0 where the fault is."""
 

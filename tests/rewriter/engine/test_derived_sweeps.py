@@ -14,6 +14,8 @@ from passes.leaves import Mul, SigmoidAtom, TanhAtom
 from passes.operations.elementwise.atom import Elementwise
 from passes.recurrent.recurrence import Recurrence
 from rewriter import DeepExplainer
+from rewriter.engine.sweeps.derived import DerivedSweep
+from rewriter.engine.sweeps.tried_out import NotElementwiseError
 from tests.support.oracles.deeplift import Array, Pair, contributions
 
 State = tuple[Any, ...]
@@ -152,6 +154,76 @@ def linear(x: Pair, h_gates: Pair, h: Pair) -> State:
     return (x + h_gates * 0.5,)
 
 
+class InterpolatingCell(MixingCell):
+    """What torch calls linear is not where its weight varies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = SigmoidAtom()
+
+    def forward(self, x: Tensor, h_gates: Tensor, h: Tensor) -> State:
+        return (torch.lerp(h, self.value(x), self.gate(h_gates)),)
+
+
+def interpolating(x: Pair, h_gates: Pair, h: Pair) -> State:
+    return (h + h_gates.of(sigmoid) * (x.of(np.tanh) + h * -1),)
+
+
+class RoundingCell(MixingCell):
+    """A division that is linear but for its option."""
+
+    def forward(self, x: Tensor, h_gates: Tensor, h: Tensor) -> State:
+        return (self.value(x + h_gates) + torch.div(h * 8, 2, rounding_mode="floor"),)
+
+
+def rounding(x: Pair, h_gates: Pair, h: Pair) -> State:
+    return ((x + h_gates).of(np.tanh) + (h * 8).of(lambda v: np.floor(v / 2)),)
+
+
+class SummedProductCell(MixingCell):
+    """A product of what varies inside a sum, without an atom, its operands by keyword."""
+
+    def forward(self, x: Tensor, h_gates: Tensor, h: Tensor) -> State:
+        return (torch.addcmul(h, tensor1=self.value(x), tensor2=torch.sigmoid(h_gates), value=0.5),)
+
+
+def summed_product(x: Pair, h_gates: Pair, h: Pair) -> State:
+    return (h + x.of(np.tanh) * h_gates.of(sigmoid) * 0.5,)
+
+
+MEAN, SCALE = np.array([0.5, -0.25]), np.array([2.0, 0.75])
+
+
+class CentredCell(MixingCell):
+    """Buffers are called as operations are: one is added to what varies."""
+
+    mean: Tensor
+    exp: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN))
+        self.register_buffer("exp", torch.tensor(SCALE))
+
+    def forward(self, x: Tensor, h_gates: Tensor, h: Tensor) -> State:
+        return (self.value(x + h_gates) + (self.mean * 2 + h),)
+
+
+def centred(x: Pair, h_gates: Pair, h: Pair) -> State:
+    return ((x + h_gates).of(np.tanh) + (h + 2 * MEAN),)
+
+
+class ScaledCell(CentredCell):
+    """Each element is taken times another number."""
+
+    def forward(self, x: Tensor, h_gates: Tensor, h: Tensor) -> State:
+        return (self.value(x + h_gates) + h * self.exp,)
+
+
+def scaled(x: Pair, h_gates: Pair, h: Pair) -> State:
+    return ((x + h_gates).of(np.tanh) + h.through(np.diag(SCALE), np.zeros(SIZE)),)
+
+
 CELLS: dict[str, tuple[Callable[[], nn.Module], Callable[..., State]]] = {
     "coupled": (CoupledCell, coupled),
     "a gate used twice": (TwiceUsedGateCell, twice_used),
@@ -160,6 +232,11 @@ CELLS: dict[str, tuple[Callable[[], nn.Module], Callable[..., State]]] = {
     "mixing": (MixingCell, mixing),
     "turned gates": (TurnedGatesCell, turned_gates),
     "linear": (LinearCell, linear),
+    "interpolating": (InterpolatingCell, interpolating),
+    "rounding": (RoundingCell, rounding),
+    "a product in a sum": (SummedProductCell, summed_product),
+    "a buffer in a sum": (CentredCell, centred),
+    "a buffer in a product": (ScaledCell, scaled),
 }
 SIZE = 2
 
@@ -212,3 +289,59 @@ def test_every_pair(name: str, reverse: bool) -> None:
             )
             # Quotients of differences of numbers of size 1.
             np.testing.assert_allclose(values[sample, ..., output], expected, rtol=0, atol=1e-12)
+
+
+class GivenCell(CentredCell):
+    """A step of the test's."""
+
+    def __init__(self, gates: str, step: Callable[..., Any]) -> None:
+        super().__init__()
+        self.gates, self.step, self.other = gates, step, nn.Linear(2, 2)
+
+    def forward(self, x: Tensor, h_gates: Tensor, h: Tensor) -> State:
+        return (self.step(self, x, h_gates, h),)
+
+
+UNCERTAIN: dict[str, Callable[[], nn.Module]] = {
+    "mixing": MixingCell,
+    "turned gates": TurnedGatesCell,
+    "no atom": LinearCell,
+    "a buffer in a product": ScaledCell,
+    "an atom of a buffer": lambda: GivenCell("a", lambda m, x, g, h: m.value(x + g) + m.out(h, m.exp)),
+    "an atom of a number": lambda: GivenCell("a", lambda m, x, g, h: m.value(x + g) + m.out(h, 2.0)),
+    "a state that is a buffer": lambda: GivenCell("a", lambda m, x, g, h: (m.value(x + g), m.mean * 2)[1]),
+    "rows are mixed": lambda: GivenCell("a", lambda m, x, g, h: m.value(x + g) + h - h.mean(0, keepdim=True)),
+    "rows of gates are mixed": lambda: GivenCell("a", lambda m, x, g, h: m.value((x + g).roll(1, 0)) + h),
+    "whole numbers": lambda: GivenCell("a", lambda m, x, g, h: m.value((x + g).to(torch.long))),
+    "a size of its own": lambda: GivenCell("ab", lambda m, x, g, h: m.value((x + g)[:, 3:6]) + h),
+    "a shape of its own": lambda: GivenCell(
+        "ab", lambda m, x, g, h: m.value((x + g).view(2, 2, 3)[:, 0]) + h
+    ),
+    "a mask": lambda: GivenCell("a", lambda m, x, g, h: torch.where(h > 0, m.value(x + g), h)),
+    "a mask that is a buffer": lambda: GivenCell(
+        "a", lambda m, x, g, h: m.value(x + g).masked_fill(m.mean, 0)
+    ),
+    "a write": lambda: GivenCell("a", lambda m, x, g, h: m.value(x + g) + h.mul_(2)),
+    "a result given": lambda: GivenCell("a", lambda m, x, g, h: torch.add(m.value(x + g), h, out=m.mean)),
+    "another module": lambda: GivenCell("a", lambda m, x, g, h: m.value(x + g) + m.other(h)),
+    "a decision": lambda: GivenCell("a", lambda m, x, g, h: m.value(x + g) if h.sum() > 0 else h),
+    "a cut": lambda: GivenCell("a", lambda m, x, g, h: m.value(x + g) + h.detach()),
+    "no rule": lambda: GivenCell("a", lambda m, x, g, h: m.value(x + g) + h.renorm(2, 0, 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", UNCERTAIN)
+def test_what_is_not_certain_has_no_sweep(name: str) -> None:
+    with pytest.raises(NotElementwiseError):
+        DerivedSweep(UNCERTAIN[name]())
+
+
+@pytest.mark.parametrize("name", sorted(CELLS.keys() - UNCERTAIN.keys() - {"linear"}))
+def test_what_is_certain_has_one(name: str) -> None:
+    assert DerivedSweep(CELLS[name][0]()).slots.slots
+
+
+def test_trying_out_draws_no_numbers_of_the_users() -> None:
+    state = torch.get_rng_state()
+    DerivedSweep(CoupledCell())
+    assert torch.equal(torch.get_rng_state(), state)

@@ -16,6 +16,25 @@ from rewriter import check_equivalence, decompose
 FOLDER = Path(__file__).parent
 
 
+class Writes(nn.Module):
+    """Writes to tensors, some of which it makes: the graph calls functions of the library."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a row per sequence."""
+        h = self.linear(x[:, 0])
+        h += 0.5
+        out = torch.zeros(x.shape[0], 6)
+        out[:, :4] = h.tanh()
+        out[:, 4:] = torch.full((x.shape[0], 2), 0.25) * x[:, 1, :2]
+        last = torch.ones_like(out)
+        last.copy_(out.exp())
+        return out * last
+
+
 def layers() -> dict[str, nn.Module]:
     """Return layers whose weights follow from no generator."""
     kinds: dict[str, nn.Module] = {
@@ -24,6 +43,7 @@ def layers() -> dict[str, nn.Module]:
         "rnn": nn.RNN(3, 4, batch_first=True),
         "transformer": nn.TransformerEncoderLayer(4, 2, 6, batch_first=True, activation="gelu"),
         "convolution": nn.Sequential(nn.Conv1d(5, 3, 2), nn.Softplus(), nn.MaxPool1d(2), nn.Flatten()),
+        "writes": Writes(),
     }
     for layer in kinds.values():
         for place, parameter in enumerate(layer.parameters()):

@@ -1,0 +1,118 @@
+"""What calls of a cell's graph do to numbers, found by trying them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+# Points at which a call is tried out, and how far a sum of some numbers of size 1 may be off.
+_POINTS = 16
+_ROUNDING = 1e-12
+# What a call raises that does not fit what it is tried out with.
+_REFUSALS = RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError
+
+
+class NotElementwiseError(Exception):
+    """An element of a cell's new state may depend on others of the old one than its own."""
+
+
+def taken_times(node: fx.Node, varies: Callable[[fx.Node], bool]) -> dict[fx.Node, float]:
+    """Return the number by which a pointwise call takes each operand that varies.
+
+    Args:
+        node: what is called.
+        varies: whether an operand does; the others are numbers of which nothing is known.
+
+    Raises:
+        NotElementwiseError: if there is no such number, the same wherever the call is tried out.
+
+    Example:
+        >>> graph = fx.Graph()
+        >>> x, y = graph.placeholder("x"), graph.placeholder("y")
+        >>> taken_times(graph.call_function(torch.sub, (x, y), {"alpha": 0.5}), lambda _: True)
+        {x: 1.0, y: -0.5}
+
+    """
+    operands = node.all_input_nodes
+    moving = [each for each in operands if varies(each)]
+
+    def value(at: Mapping[fx.Node, Tensor]) -> Tensor:
+        result = _run(node, at)
+        if not isinstance(result, Tensor) or result.dtype != torch.float64:
+            raise NotElementwiseError(f"{node.target} makes something else of numbers")
+        return result
+
+    def of_ones(*ones: fx.Node) -> float:
+        # Between zero and one a difference has all its digits.
+        return float(value({each: _number(each in ones) for each in operands}))
+
+    taken = {each: of_ones(each) - of_ones() for each in moving}
+    draw = torch.Generator().manual_seed(0)
+    begin, end = ({each: 3 * _random(_POINTS, draw) for each in operands} for _ in range(2))
+    for moved in (*([each] for each in moving), moving):
+        at = begin | {each: end[each] for each in moved}
+        expected = sum((taken[each] * (end[each] - begin[each]) for each in moved), _number(0))
+        size = 1 + expected.abs().max() + value(begin).abs().max()
+        if not torch.allclose(value(at) - value(begin), expected, rtol=0, atol=_ROUNDING * float(size)):
+            raise NotElementwiseError(f"{node.target} takes what varies times numbers that vary")
+    return taken
+
+
+def slots_at(
+    width: int, gates: int, entrances: Sequence[fx.Node], pieces: Iterable[fx.Node]
+) -> dict[fx.Node, int]:
+    """Return the slots of the gates that nodes are, for a state of some width.
+
+    Args:
+        width: of the state.
+        gates: slots of each entrance.
+        entrances: where gates enter.
+        pieces: the calls that take them apart, in their order.
+
+    Raises:
+        NotElementwiseError: if one makes anything else of the gates than whole pieces, in their order.
+
+    """
+    draw = torch.Generator().manual_seed(0)
+    # Two rows, so that what mixes rows is seen.
+    wide = _random(2 * len(entrances) * gates * width, draw).view(2, -1)
+    values: dict[fx.Node, Any] = dict(zip(entrances, wide.chunk(len(entrances), -1), strict=True))
+    every = wide.chunk(len(entrances) * gates, -1)
+    slots = {}
+    for node in pieces:
+        if not all(each in values for each in node.all_input_nodes):
+            raise NotElementwiseError(f"{node.target} may mix elements of the state")
+        values[node] = result = _run(node, values)
+        if isinstance(result, Tensor):
+            found = [
+                k for k, each in enumerate(every) if result.dtype == each.dtype and torch.equal(result, each)
+            ]
+            if not found:
+                raise NotElementwiseError(f"{node} is no whole piece of the gates")
+            slots[node] = found[0]
+    return slots
+
+
+def _run(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+    try:
+        if callable(node.target):
+            return node.target(*args, **kwargs)
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
+    except _REFUSALS as error:
+        raise NotElementwiseError(f"{node.target} is not for any size or number: {error}") from error
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
+
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(float(value), dtype=torch.float64, device="cpu")
+
+
+def _random(count: int, draw: torch.Generator) -> Tensor:
+    return torch.randn(count, dtype=torch.float64, device="cpu", generator=draw)
