@@ -28,13 +28,21 @@ def holds_atoms(model: object) -> bool:
 def guard_method(owner: type, method: str, guard: Callable[..., AbstractContextManager[None]]) -> None:
     """Run ``owner.method`` inside ``guard(self, *args, **kwargs)`` from now on; once is enough."""
     original = getattr(owner, method)
-    if getattr(original, _MARK, False):
-        return
+    if not getattr(original, _MARK, False):
+        setattr(owner, method, _guarded(original, guard))
 
+
+def _guarded(original: Callable[..., Any], guard: Callable[..., AbstractContextManager[None]]) -> Any:
     @functools.wraps(original)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
         with guard(self, *args, **kwargs):
             return original(self, *args, **kwargs)
 
     setattr(guarded, _MARK, True)
-    setattr(owner, method, guarded)
+    # Others call what is wrapped, past what is around it: captum's NoiseTunnel does.
+    inner = getattr(original, "__wrapped__", None)
+    if inner is None:
+        del guarded.__wrapped__
+    else:
+        guarded.__wrapped__ = _guarded(inner, guard)
+    return guarded

@@ -116,7 +116,7 @@ class Remembered:
     """
 
     sizes: dict[Any, Size] = field(default_factory=dict)
-    references: tuple[tuple[float, ...], Tape, Tensor] | None = None
+    references: tuple[tuple[int, ...], Tape, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the run, which may be large: whoever needs it can make it again."""
@@ -240,7 +240,8 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
     tape.pairing = pairing
     leaves = [_leaf(each) for each in samples]
     with torch.inference_mode(False), torch.enable_grad(), running(tape), PackByIndex():
-        output = target.run([leaf.clone() if leaf.requires_grad else leaf for leaf in leaves])
+        # Under the caller's no_grad a view taken later would have no gradient.
+        flat = _flat(target.run([leaf.clone() if leaf.requires_grad else leaf for leaf in leaves]))
     if tape.position != len(tape.entries):
         raise RewriteError(
             f"{tape.entries[tape.position][0]}: ran for the references and not for the samples; both must "
@@ -249,7 +250,6 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
     if target.interim is not None:
         leaves = tape.leaves
         references = [_as_pairs(pairing, a, b) for a, b in zip(leaves, tape.inputs, strict=True)]
-    flat = _flat(output)
     lookups = [(each, each.source(leaves, references)) for each in tape.lookups]
     looked_up = [each.output for each, _ in lookups]
     sums = [

@@ -58,13 +58,18 @@ class SharedWeights:
         """Return what changes whenever weights are written to by an operation of torch's."""
         return tuple(-1 if tensor.is_inference() else tensor._version for tensor in self._held)
 
-    def checksums(self) -> tuple[float, ...]:
+    def checksums(self) -> tuple[int, ...]:
         """Return a number for each tensor: ``parameter.data`` is written to without a new version."""
         return tuple(_checksum(tensor) for tensor in self._held)
 
     def __getstate__(self) -> dict[str, Any]:
         """Let a copy of the explainer stand by itself: the model is not copied with it."""
         return {"_model": None, "_shared": {}, "_held": self._held}
+
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Numbers whose products are held at once.
+_CHUNK = 1 << 22
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -83,7 +88,30 @@ def _of(tensor: Tensor) -> str:
     return f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
 
 
-def _checksum(tensor: Tensor) -> float:
-    if tensor.device.type == "cpu" and tensor.layout == torch.strided and tensor.is_contiguous():
-        return zlib.crc32(tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
-    return float(tensor.detach().double().sum())
+def _checksum(tensor: Tensor) -> int:
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        tensor = tensor.detach().to_dense() if not tensor.is_quantized else tensor.int_repr()
+    flat = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    flat = flat.contiguous().reshape(-1)
+    if flat.device.type == "cpu":
+        return zlib.crc32(flat.view(torch.uint8).numpy().data)
+    return _weighted_sum(flat)
+
+
+def _weighted_sum(flat: Tensor) -> int:
+    """Return a sum of the bits of all numbers, each times a number of its place, where that is computed best.
+
+    Example:
+        >>> one, other = torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0])
+        >>> _weighted_sum(one) == _weighted_sum(one.clone()), _weighted_sum(one) == _weighted_sum(other)
+        (True, False)
+
+    """
+    bits = flat.view(_BITS[flat.element_size()])
+    total = 0
+    for begin in range(0, bits.numel(), _CHUNK):
+        part = bits[begin : begin + _CHUNK].long()
+        places = torch.arange(begin, begin + len(part), device=flat.device)
+        # Odd and far from each other; the sum is taken modulo 2**64.
+        total += int((part * (places * 0x5851F42D4C957F2D + 0x14057B7EF767814F)).sum())
+    return total

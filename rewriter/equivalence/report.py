@@ -99,6 +99,10 @@ class EquivalenceReport:
         """Whether everything was compared, in every dtype, and nothing differs."""
         return not self.failures and not self.not_compared
 
+    def __bool__(self) -> bool:
+        """Whether the models are equal."""
+        return self.equal
+
     def equal_in(self, dtype: str) -> bool:
         """Whether the models were compared in ``dtype``, as in ``"float64"``, and nothing differs.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import torch
 
 from passes.errors import RewriteError
 from rewriter.engine.attribution import Target
@@ -15,14 +18,29 @@ class AdditivityError(RewriteError, AssertionError):
     """The attributions do not sum to the difference of the outputs."""
 
 
-def check_sums(target: Target, done: Explained, problem: Problem, tolerance: float) -> None:
-    """Raise AdditivityError unless the attributions of every output sum to what they explain.
+# Roundings, in units of the dtype, of a sum of the size of an output and of all that it is split into.
+_ROUNDINGS = 32
+_WIDE = 1e-9
+
+
+def check_sums(
+    target: Target,
+    done: Explained,
+    problem: Problem,
+    tolerance: float,
+    is_rounding: Callable[[int], bool],
+) -> None:
+    """Raise AdditivityError unless the attributions of every output of each sample sum to what they explain.
+
+    Each is judged against its own change, not against other outputs or a level that both have: what rounding
+    leaves of numbers of the size of the output, and of the attributions, is allowed besides.
 
     Args:
         target: what was explained.
         done: the result.
         problem: what was asked.
-        tolerance: relative to the largest output of samples and references.
+        tolerance: relative to the change of the output from its mean over the references.
+        is_rounding: whether what a sample's attributions are off by is gone in a wider dtype.
 
     """
     if not done.outputs.size:
@@ -30,19 +48,29 @@ def check_sums(target: Target, done: Explained, problem: Problem, tolerance: flo
     index = done.chosen.long().cpu().numpy()
     f, f0 = (np.take_along_axis(each, index, 1) for each in (done.outputs, done.base))
     rows = len(f)
-    total = np.zeros_like(f)
+    total, parts = np.zeros_like(f), np.zeros_like(f)
     for each in done.values:
-        total += each.reshape(rows, -1, f.shape[1]).sum(1)
+        flat = each.reshape(rows, -1, f.shape[1])
+        total += flat.sum(1)
+        parts += np.abs(flat).sum(1)
     gap = np.abs(total - (f - f0))
-    scale = max(float(np.abs(done.outputs).max()), float(np.abs(done.base).max()))
+    dtype = problem.samples[0].dtype if problem.samples[0].is_floating_point() else torch.float32
+    rounding = _ROUNDINGS * torch.finfo(dtype).eps * (np.maximum(np.abs(f), np.abs(f0)) + parts)
+    if dtype == torch.float64:
+        # No level hides a change beside it; what cancels inside of a model may be larger than its outputs.
+        rounding += _WIDE * max(float(np.abs(done.outputs).max()), float(np.abs(done.base).max()))
     # Not 'greater than', which is False for NaN.
-    if not gap.max() <= tolerance * scale:
-        row, column = np.unravel_index(int(np.nan_to_num(gap, nan=np.inf).argmax()), gap.shape)
+    wrong = ~(gap <= tolerance * np.abs(f - f0) + rounding)
+    for row in np.flatnonzero(wrong.any(1)):
+        if is_rounding(int(row)):
+            continue
+        ratio = gap[row] / (np.abs(f - f0)[row] + rounding[row])
+        column = int(np.nan_to_num(np.where(wrong[row], ratio, -1.0), nan=np.inf).argmax())
         expected = f[row, column] - f0[row, column]
-        reason = first_break(target, problem)
+        reason = first_break(target, problem, int(row), int(index[row, column]))
         raise AdditivityError(
             f"the attributions of output {index[row, column]} of sample {row} sum to "
-            f"{total[row, column]:.6g} instead of {expected:.6g}, off by {gap[row, column] / scale:.1e} of "
-            f"the largest output (tolerance {tolerance:.0e}). {reason} Pass "
-            "check_additivity=False to take the values as they are."
+            f"{total[row, column]:.6g} instead of {expected:.6g}, off by {ratio[column]:.1e} of that change "
+            f"(tolerance {tolerance:.0e}). {reason} Pass check_additivity=False to take the values as they "
+            "are."
         )

@@ -120,7 +120,8 @@ def explained_in_context(
                 for k in contexts
             ]
             effect = (now - was)[:, problem.chosen[i].long().cpu().numpy()]
-            _give([values[k][i] for k in contexts], effect, differ)
+            # As slices: of an array of one dimension an item is a number, not a view.
+            _give([values[k][i : i + 1] for k in contexts], effect, differ)
     return replace(merged, values=values, base=base)
 
 
@@ -133,7 +134,8 @@ class _InContext(NamedTuple):
 
 
 def _outputs(run: Callable[[Inputs], Tensor], inputs: Inputs) -> Array:
-    return run(inputs).flatten(1).double().cpu().numpy()
+    outputs = run(inputs)
+    return outputs.reshape(len(outputs), -1).double().cpu().numpy()
 
 
 def _groups(problem: Problem, contexts: Sequence[int]) -> Iterator[tuple[Tensor, Problem]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
+from passes.user_code.twin import Twin
 from rewriter.compiler.decompose import wrong
 from rewriter.engine.attribution import Remembered, attribute
 from rewriter.engine.kept_state import keeps_state
@@ -126,8 +128,8 @@ class DeepExplainer:
         while not self._proven(self._data, outputs):
             outputs = self._first_run()
         self._output_shape = outputs.shape[1:]
-        #: The mean of the outputs over the background, one per output.
-        self.expected_value: Array = outputs.mean(0).cpu().numpy()
+        #: The mean of the outputs over the background, one per output; a number where they have no axis.
+        self.expected_value: Any = outputs.mean(0).cpu().numpy()[()]
 
     def shap_values(
         self,
@@ -145,7 +147,9 @@ class DeepExplainer:
             ranked_outputs: explain only that many of each sample's outputs, the first in the order.
             output_rank_order: ``"max"``, ``"min"`` or ``"max_abs"``.
             check_additivity: whether the values must sum to the difference of the outputs; a float is
-                the tolerance relative to the largest output, 1e-4 by default.
+                the tolerance relative to each output's own change from its mean over the background, by
+                default 1e-4 in float32 and 1e-8 in float64. What float32 leaves beyond that is judged in
+                float64, where it is gone if it was rounding.
             references: a background of its own for each sample, (M, N, *shape).
 
         Returns:
@@ -196,7 +200,7 @@ class DeepExplainer:
         if isinstance(X, list | tuple) != self._multi_input:
             wanted = f"a list of {len(self._data)} tensors" if self._multi_input else "one tensor"
             raise RewriteError(f"X: expected {wanted} like the background, got {type(X).__name__}")
-        tolerance = _tolerance(check_additivity)
+        tolerance = _tolerance(check_additivity, self._data)
         samples = as_inputs(X, self._data, "X")
         check_like(samples, self._data, "X")
         own = references is not None
@@ -210,7 +214,7 @@ class DeepExplainer:
                 problem = Problem(samples, background, self._choose(samples, ranked, order), own)
                 done = self._explained(problem, self._output_shape if ranked is None else None)
                 if tolerance is not None:
-                    check_sums(self._target, done, problem, tolerance)
+                    check_sums(self._target, done, problem, tolerance, partial(self._rounds, problem))
         except Exception:
             self._check_weights(versions)
             raise
@@ -218,6 +222,28 @@ class DeepExplainer:
         if not self._proven(samples, torch.from_numpy(done.outputs)):
             return self._explain(X, ranked, order, check_additivity, references)
         return done
+
+    def _rounds(self, problem: Problem, row: int) -> bool:
+        """Whether the attributions of a sample are additive once they are computed in float64."""
+        inputs = [each[row : row + 1] for each in problem.samples]
+        if any(each.dtype == torch.float64 for each in inputs):
+            return False
+        model, output = self._asked
+        names = []
+        if isinstance(model, tuple):
+            names = [name for name, each in as_module(model[0]).named_modules() if each is model[1]]
+        wide = Twin(self._original.model).model.double()
+        given = (wide, wide.get_submodule(names[0])) if names else wide
+        references = [each[row] for each in problem.references] if problem.own else problem.references
+        try:
+            explainer = DeepExplainer(
+                given, _doubled(references, self._multi_input), output=output, progress=False
+            )
+            explainer.shap_values(_doubled(inputs, self._multi_input))
+        except Exception:
+            # An operation without a rule, or a model that is bound to its dtype.
+            return False
+        return True
 
     def _proven(self, inputs: Inputs, outputs: Tensor) -> bool:
         """Hold outputs against the user's own code; False if that runs from now on, in place of a graph.
@@ -273,7 +299,8 @@ class DeepExplainer:
             return torch.arange(count).repeat(rows, 1).int()
         if rows == 0:
             return torch.empty(0, min(int(ranked), count), dtype=torch.long)
-        outputs = self._run(samples).flatten(1)
+        outputs = self._run(samples)
+        outputs = outputs.reshape(len(outputs), -1)
         values = outputs.abs() if order == "max_abs" else outputs
         return values.sort(descending=order != "min")[1][:, :ranked].cpu()
 
@@ -331,6 +358,11 @@ class DeepExplainer:
         return torch.cat(parts).cpu().numpy()
 
 
+def _doubled(inputs: Inputs, multi_input: bool) -> Any:
+    wide = [each.double() if each.is_floating_point() else each for each in inputs]
+    return wide if multi_input else wide[0]
+
+
 def _bytes(max_memory: Any) -> int | None:
     """Return what to plan with: a fifth less, for what an allocator keeps and fragments."""
     if max_memory is None:
@@ -340,10 +372,12 @@ def _bytes(max_memory: Any) -> int | None:
     return int(0.8 * max_memory)
 
 
-def _tolerance(check_additivity: Any) -> float | None:
+def _tolerance(check_additivity: Any, data: Inputs) -> float | None:
     """Return the tolerance; as for shap whatever is false asks for no check."""
     if isinstance(check_additivity, str):
         raise RewriteError(f"check_additivity: expected a bool or a tolerance, got {check_additivity!r}")
     if not check_additivity:
         return None
-    return float(check_additivity) if isinstance(check_additivity, float | np.floating) else 1e-4
+    if isinstance(check_additivity, float | np.floating):
+        return float(check_additivity)
+    return 1e-8 if any(each.dtype == torch.float64 for each in data) else 1e-4

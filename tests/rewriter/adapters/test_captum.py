@@ -12,6 +12,7 @@ from captum.attr import (
     LayerDeepLiftShap,
     NeuronDeepLift,
     NeuronDeepLiftShap,
+    NoiseTunnel,
 )
 from torch import nn
 
@@ -90,7 +91,17 @@ def test_foreign_models_get_stock_behaviour() -> None:
     x = torch.randn(2, 3, dtype=torch.float64)
     _, delta = DeepLift(model).attribute(x, target=0, return_convergence_delta=True)
     assert delta.abs().max() < 1e-11
-    assert not hasattr(DeepLift.attribute.__wrapped__, "_rewriter_guard")
+    # Guarded once, and so is what others call past captum's own decorator.
+    assert not hasattr(DeepLift.attribute.__wrapped__, "__wrapped__")
+
+
+def test_wrappers_that_call_past_a_decorator_are_exact() -> None:
+    model = gallery.Classifier().double()
+    x, baselines = (torch.randn(4, 6, 3, dtype=torch.float64) for _ in range(2))
+    explainer = NoiseTunnel(DeepLift(decompose(model)))
+    found = explainer.attribute(x, nt_samples=1, stdevs=1e-300, baselines=baselines, target=1)
+    change = (model(x) - model(baselines)).detach()[:, 1]
+    torch.testing.assert_close(found.sum((1, 2)), change, rtol=0, atol=1e-12)
 
 
 def test_stock_captum_cannot_explain_the_original() -> None:
