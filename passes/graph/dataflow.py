@@ -40,7 +40,7 @@ class Dataflow:
 
     def follow(self, node: fx.Node) -> None:
         """Classify one node whose inputs are classified."""
-        if node.op != "call_module" and _is_blind(node):
+        if node.op != "call_module" and self._is_blind(node):
             return
         if any(each in self.varying for each in node.all_input_nodes):
             (self.discrete if _is_discrete(node) else self.varying)[node] = None
@@ -49,6 +49,13 @@ class Dataflow:
                 self._write(write.written)
         elif any(each in self.discrete for each in node.all_input_nodes):
             self.discrete[node] = None
+
+    def _is_blind(self, node: fx.Node) -> bool:
+        if node.target is getattr:
+            return is_blind(node.args[1])
+        return is_blind(
+            node.target, node.args, node.kwargs, lambda each: self.varies(each) or self.is_discrete(each)
+        )
 
     def _write(self, tensor: Any) -> None:
         """A value is written into ``tensor``, hence into all that may share its memory."""
@@ -80,10 +87,6 @@ def nodes_in(value: Any) -> list[fx.Node]:
     found: list[fx.Node] = []
     fx.node.map_arg(value, found.append)
     return found
-
-
-def _is_blind(node: fx.Node) -> bool:
-    return is_blind(node.args[1] if node.target is getattr else node.target)
 
 
 def _is_discrete(node: fx.Node) -> bool:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from types import FunctionType
+from types import FunctionType, MappingProxyType
 from typing import Any
 
+import torch
+from torch import Tensor, fx
+
 from passes.operations.attention import records as attention
-from passes.operations.contract import Textbook, Varies
+from passes.operations.contract import Lowering, Textbook, Varies
 from passes.operations.elementwise import records as elementwise
 from passes.operations.linear import records as linear
 from passes.operations.maxima import records as maxima
 from passes.operations.names import key_of, name_of_call
 from passes.operations.norms import records as norms
-from passes.operations.operation import FIXED, NO_RULE, PRODUCT, Kind, Operation
+from passes.operations.operation import CUTS, FIXED, NO_RULE, PRODUCT, Kind, Operation
 from passes.operations.pairwise import records as pairwise
 from passes.operations.products import records as products
 from passes.operations.softmax import records as softmax
@@ -66,21 +69,40 @@ def operation_of(function: Any) -> Operation | None:
 @functools.lru_cache(maxsize=4096)
 def _found(function: Any) -> Operation | None:
     key = key_of(function)
-    if key is None:
+    if key is None or "." in key:
         return None
     return _BY_KEY.get(name_of_call(function)) or _BY_KEY.get(key)
 
 
-def is_blind(function: Any) -> bool:
+def is_blind(
+    function: Any,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] = MappingProxyType({}),
+    depends: Varies = lambda _: False,
+) -> bool:
     """Whether what a function or method returns depends on shapes, types and devices only.
+
+    Args:
+        function: what is called.
+        args: of the call, if it matters: a tensor may be filled with a number that is known, or with one
+            that is read off another tensor.
+        kwargs: likewise.
+        depends: whether an argument is, or holds, what depends on the inputs.
 
     Example:
         >>> is_blind("new_zeros"), is_blind("exp")
         (True, False)
+        >>> is_blind("new_full", ("x", 3, "a number"), depends=lambda value: value == "a number")
+        False
 
     """
     operation = operation_of(function)
-    return operation is not None and operation.blind
+    if operation is None or not operation.blind:
+        return False
+    if not operation.reads or not (args or kwargs):
+        return True
+    arguments = arguments_of(operation, function, args, kwargs)
+    return not any(depends(arguments.get(name)) for name in operation.reads)
 
 
 def is_discrete(function: Any) -> bool:
@@ -120,6 +142,10 @@ def arguments_of(
             found[name[1:]] = tuple(args[k:])
             break
         found[name] = args[k]
+    else:
+        if len(args) > len(names):
+            # Of an operation of which no parameter needs a name.
+            found["others"] = tuple(args[len(names) :])
     for name, value in kwargs.items():
         found[_own_name(operation, name)] = value
     order = [name.lstrip("*") for name in operation.parameters]
@@ -153,8 +179,9 @@ def _names(operation: Operation, function: Any) -> tuple[str, ...]:
 
 def _own_name(operation: Operation, name: str) -> str:
     if name == "self":
+        # As torch's schemas call what a method belongs to.
         return "input" if "input" in operation.parameters else operation.first
-    return name if name in operation.parameters else _OTHER_NAMES.get(name, name)
+    return name if name in operation.parameters else _OTHER_NAMES.get(name, operation.renamed.get(name, name))
 
 
 @functools.cache
@@ -185,6 +212,8 @@ def why_not_linear(
         discrete: whether it is, or holds, a mask, index or number that is read off such tensors.
 
     """
+    if _rounds(operation, arguments, varies):
+        return CUTS
     for option, reason in operation.unless.items():
         if _is_used(arguments.get(option, operation.parameters.get(option))):
             return reason
@@ -193,6 +222,9 @@ def why_not_linear(
         if any(map(discrete, factors)):
             return FIXED
         return PRODUCT if sum(map(varies, factors)) > 1 else None
+    if operation.kind is Kind.BLANK:
+        read = [arguments[name] for name in operation.reads or arguments if name in arguments]
+        return CUTS if varies(read) or discrete(read) else None
     if operation.kind is not Kind.LINEAR:
         return NO_RULE
     for name in operation.fixed:
@@ -201,6 +233,42 @@ def why_not_linear(
         if varies(arguments.get(name)):
             return operation.because
     return FIXED if discrete(list(arguments.values())) else None
+
+
+def _rounds(operation: Operation, arguments: Mapping[str, Any], varies: Varies) -> bool:
+    """Whether a call makes whole numbers of what varies in floating point, as far as its options say so."""
+    given = _flat(arguments.values())
+    types = [_type_named_by(each, operation.casts) for each in given]
+    return any(each is not None and not _has_slope(each) for each in types) and any(
+        varies(each) and (known is None or _has_slope(known))
+        for each, known in ((each, _type_of(each)) for each in given)
+    )
+
+
+def _type_named_by(option: Any, casts: bool) -> torch.dtype | None:
+    """Return the type of numbers that an option asks for, None if it asks for none, or nobody knows."""
+    if isinstance(option, torch.dtype):
+        return option
+    if isinstance(option, type):
+        # Python's types count as torch's, and torch has classes of tensors that say both type and device.
+        found = {bool: torch.bool, int: torch.int64}.get(option, getattr(option, "dtype", None))
+        return found if isinstance(found, torch.dtype) else None
+    if isinstance(option, str) and option.startswith("torch.") and option.endswith("Tensor"):
+        return _type_named_by(getattr(torch, option.rpartition(".")[2], None), casts)
+    # In the type of another tensor.
+    return option.dtype if casts and isinstance(option, Tensor) else None
+
+
+def _type_of(value: Any) -> torch.dtype | None:
+    """Return the type of the numbers of a tensor, or of a node of a graph that has one noted."""
+    if isinstance(value, fx.Node):
+        value = value.meta.get("val", value.meta.get("tensor_meta"))
+    found = getattr(value, "dtype", None)
+    return found if isinstance(found, torch.dtype) else None
+
+
+def _has_slope(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
 
 
 def lowered(
@@ -216,21 +284,27 @@ def lowered(
 
     """
     operation = operation_of(function)
-    if operation is None or operation.lower is None:
+    lower = None if operation is None else _lowering_of(operation, function)
+    if operation is None or lower is None:
         return None
     arguments = arguments_of(operation, function, args, kwargs)
     if why_not_linear(operation, arguments, varies, _nothing) is None:
         return None
-    taken = _taken(operation.lower) or frozenset(operation.parameters) - {"inplace"}
+    taken = _taken(lower) or frozenset(operation.parameters) - {"inplace"}
     for name in [each for each in arguments if each not in taken]:
         # An option that no lowering knows, unless it is not used.
         if _is_used(arguments.pop(name)) and not name.startswith("_") and name not in _OF_SPEED:
             return None
-    return operation.lower(varies, **arguments)
+    return lower(varies, **arguments)
+
+
+def _lowering_of(operation: Operation, function: Any) -> Lowering | None:
+    in_python = isinstance(function, FunctionType)
+    return operation.lower if in_python else operation.lower_builtin or operation.lower
 
 
 # They change how fast a kernel is.
-_OF_SPEED = ("cudnn_enable", "cudnn_enabled")
+_OF_SPEED = ("cudnn_enable", "cudnn_enabled", "path")
 
 
 @functools.cache

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import functools
 import operator
+import sys
 from collections.abc import Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
 import torch
+from torch.nn import functional as F
+from torch.nn.utils import rnn
 
+# Where torch's functions are found that are written in Python.
+_SPACES = (torch, F, torch.Tensor, rnn)
+# Of whose modules the functions in C are known: a user may hand any other to torch.fx.wrap.
+_LIBRARIES = ("torch", "passes", "operator", "_operator", "builtins")
 # Methods that Python calls to make a number of a tensor; a tensor has methods of nearly the same names.
 _NUMBERS = {"__float__": "float_", "__int__": "int", "__index__": "index_", "__complex__": "complex_"}
 
@@ -54,7 +61,8 @@ def name_of_call(function: Any) -> str:
 def key_of(function: Any) -> str | None:
     """Return the name under which an operation is known, None for what is neither torch's nor Python's.
 
-    What marks a method of Python's, an operator, or a form that writes in place is taken off.
+    What marks a method of Python's, an operator, or a form that writes in place is taken off. A function
+    of torch's that is not the documented one of its name has its module before it.
 
     Example:
         >>> key_of(torch.Tensor.__rsub__), key_of("mul_"), key_of(operator.iadd), key_of(operator.and_)
@@ -64,16 +72,31 @@ def key_of(function: Any) -> str | None:
         True
 
     """
-    own = isinstance(function, FunctionType | MethodType)
-    if own and not str(function.__module__).startswith(("torch", "passes.")):
+    if not isinstance(function, str) and _library_of(function) not in _LIBRARIES:
         return None
     if _aten_name(function) == "":
         return None
+    if isinstance(function, FunctionType | MethodType) and not _is_known(function):
+        # Such as those of torch.masked, which take other arguments than their namesakes.
+        return f"{function.__module__}.{function.__name__}"
     name = _NUMBERS.get(getattr(function, "__name__", "")) or name_of_call(function)
     if name in _NUMBERS.values():
         return name
     plain = name.strip("_") if name.startswith("__") else name.rstrip("_")
     return IN_PLACE.get(plain, plain).rstrip("_")
+
+
+def _library_of(function: Any) -> str:
+    """Return the package that has a function, type or object; that of a method is Python's or torch's."""
+    module = getattr(function, "__module__", None)
+    return module.partition(".")[0] if isinstance(module, str) else "builtins"
+
+
+def _is_known(function: FunctionType | MethodType) -> bool:
+    """Whether a function in Python is what torch, or this package, has by its name."""
+    name = function.__name__
+    spaces = [sys.modules.get(function.__module__)] if _library_of(function) == "passes" else _SPACES
+    return any(getattr(space, each, None) is function for space in spaces for each in (name, f"__{name}__"))
 
 
 def in_place_name(function: Any) -> str | None:

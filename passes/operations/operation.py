@@ -40,7 +40,7 @@ class Kind(Enum):
     DISCRETE = "discrete"
     #: Says something of the shape, type or device of a tensor.
     SHAPE = "shape"
-    #: Makes a tensor of sizes; none of its numbers comes from another tensor.
+    #: Makes a tensor of sizes; a number that it takes from another tensor has lost its gradient.
     BLANK = "blank"
     #: Draws random numbers.
     RANDOM = "random"
@@ -63,14 +63,17 @@ class Operation:
             that follow.
         method: of the method, where its arguments come in another order.
         builtin: of the function in C++ behind that in Python, likewise.
+        renamed: parameters by the names that they have in another form.
         fixed: parameters in which it is not linear.
         because: why it is not, if one of them varies.
         factors: parameters of a product that may vary.
         unless: options with which it is not what its kind says, and why.
         lower: what becomes of a call that is not linear in what varies.
+        lower_builtin: likewise of the function in C++, if it returns something else than that in Python.
         fresh: whether what it returns lies in memory of its own.
         moves: whether it hands the same numbers on; in place, such an operation writes none.
         blind: whether no number of its arguments matters, only their shapes and types.
+        reads: parameters of which that is not true, although it is of the others.
         discrete: whether it makes whole numbers of others, beside what its kind says.
         casts: whether it makes floating point numbers of whole ones.
 
@@ -87,14 +90,17 @@ class Operation:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     method: tuple[str, ...] = ()
     builtin: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     fixed: tuple[str, ...] = ()
     because: str = FIXED
     factors: tuple[str, ...] = ()
     unless: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     lower: Lowering | None = None
+    lower_builtin: Lowering | None = None
     fresh: bool = False
     moves: bool = False
     blind: bool = False
+    reads: tuple[str, ...] = ()
     discrete: bool = False
     casts: bool = False
 
@@ -185,9 +191,11 @@ def of_kind(kind: Kind, *names: str, **known: Any) -> Iterator[Operation]:
     return (described(each, kind, **known) for each in names)
 
 
-def product(signature: str, *aliases: str, lower: Lowering, factors: tuple[str, ...] = ()) -> Operation:
+def product(
+    signature: str, *aliases: str, lower: Lowering, factors: tuple[str, ...] = (), **known: Any
+) -> Operation:
     """Describe a product; all of its parameters are factors, unless they are named."""
-    found = described(signature, Kind.PRODUCT, *aliases, lower=lower, fresh=True)
+    found = described(signature, Kind.PRODUCT, *aliases, lower=lower, **{"fresh": True, **known})
     return replace(found, factors=factors or tuple(found.parameters))
 
 

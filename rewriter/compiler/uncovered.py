@@ -16,7 +16,7 @@ from passes.leaves import Atom, Layout
 from passes.lowering.coverage import why_no_rule_for_call, why_no_rule_for_module
 from passes.lowering.running_code import textbook_of
 from passes.lowering.written import put, without_out, written_by
-from passes.operations.catalogue import is_discrete, operation_of
+from passes.operations.catalogue import is_blind, is_discrete, operation_of
 from passes.operations.names import name_of_call
 from passes.operations.operation import CUTS, FIXED, RANDOM, Kind
 from passes.operations.table import rule_of_module
@@ -176,11 +176,17 @@ class _Coverage(Observer):
         """A module with a rule is one call."""
         return is_covered(module) or super().is_whole(module)
 
+    def _is_blind(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        def depends(value: Any) -> bool:
+            return self.varies(value) or self.is_discrete(value)
+
+        return is_blind(call.function, args, kwargs, depends)
+
     def made(self, call: Call, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make the call, and find out what it does to numbers that depend on the input."""
         own = isinstance(call.function, nn.Module)
         operation = None if own else operation_of(call.function)
-        if operation is not None and operation.blind and operation.kind is not Kind.RANDOM:
+        if operation is not None and operation.kind is not Kind.RANDOM and self._is_blind(call, args, kwargs):
             return run(*args, **kwargs)
         read = {_storage(tensor) for tensor in tensors_in((args, kwargs)) if self.varies(tensor)}
         stepped = bool(read) or self.is_discrete((args, kwargs))
@@ -217,8 +223,8 @@ class _Coverage(Observer):
         decides = stepped and call.function is Tensor.__bool__
         if reason is not None and (read or decides or reason == RANDOM) and self._in_island(call.where):
             report = UncoveredReport(call.name, call.operation, call.source, reason)
-        # A number that Python code gets is used where nobody can see it.
-        cut = report is not None and not written
+        # A number that Python code gets, or a whole one, is used where nobody can see it.
+        cut = report is not None and (not written or (reason == CUTS and not floating))
         self.calls.append((report, read, {_storage(each) for each in floating} | ({0} if cut else set())))
         return result
 

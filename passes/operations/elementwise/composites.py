@@ -41,8 +41,10 @@ class LearnedLeakyReLU(nn.Module):
 
     def forward(self, input: Tensor, weight: Tensor) -> Any:
         """Return the shape of ``input``; channels are in dimension 1, if it has one."""
-        channels_last = self.negative(input).unsqueeze(-1).transpose(1, -1)
-        return self.positive(input) + (channels_last * weight).transpose(1, -1).squeeze(-1)
+        # Two dimensions more, so that there is a dimension 1 even of a single number.
+        channels_last = self.negative(input).unsqueeze(-1).unsqueeze(-1).transpose(1, -1)
+        scaled = (channels_last * weight).transpose(1, -1)
+        return self.positive(input) + scaled.squeeze(-1).squeeze(-1)
 
 
 class LearnedLeakyReLULayer(nn.Module):

@@ -24,12 +24,12 @@ CALLS: tuple[Operation, ...] = (
         *("rad2deg", "cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack"),
         *("row_stack", "block_diag", "combinations", "clone", "roll", "flip", "fliplr"),
         *("flipud", "rot90", "diag_embed", "diagflat", "tril", "triu", "repeat", "tile", "fold", "im2col"),
-        *("col2im", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "avg_pool1d", "avg_pool2d"),
+        *("col2im", "avg_pool1d", "avg_pool2d"),
         *("avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "complex"),
         *("fft.fft", "fft.ifft", "fft.rfft", "fft.irfft", "fft.fft2", "fft.ifft2", "fft.rfft2", "fft.irfft2"),
         *("fft.fftn", "fft.ifftn", "fft.rfftn", "fft.irfftn", "fft.hfft", "fft.ihfft", "fft.hfft2"),
         *("fft.ihfft2", "fft.hfftn", "fft.ihfftn", "fft.fftshift", "fft.ifftshift", "stft", "istft"),
-        *("slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter", "sum_to_size"),
+        *("slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter"),
         *("unfold_copy", "alias_copy", "as_strided_copy", "expand_copy", "permute_copy", "slice_copy"),
         *("squeeze_copy", "t_copy", "transpose_copy", "unsqueeze_copy", "view_copy", "narrow_copy"),
         *("select_copy", "diagonal_copy", "unbind_copy", "split_copy", "split_with_sizes_copy"),
@@ -69,6 +69,8 @@ CALLS: tuple[Operation, ...] = (
         *("pos", "positive", "cartesian_prod", "pin_memory"),
         moves=True,
     ),
+    # Sums and orders, in memory of their own unless they change nothing, on some device.
+    *linear("sum_to_size", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
     # Numbers that are written, padded or interpolated, and containers of Python's that hold tensors.
     *linear(
         *("pad", "constant_pad_nd", "interpolate", "upsample", "upsample_nearest", "upsample_bilinear"),
@@ -76,7 +78,8 @@ CALLS: tuple[Operation, ...] = (
         *("pack_sequence", "unpack_sequence", "unpad_sequence", "rnn_pad", "copy", "augment", "zero", "fill"),
         *("iter", "tuple", "list", "values", "items", "get", "PackedSequence"),
     ),
-    *linear("float", "double", "half", "bfloat16", "to", "_to_copy", "type_as", casts=True),
+    # Numbers of another type; where that is one of whole numbers, they are cut off.
+    *linear("float", "double", "half", "bfloat16", "to", "_to_copy", "type", "type_as", casts=True),
     # Linear but for a place, a mask or a weight.
     _but("getitem(input, index)", fixed="index", fresh=False),
     _but("index(input, indices)", fixed="indices"),
@@ -113,6 +116,7 @@ CALLS: tuple[Operation, ...] = (
     described(
         "embedding(input, weight, padding_idx=None, max_norm=None)",
         Kind.LINEAR,
+        renamed={"indices": "input"},
         unless={"max_norm": NO_RULE},
         fresh=True,
     ),

@@ -16,7 +16,7 @@ class Extremum(Atom):
 
     Args:
         function: ``"amax"``, ``"amin"``, ``"max"`` or ``"min"``, which differ in their gradients at ties.
-        dim: one dimension; several for ``amax`` and ``amin``; None for all.
+        dim: one dimension; several for ``amax`` and ``amin``.
         keepdim: keep them, with size 1.
 
     Example:
@@ -25,9 +25,7 @@ class Extremum(Atom):
 
     """
 
-    def __init__(
-        self, function: str, dim: int | tuple[int, ...] | None = None, keepdim: bool = False
-    ) -> None:
+    def __init__(self, function: str, dim: int | tuple[int, ...], keepdim: bool = False) -> None:
         super().__init__()
         self.function = function
         self.dim = dim
@@ -35,11 +33,7 @@ class Extremum(Atom):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the extreme values of ``input``, any shape."""
-        function = function_named(self.function)
-        if self.dim is None:
-            values: Tensor = function(input)
-            return values.reshape((1,) * input.dim()) if self.keepdim else values
-        found = function(input, self.dim, self.keepdim)
+        found = function_named(self.function)(input, self.dim, self.keepdim)
         return found if isinstance(found, Tensor) else found[0]
 
     def extra_repr(self) -> str:

@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passes.operations.contract import Build, Lowering, Plain, Rule, Textbook, Varies, holds_nodes, pulled
+from passes.operations.contract import (
+    Build,
+    Lowering,
+    Plain,
+    Rule,
+    Textbook,
+    Varies,
+    holds_nodes,
+    known_dims,
+    pulled,
+)
 from passes.operations.maxima.extrema import Extremum, ExtremumWithIndices
 from passes.operations.maxima.pooling import AdaptiveMaxPool, MaxPool, PoolPlaces
 from passes.operations.maxima.pooling_rule import pool_pull
@@ -19,10 +29,10 @@ from passes.operations.without_slope.records import is_blank
 
 def _extremum(function: str) -> Lowering:
     def lower(varies: Varies, input: Any, dim: Any = (), keepdim: Any = False) -> Textbook | None:
-        if isinstance(dim, fx.Node) or not isinstance(keepdim, bool):
+        dims = known_dims(dim)
+        if dims is None or not isinstance(keepdim, bool):
             return None
-        dims = tuple(dim) if isinstance(dim, list | tuple) else dim
-        return Extremum(function, None if dims == () else dims, keepdim), (input,)
+        return Extremum(function, dims if isinstance(dim, list | tuple) else dims[0], keepdim), (input,)
 
     return lower
 
@@ -37,9 +47,9 @@ def _extremum_or_pair(function: str, of_two: Callable[..., Tensor]) -> Lowering:
             # A node may be a number that the model computes, unless it is a tensor for certain.
             tensor = isinstance(dim, Tensor) or varies(dim) or dim.op == "get_attr" or is_blank(dim.target)
             return (Plain(of_two), (input, dim)) if tensor else None
-        if dim is None:
-            return Extremum(function), (input,)
-        return (ExtremumWithIndices(function, dim, keepdim), (input,)) if isinstance(keepdim, bool) else None
+        # Over all dimensions, it is that of all rows of the batch.
+        known = type(dim) is int and isinstance(keepdim, bool)
+        return (ExtremumWithIndices(function, dim, keepdim), (input,)) if known else None
 
     return lower
 
@@ -99,7 +109,12 @@ def _of_pools(space: int) -> tuple[Operation, ...]:
     return (
         nonlinear(f"{name}{window}", lower=_pool(space)),
         nonlinear(f"{name}_with_indices{window}", lower=_pool(space, always_indices=True)),
-        nonlinear(f"{adaptive}{size}", lower=_adaptive(space)),
+        nonlinear(
+            f"{adaptive}{size}",
+            lower=_adaptive(space),
+            # Of torch.adaptive_max_pool1d, and so on, and of aten's.
+            lower_builtin=_adaptive(space, always_indices=True),
+        ),
         nonlinear(f"{adaptive}_with_indices{size}", lower=_adaptive(space, always_indices=True)),
     )
 

@@ -72,7 +72,7 @@ def extremum_pull(atom: Extremum, x: Operands, x0: Operands, y: Tensor, y0: Tens
     rank = sample.dim() - 1
     if rank == 0:
         return (d,)
-    given = range(rank) if atom.dim is None else (atom.dim,) if isinstance(atom.dim, int) else atom.dim
+    given = (atom.dim,) if isinstance(atom.dim, int) else atom.dim
     dims = sorted(dim % rank for dim in given)
     if not atom.keepdim:
         for dim in dims:

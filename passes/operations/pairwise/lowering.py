@@ -51,6 +51,16 @@ def lower_pair(function: str) -> Lowering:
     return lower
 
 
+def lower_second(function: str) -> Lowering:
+    """Return what lowers a function of two operands, the first of which has to be the same for all inputs."""
+    of_two = lower_pair(function)
+
+    def lower(varies: Varies, input: Any, other: Any) -> Textbook | None:
+        return None if varies(input) else of_two(varies, input, other)
+
+    return lower
+
+
 def reversed_pair(lower: Lowering) -> Lowering:
     """Return what lowers the method behind ``other ** input``, say."""
 

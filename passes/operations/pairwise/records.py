@@ -22,6 +22,7 @@ from passes.operations.pairwise.lowering import (
     lower_of_number,
     lower_pair,
     lower_pow,
+    lower_second,
     reversed_pair,
 )
 from passes.operations.pairwise.rule import (
@@ -30,6 +31,7 @@ from passes.operations.pairwise.rule import (
     hypot_slopes,
     larger_multipliers,
     logaddexp_slopes,
+    of_second,
     quotient_multipliers,
     smaller_multipliers,
 )
@@ -70,6 +72,15 @@ PAIRS: tuple[Pair, ...] = (
     _pair("fmin(input, other)", multipliers=smaller_multipliers),
     _pair("fmod(input, other)", lower=lower_of_number("fmod")),
     _pair("hypot(input, other)", slopes=hypot_slopes),
+    # Of these torch has a derivative in the second operand only.
+    *(
+        _pair(f"{name}(input, other)", *aliases, lower=lower_second(name), multipliers=of_second(name))
+        for name, *aliases in (
+            ("igamma", "special.gammainc"),
+            ("igammac", "special.gammaincc"),
+            ("special.zeta",),
+        )
+    ),
     _pair("logaddexp(input, other)", slopes=logaddexp_slopes),
     _pair("logaddexp2(input, other)"),
     _pair("maximum(input, other)", multipliers=larger_multipliers),

@@ -8,10 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from passes.operations.contract import Operands
+from passes.operations.contract import Multipliers, Operands
 from passes.operations.elementwise.chord import chord_multiplier
 from passes.operations.elementwise.slopes import log_of_sum
 from passes.operations.maxima.rule import maximum_multipliers
+from passes.operations.operation import function_named
 
 Function = Callable[[Tensor, Tensor], Tensor]
 #: Takes an operand at sample and reference, the other one, and what the function makes of both.
@@ -48,6 +49,28 @@ def corner_multipliers(
         (of_a(a, a0, b, y, with_a0) + of_a(a, a0, b0, with_b0, y0)) / 2,
         (of_b(b, b0, a, y, with_b0) + of_b(b, b0, a0, with_a0, y0)) / 2,
     )
+
+
+def of_second(name: str) -> Multipliers:
+    """Return the rule of a function whose first operand does not differ.
+
+    Args:
+        name: of the function, behind ``torch.``.
+
+    Example:
+        >>> half, one, two = torch.ones(1, 1) / 2, torch.ones(1, 1), torch.ones(1, 1) + 1
+        >>> values = torch.igamma(half, two), torch.igamma(half, one)
+        >>> [each.item() > 0 for each in of_second("igamma")((half, two), (half, one), *values)]
+        [False, True]
+
+    """
+
+    def multipliers(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
+        (a, b), (_, b0) = x, x0
+        slope = _chord(_exchanged(function_named(name)), b, b0, a, y, y0)
+        return torch.zeros_like(slope), slope
+
+    return multipliers
 
 
 def _exchanged(function: Function) -> Function:

@@ -99,11 +99,17 @@ def _between(a: Any, b: Any, share: Any) -> Any:
     return a + share * (b - a)
 
 
+def _tensordot(varies: Varies, a: Any, b: Any, dims_self: Any, dims_other: Any) -> Textbook | None:
+    """Lower the function in C++, which takes the dimensions of each operand by themselves."""
+    return _of("tensordot")(varies, a=a, b=b, dims=(dims_self, dims_other))
+
+
 def _einsum(varies: Varies, equation: Any, operands: Any) -> Textbook:
     if not isinstance(equation, str):
         equation, operands = equation_of_sublists((equation, *operands))
     elif len(operands) == 1 and isinstance(operands[0], list | tuple):
-        operands = tuple(operands[0])
+        operands = operands[0]
+    operands = tuple(operands)
     if len(operands) == 2:
         return Bilinear("einsum", equation=equation), operands
     return Plain(partial(_contract, equation)), operands
@@ -232,8 +238,21 @@ CALLS: tuple[Operation, ...] = (
     product("cross(input, other, dim=None)", lower=_of("cross"), factors=("input", "other")),
     product("linalg.cross(input, other, *, dim=-1)", lower=_of("linalg.cross"), factors=("input", "other")),
     product("linalg.vecdot(x, y, *, dim=-1)", lower=_of("linalg.vecdot"), factors=("x", "y")),
-    product("tensordot(a, b, dims=2)", lower=_of("tensordot"), factors=("a", "b")),
-    product("einsum(equation, *operands)", lower=_einsum, factors=("equation", "operands")),
+    product(
+        "tensordot(a, b, dims=2)",
+        lower=_of("tensordot"),
+        lower_builtin=_tensordot,
+        factors=("a", "b"),
+        renamed={"other": "b"},
+    ),
+    # One operand alone is perhaps only seen in another order, or returned as it is.
+    product(
+        "einsum(equation, *operands)",
+        lower=_einsum,
+        factors=("equation", "operands"),
+        renamed={"tensors": "operands"},
+        fresh=False,
+    ),
     product("chain_matmul(*matrices)", lower=_chain_matmul, factors=("matrices",)),
     product("linalg.multi_dot(*tensors)", lower=_multi_dot, factors=("tensors",)),
     product("linear(input, weight, bias=None)", lower=_linear, factors=_TWO_FIRST),

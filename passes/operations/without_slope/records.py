@@ -14,7 +14,7 @@ from passes.operations.operation import Kind, Operation, of_kind
 CALLS: tuple[Operation, ...] = (
     *of_kind(
         Kind.SHAPE,
-        *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "get_device", "type"),
+        *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "get_device"),
         *("is_floating_point", "is_complex", "is_contiguous", "is_tensor", "is_pinned", "is_inference"),
         *("is_same_size", "data_ptr", "storage_offset", "untyped_storage", "register_hook", "sym_size"),
         *("shape", "dtype", "device", "ndim", "is_cuda", "layout", "itemsize", "is_leaf", "nbytes"),
@@ -28,23 +28,39 @@ CALLS: tuple[Operation, ...] = (
     *of_kind(Kind.SHAPE, "grad_fn", "_base", "grad"),
     *of_kind(
         Kind.BLANK,
-        *("zeros", "ones", "full", "empty", "arange", "eye", "linspace", "logspace", "tensor", "zeros_like"),
-        *("ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"),
-        *("new_empty_strided", "new_tensor", "tril_indices", "triu_indices", "scalar_tensor"),
+        *("zeros", "ones", "empty", "eye", "zeros_like", "ones_like", "empty_like", "new_zeros", "new_ones"),
+        *("new_empty", "new_empty_strided", "tril_indices", "triu_indices"),
         blind=True,
         fresh=True,
     ),
+    # Made of numbers that may be read off a tensor.
+    *of_kind(
+        Kind.BLANK,
+        *("full", "arange", "linspace", "logspace", "tensor", "scalar_tensor"),
+        fresh=True,
+    ),
+    *of_kind(
+        Kind.BLANK,
+        *("full_like(input, fill_value)", "new_full(input, size, fill_value)"),
+        reads=("fill_value",),
+        blind=True,
+        fresh=True,
+    ),
+    *of_kind(Kind.BLANK, "new_tensor(input, data)", reads=("data",), blind=True, fresh=True),
     *of_kind(
         Kind.DISCRETE,
+        *("not_equal", "less", "less_equal", "greater", "greater_equal"),
         *("eq", "ne", "lt", "le", "gt", "ge", "not", "invert", "isnan", "isinf", "isfinite", "isposinf"),
         *("isneginf", "isreal", "isclose", "isin", "signbit", "argmax", "argmin", "argsort", "argwhere"),
         *("logical_not", "logical_and", "logical_or", "logical_xor", "bitwise_not", "bitwise_and"),
         *("bitwise_or", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift", "and", "or", "xor"),
         *("lshift", "rshift", "nonzero", "any", "all", "equal", "searchsorted", "bucketize", "allclose"),
-        *("count_nonzero", "bincount", "one_hot", "unravel_index", "long", "byte", "short", "char", "histc"),
+        *("count_nonzero", "bincount", "one_hot", "unravel_index", "histc"),
         discrete=True,
         fresh=True,
     ),
+    # What is whole already stays as it is.
+    *of_kind(Kind.DISCRETE, "long", "byte", "short", "char", discrete=True),
     *of_kind(Kind.CUT, "item", "tolist", "bool", "int", discrete=True),
     *of_kind(Kind.CUT, "detach", "data", "numpy", "float_", "index_", "complex_", "array"),
     *of_kind(

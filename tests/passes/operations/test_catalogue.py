@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import builtins
 import inspect
 import itertools
-import operator
-import warnings
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.utils import rnn
-from torch.overrides import TorchFunctionMode
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import BinaryUfuncInfo, UnaryUfuncInfo
 from torch.utils import _pytree as pytree
 
-from passes.graph import leaf_functions
 from passes.operations.catalogue import OPERATIONS, arguments_of, operation_of, why_not_linear
 from passes.operations.in_place import out_of_place, writes_first
 from passes.operations.operation import Kind, Operation
+from tests.support.oracles.samples import DOUBLE, calls, entries, name_of, named, tensors_of
 
-DOUBLE = torch.float64
-SPACES = (torch, F, torch.Tensor, operator, builtins, torch.ops.aten, rnn, leaf_functions, list, dict)
 # Methods of Python's that an object need not have, arrays of numpy's, and sequences packed by C++.
 ELSEWHERE = {
     *("float_", "index_", "complex_", "rmod", "rdiv", "rfloordiv", "rtruediv", "rnn_pad", "array"),
     *("grid_sampler", "values", "items", "get"),
 }
-
-
-def named(name: str) -> Iterator[Any]:
-    """Yield what is called so, wherever torch or Python has it."""
-    for space in SPACES:
-        for each in (name, f"{name}_", f"_{name}", f"__{name}__", name.replace(".", "_")):
-            try:
-                yield operator.attrgetter(each)(space)
-            except (AttributeError, RuntimeError):
-                continue
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.name)
@@ -70,6 +51,7 @@ def forms(operation: Operation) -> list[list[str]]:
 # Operators and methods of Python's, and functions that take their arguments in two ways.
 WITHOUT_SIGNATURE = {
     *("getitem", "setitem", "with_item", "rmatmul", "rpow", "rmod", "rfloordiv", "rtruediv", "einsum"),
+    "new_tensor",
 }
 
 
@@ -90,22 +72,6 @@ def test_parameters_are_those_of_torch(operation: Operation) -> None:
     )
 
 
-def name_of(entry: Any) -> str:
-    return entry.name.replace("nn.functional.", "").replace(".", "_")
-
-
-# Torch's own entries for what the catalogue knows, in float64.
-ENTRIES = [each for each in op_db if DOUBLE in each.dtypes and operation_of(name_of(each)) is not None]
-
-
-def entries(chosen: Callable[[Operation], bool]) -> list[Any]:
-    return [
-        pytest.param(each, id=f"{each.name} {each.variant_test_name}".strip())
-        for each in ENTRIES
-        if (known := operation_of(name_of(each))) is not None and chosen(known)
-    ]
-
-
 def test_every_elementwise_function_with_a_derivative_is_known() -> None:
     """By torch's own list; what is left has whole numbers beside, or numbers of another kind."""
     listed = [each for each in op_db if isinstance(each, UnaryUfuncInfo | BinaryUfuncInfo)]
@@ -116,35 +82,6 @@ def test_every_elementwise_function_with_a_derivative_is_known() -> None:
         "nextafter",
         "polar",
     }
-
-
-class Recorded(TorchFunctionMode):
-    """Keeps the calls that are made of known operations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if operation_of(func) is not None:
-            self.calls.append((func, args, kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def calls(entry: Any) -> Iterator[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
-    """Yield the calls of an operation that torch's samples make, as Python sees them."""
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for sample in itertools.islice(entry.sample_inputs("cpu", DOUBLE, requires_grad=False), 8):
-            recorded = Recorded()
-            with recorded:
-                entry.op(sample.input, *sample.args, **sample.kwargs)
-            yield from recorded.calls[:1]
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    return [each for each in pytree.tree_leaves(value) if isinstance(each, Tensor)]
 
 
 def moved(call: Any, varying: set[int], t: float, directions: dict[int, Tensor]) -> list[Tensor]:
@@ -203,18 +140,6 @@ def test_what_is_called_linear_is(entry: Any) -> None:
                 )
             checked += 1
     assert checked or f"{entry.name} {entry.variant_test_name}" in NOTHING
-
-
-@pytest.mark.parametrize("entry", entries(lambda each: each.fresh and each.name not in COARSE))
-def test_what_is_called_fresh_shares_no_memory(entry: Any) -> None:
-    for function, args, kwargs in calls(entry):
-        given = {each.untyped_storage().data_ptr() for each in tensors_of((args, kwargs)) if each.numel()}
-        made = {
-            each.untyped_storage().data_ptr()
-            for each in tensors_of(function(*args, **kwargs))
-            if each.numel()
-        }
-        assert not given & made
 
 
 @pytest.mark.parametrize("entry", entries(lambda each: each.kind is Kind.DISCRETE))

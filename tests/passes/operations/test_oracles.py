@@ -3,54 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from passes.operations import catalogue
+from passes.operations.contract import Lowering, Textbook, Varies
 from passes.operations.elementwise import records as elementwise
 from passes.operations.elementwise.atom import Elementwise
+from passes.operations.operation import nonlinear
 from passes.operations.pairwise.atom import Pairwise
+from passes.operations.pairwise.lowering import lower_of_number, lower_pair
 from passes.operations.pairwise.records import PAIRS
 from passes.operations.table import RULES, rule_of
 from tests.support.oracles import functions, pairs
 from tests.support.oracles.atoms import ATOMS, Oracle
+from tests.support.oracles.built import Built, all_built, built_by, function_of
 
 # Atoms that compute any function of one or two numbers by its name: each function has an oracle of its own.
-BY_NAME: dict[type[nn.Module], tuple[set[str], set[str]]] = {
-    Elementwise: (
-        {each.name for each in elementwise.FUNCTIONS} | {"pow", "powers", "floor_divide"},
-        {each.name for each in functions.FUNCTIONS},
-    ),
-    Pairwise: ({each.name for each in PAIRS}, set(pairs.RESTATED)),
+BY_NAME: dict[type[nn.Module], set[str]] = {
+    Elementwise: {function_of(each.name, each.options) for each in functions.FUNCTIONS},
+    Pairwise: set(pairs.RESTATED),
 }
 
 
-def without_oracle(rules: Iterable[type[nn.Module]]) -> list[str]:
+def known(built: Iterable[Built], kind: type[nn.Module]) -> set[str]:
+    """Return the functions of which there are records, or of which lowerings make atoms."""
+    named = elementwise.FUNCTIONS if kind is Elementwise else PAIRS
+    return {each.name for each in named} | {name for made, name in built if made is kind}
+
+
+def without_oracle(rules: Iterable[type[nn.Module]], built: Iterable[Built]) -> list[str]:
     """Return what has a rule, but no oracle."""
     missing = [kind.__name__ for kind in rules if kind not in BY_NAME and not ATOMS.get(kind)]
-    for kind, (known, restated) in BY_NAME.items():
-        missing += [f"{kind.__name__}({name})" for name in sorted(known - restated)]
+    for kind, restated in BY_NAME.items():
+        missing += [f"{kind.__name__}({name})" for name in sorted(known(built, kind) - restated)]
     return missing
 
 
 def test_every_rule_has_an_oracle() -> None:
-    assert without_oracle(RULES) == []
+    assert without_oracle(RULES, all_built()) == []
 
 
-def test_a_rule_without_an_oracle_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_atom_of_a_function_is_of_a_type_that_is_looked_up() -> None:
+    others = {kind.__name__ for kind, _ in all_built()} - {kind.__name__ for kind in BY_NAME}
+    # Products, whose functions are all linear in each operand, have one rule.
+    assert others == {"Bilinear"}
+
+
+def test_a_rule_without_an_oracle_is_seen() -> None:
     class New(nn.Module):
         """An atom that somebody adds."""
 
-    known = without_oracle(RULES)
-    monkeypatch.setitem(BY_NAME, Pairwise, (BY_NAME[Pairwise][0] | {"beta"}, BY_NAME[Pairwise][1]))
-    assert set(without_oracle([*RULES, New])) - set(known) == {"New", "Pairwise(beta)"}
+    assert without_oracle([*RULES, New], all_built()) == ["New"]
+
+
+def of_a_number(varies: Varies, input: Tensor, other: Any) -> Textbook:
+    return Elementwise("nextafter", other=other), (input,)
+
+
+@pytest.mark.parametrize(
+    ("lower", "missing"),
+    [
+        (lower_pair("nextafter"), "Pairwise(nextafter)"),
+        (lower_of_number("nextafter"), "Pairwise(nextafter)"),
+        (of_a_number, "Elementwise(nextafter)"),
+    ],
+)
+def test_a_lowering_to_a_function_without_an_oracle_is_seen(
+    lower: Lowering, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = nonlinear("nextafter(input, other)", lower=lower)
+    monkeypatch.setattr(catalogue, "_BY_KEY", {**catalogue._BY_KEY, "nextafter": planted})
+    catalogue._found.cache_clear()
+    try:
+        built = built_by([planted])
+    finally:
+        monkeypatch.undo()
+        catalogue._found.cache_clear()
+    assert without_oracle(RULES, built) == [missing]
 
 
 def test_no_oracle_is_left_over() -> None:
     assert set(ATOMS) | set(BY_NAME) == set(RULES)
-    for known, restated in BY_NAME.values():
-        assert restated <= known
+    for kind, restated in BY_NAME.items():
+        assert restated <= known(all_built(), kind)
 
 
 def shares(oracle: Oracle, x: Tensor, x0: Tensor) -> Tensor:

@@ -14,27 +14,40 @@ from passes.operations.pairwise.records import multipliers_of
 from rewriter import decompose
 from tests.support.additive import TOLERANCE, assert_additive, assert_copies_compute_the_same
 from tests.support.compare import assert_same_model
-from tests.support.oracles.pairs import RESTATED
+from tests.support.oracles.pairs import RESTATED, RestatedPair
 from tests.support.oracles.shapley import shapley_of_orders
 
 Function = Callable[[Tensor, Any], Tensor]
 
 
+def drawn(oracle: RestatedPair, k: int) -> Tensor:
+    """Draw values of one operand, of both signs where it has them."""
+    size = oracle.low[k] + (oracle.high[k] - oracle.low[k]) * torch.rand(1, 200, dtype=torch.float64)
+    return size * (torch.randint(2, size.shape) * 2 - 1) if oracle.signed[k] else size
+
+
 @pytest.mark.parametrize("name", RESTATED)
 def test_is_the_shapley_value_of_two_players(name: str) -> None:
-    f = RESTATED[name]
-    (a, b), (a0, b0) = (
-        (torch.rand(1, 200, dtype=torch.float64) * 3 + 0.1 for _ in range(2)) for _ in range(2)
-    )
-    atom = Pairwise(name)
+    oracle = RESTATED[name]
+    (a, b), (a0, b0) = ((drawn(oracle, 0), drawn(oracle, 1)) for _ in range(2))
+    if oracle.of_second:
+        a0 = a
+    atom = Pairwise(name.partition(" ")[0], **oracle.options)
     m_a, m_b = multipliers_of(atom)((a, b), (a0, b0), atom(a, b), atom(a0, b0))
     got = torch.stack([m_a * (a - a0), m_b * (b - b0)], -1)[0].tolist()
     for shares, x, y, x0, y0 in zip(
         got, a[0].tolist(), b[0].tolist(), a0[0].tolist(), b0[0].tolist(), strict=True
     ):
-        expected = shapley_of_orders(lambda now: f(*now), [x, y], [x0, y0])
+        expected = shapley_of_orders(lambda now: float(oracle.function(*now)), [x, y], [x0, y0])
         # Values of size up to 40 are subtracted, which leaves some roundings of 2e-16 times that.
         assert shares == pytest.approx(expected, abs=2e-13, rel=1e-12), (x, y, x0, y0)
+
+
+def test_signs_of_both_operands_are_drawn() -> None:
+    """A copied sign, for one, is a step that positive operands never meet."""
+    for oracle in RESTATED.values():
+        for k, signed in enumerate(oracle.signed):
+            assert bool((drawn(oracle, k) < 0).any()) == signed
 
 
 class Of(nn.Module):
@@ -138,6 +151,27 @@ def test_the_number_comes_first(name: str, other: str) -> None:
         assert_additive(model, x, background)
     else:
         assert_exact(TURNED[name], other)
+
+
+# Torch has a derivative in the second operand only.
+OF_SECOND: dict[str, Function] = {
+    "igamma": torch.igamma,
+    "gammainc": torch.special.gammainc,
+    "gammaincc": torch.special.gammaincc,
+    "zeta": lambda a, b: torch.special.zeta(a + 1, b),
+}
+
+
+@pytest.mark.parametrize("name", OF_SECOND)
+def test_the_first_operand_is_a_weight(name: str) -> None:
+    # Torch itself refuses if it has to derive by the weight, too.
+    assert_exact(lambda a, b: OF_SECOND[name](b.detach(), a), "weight")
+
+
+@pytest.mark.parametrize("name", OF_SECOND)
+def test_the_first_operand_varies(name: str) -> None:
+    report = decompose(Of(OF_SECOND[name], "weight")).report
+    assert "has no rule" in [each.reason for each in report.uncovered]
 
 
 BOUNDS: dict[str, Function] = {

@@ -111,17 +111,19 @@ def in_all_forms(call: Call) -> Iterator[tuple[Call, Any]]:
     spaces = (torch, F, torch.special, torch.linalg, operator)
     found += [getattr(space, name.rpartition(".")[2], None) for space in spaces for name in names]
     found += [name for name in names if hasattr(Tensor, name)]
-    for form in dict.fromkeys(found):
-        if form is None or operation_of(form) is not operation or writes_first(form, args, kwargs):
+    # Options that are not used may be unknown to another form.
+    needed = {name: value for name, value in kwargs.items() if value is not None and value is not False}
+    for form, options in itertools.product(dict.fromkeys(found), [kwargs, needed]):
+        if form is None or operation_of(form) is not operation or writes_first(form, args, options):
             continue
         try:
             with _quietly():
                 torch.manual_seed(0)
-                result = run((form, args, kwargs))
+                result = run((form, args, options))
         except (TypeError, RuntimeError, ValueError, AttributeError, IndexError, NotImplementedError):
             # Another form's arguments.
             continue
-        yield (form, args, kwargs), result
+        yield (form, args, options), result
 
 
 def run(call: Call) -> Any:
