@@ -36,7 +36,8 @@ def savable() -> Iterator[str]:
             for name, value in vars(module).items():
                 if getattr(value, "__module__", None) != module.__name__ or not inspect.isclass(value):
                     continue
-                if issubclass(value, nn.Module) or module.__name__ in RESULTS:
+                # What is private to a file is in no result.
+                if not name.startswith("_") and (issubclass(value, nn.Module) or module.__name__ in RESULTS):
                     yield f"{module.__name__}:{name}"
     for name, value in vars(leaf_functions).items():
         # What ``leaf`` made.
