@@ -23,6 +23,7 @@ from rewriter.engine.tiles import spans
 from rewriter.engine.tokens import holds_embedding
 from rewriter.explainer.additivity import check_sums
 from rewriter.explainer.contexts import context_inputs, explained_in_context
+from rewriter.explainer.coupled_rows import check_rows_apart
 from rewriter.explainer.original import Original
 from rewriter.explainer.result import Explained, Names, collect
 from rewriter.explainer.target import linked_target, selecting
@@ -124,6 +125,8 @@ class DeepExplainer:
         self._progress = progress
         self._compiled = compiled
         self._remembered = Remembered()
+        with self._full_precision():
+            check_rows_apart(self._original.model, self._original.select, self._data)
         outputs = self._first_run()
         while not self._proven(self._data, outputs):
             outputs = self._first_run()

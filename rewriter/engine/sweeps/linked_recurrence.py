@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from passes.errors import PassError
+from passes.errors import PassError, RewriteError
 from passes.recurrent.gates import SplitGates
 from passes.recurrent.recurrence import Recurrence
 from rewriter.engine.sweeps.compiled import compiled_sweep
@@ -162,6 +162,12 @@ class RecurrentLink:
         pairing = self.pairing
         if type(self.x.sweep) is not type(self.x0.sweep):
             raise PassError(f"{self.steps.name}: samples and references were run by different sweeps")
+        rows = pairing.samples * self.outer
+        if not rows or self.batch % rows:
+            raise RewriteError(
+                f"{self.steps.name}: expected a batch of {rows} rows or a multiple of it, got {self.batch}: "
+                "does the layer read another dimension as the batch (batch_first)?"
+            )
         return Swept(
             self.x.kept,
             self.x0.kept,

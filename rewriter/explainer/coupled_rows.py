@@ -1,0 +1,126 @@
+"""Find rows of a batch that influence each other, and the module in which they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.errors import RewriteError
+from passes.user_code.structure import tensors_in
+from passes.user_code.surroundings import unnoticed
+from passes.user_code.twin import Twin
+
+# Rows that run; what couples rows does so with few.
+_ROWS = 4
+# Of the largest number of an output: other rows are computed in another order at most.
+_MOVED = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+
+def check_rows_apart(model: nn.Module, select: Callable[[Any], Any], inputs: list[Tensor]) -> None:
+    """Raise unless each row of the outputs hangs on its own row of the inputs alone.
+
+    Args:
+        model: in evaluation mode; copies of it run.
+        select: picks the output that is explained.
+        inputs: some rows.
+
+    Raises:
+        RewriteError: naming the module in which rows begin to influence each other.
+
+    Example:
+        >>> check_rows_apart(nn.Linear(2, 1), lambda y: y, [torch.randn(3, 2)])
+        >>> check_rows_apart(nn.LSTM(2, 1), lambda y: y[0][:, -1], [torch.randn(3, 5, 2)])
+        Traceback (most recent call last):
+        passes.errors.RewriteError: the rows of a batch influence each other in the model itself (LSTM): ...
+
+    """
+    rows = [each[:_ROWS].clone() for each in inputs]
+    count = len(rows[0])
+    if count < 2:
+        return
+    changed = [_with_another_first_row(each) for each in rows]
+    plain, found = _run(model, select, rows), _run(model, select, changed)
+    if plain is None or found is None or plain[0].shape != found[0].shape or len(plain[0]) != count:
+        return
+    if not _moved(plain[0][1:], found[0][1:], plain[0]):
+        return
+    raise RewriteError(f"the rows of a batch influence each other {_where(model, plain[1], found[1], count)}")
+
+
+def _with_another_first_row(rows: Tensor) -> Tensor:
+    changed = rows.clone()
+    if rows.is_floating_point():
+        # What is padded with zeros stays so.
+        changed[0] = torch.where(rows[0] == 0, rows[0], 1.5 * rows[0] + 1)
+    return changed
+
+
+Seen = list[tuple[str, list[Tensor], list[Tensor]]]
+
+
+def _run(model: nn.Module, select: Callable[[Any], Any], rows: list[Tensor]) -> tuple[Tensor, Seen] | None:
+    """Return the output, and what each module takes and returns when it is first called."""
+    twin, seen = Twin(model).model, Seen()
+    for name, module in twin.named_modules():
+
+        def note(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
+            seen.append((name, tensors_in((args, kwargs)), tensors_in(output)))
+
+        if not isinstance(module, torch.jit.ScriptModule):
+            module.register_forward_hook(note, with_kwargs=True)
+    with unnoticed(model), torch.inference_mode(False), torch.no_grad():
+        try:
+            output = select(twin(*(each.clone() for each in rows)))
+        except Exception:
+            # That it fails is said where it is run for its outputs.
+            return None
+    return (output, seen) if isinstance(output, Tensor) and output.dim() else None
+
+
+def _moved(a: Tensor, b: Tensor, whole: Tensor) -> bool:
+    if not a.is_floating_point():
+        return False
+    size = float(whole.abs().nan_to_num(0, 0, 0).max()) if whole.numel() else 0.0
+    return bool(((a - b).abs() > _MOVED.get(a.dtype, 1e-2) * size).any())
+
+
+def _where(model: nn.Module, plain: Seen, found: Seen, count: int) -> str:
+    modules = dict(model.named_modules())
+    for (name, taken, given), (other, taken_now, given_now) in zip(plain, found, strict=False):
+        if name != other:
+            break
+        if _apart(taken, taken_now, count) and not _apart(given, given_now, count):
+            module = modules.get(name)
+            shapes = ", ".join(str(tuple(each.shape)) for each in taken[:1])
+            place = f"in {name or 'the model itself'} ({type(module).__name__}): it takes {shapes}"
+            if isinstance(module, nn.RNNBase) and not module.batch_first:
+                return (
+                    f"{place}, and reads dimension 0 as time; make it with batch_first=True, or pass it "
+                    "(time, batch, features)"
+                )
+            return f"{place}; a row must be computed from its own input alone"
+    return "in the model's own code; a row must be computed from its own input alone"
+
+
+def _apart(before: list[Tensor], now: list[Tensor], count: int) -> bool:
+    """Whether only the first row differs, along some dimension that may be that of the batch."""
+    for a, b in zip(before, now, strict=False):
+        if a.shape != b.shape or not a.is_floating_point():
+            continue
+        moved = (a - b).abs() > _MOVED.get(a.dtype, 1e-2) * float(a.abs().max() if a.numel() else 0)
+        if bool(moved.any()) and not any(_first_alone(moved, dim, count) for dim in range(a.dim())):
+            return False
+    return True
+
+
+def _first_alone(moved: Tensor, dim: int, count: int) -> bool:
+    """Whether only the first of so many rows moved: along a dimension, which may hold time, too."""
+    size = moved.shape[dim]
+    if size % count:
+        return False
+    each = size // count
+    places = moved.movedim(dim, 0).reshape(size, -1).any(1)
+    return not bool(places[each:].any()) or not bool(places.view(each, count)[:, 1:].any())
