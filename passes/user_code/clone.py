@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.user_code.hooks import OwnHook
-from passes.user_code.reach import attributes_of, reached, reaches_module
+from passes.user_code.reach import attributes_of, is_proxy, reached, reaches_module, referent
 from passes.user_code.tensors import TensorCopies
 
 M = TypeVar("M", bound=nn.Module)
@@ -162,6 +162,8 @@ class _Cloner:
 
     def __init__(self, tensor: Callable[[Tensor], Tensor] | None = None) -> None:
         self.tensor = tensor
+        # What only proxies refer to is held, too.
+        self.proxied: list[nn.Module] = []
         self.seen: dict[int, Any] = {}
         self.paths: dict[int, str] = {}
 
@@ -201,6 +203,8 @@ class _Cloner:
 
     def value(self, value: Any, path: str) -> Any:
         """Map one attribute; what reaches no module is shared, unless everything is to be private."""
+        if is_proxy(value):
+            return self.proxy(value, path)
         if isinstance(value, nn.Module):
             return self.module(value, path)
         if isinstance(value, Tensor):
@@ -218,7 +222,20 @@ class _Cloner:
             return value._make(items) if hasattr(value, "_make") else type(value)(items)
         if not reaches_module(value):
             return value if self.tensor is None else self.own(value)
-        return self.reference(value, path)
+        try:
+            return self.reference(value, path)
+        except Exception:
+            # A file or a lock of something that hangs on the model, a trainer say, and is no part of it.
+            self.seen[id(value)] = value
+            return value
+
+    def proxy(self, value: Any, path: str) -> Any:
+        """Map a weak proxy of a module of the model to one of its clone; others stay as they are."""
+        target = referent(value)
+        if not isinstance(target, nn.Module):
+            return value
+        self.proxied.append(self.value(target, path))
+        return weakref.proxy(self.proxied[-1])
 
     def container(self, value: Any, path: str) -> Any:
         new = copy.copy(value)

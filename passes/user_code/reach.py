@@ -43,7 +43,7 @@ def reaches_module(value: Any) -> bool:
         (True, False)
 
     """
-    return any(isinstance(each, nn.Module) for each in reached(value))
+    return any(isinstance(each, nn.Module) and not is_proxy(each) for each in reached(value))
 
 
 def reached(value: Any) -> Iterator[Any]:
@@ -61,8 +61,36 @@ def reached(value: Any) -> Iterator[Any]:
         if id(each) not in seen:
             seen.add(id(each))
             yield each
-            if not isinstance(each, nn.Module):
+            if is_proxy(each) or not isinstance(each, nn.Module):
                 pending.extend(next_of(each))
+
+
+def is_proxy(value: Any) -> bool:
+    """Whether a value is a weak proxy, which answers isinstance as what it refers to.
+
+    Example:
+        >>> layer = nn.Tanh()
+        >>> is_proxy(weakref.proxy(layer)), isinstance(weakref.proxy(layer), nn.Tanh)
+        (True, True)
+
+    """
+    return type(value) in weakref.ProxyTypes
+
+
+def referent(proxy: Any) -> Any:
+    """Return what a weak proxy refers to, None if that is gone.
+
+    Example:
+        >>> layer = nn.Tanh()
+        >>> referent(weakref.proxy(layer)) is layer
+        True
+
+    """
+    try:
+        # A method is bound to the object itself.
+        return getattr(proxy.__init__, "__self__", None)
+    except ReferenceError:
+        return None
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
@@ -82,6 +110,8 @@ def next_of(value: Any) -> Iterable[Any]:
         value, str | bytes | int | float | Tensor | type | types.ModuleType | torch.dtype | Unchanging
     ):
         return ()
+    if is_proxy(value):
+        return (referent(value),)
     if isinstance(value, dict):
         return value.values()
     if isinstance(value, list | tuple | set | frozenset | deque):
