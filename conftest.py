@@ -1,4 +1,4 @@
-"""Settings for all tests."""
+"""Settings for all tests, doctests among them."""
 
 import hypothesis
 import pytest
