@@ -38,23 +38,27 @@ def check_rows_apart(model: nn.Module, select: Callable[[Any], Any], inputs: lis
 
     """
     rows = [each[:_ROWS].clone() for each in inputs]
+    if len(rows[0]) == 1:
+        rows = [torch.cat([each, each]) for each in rows]
     count = len(rows[0])
-    if count < 2:
+    plain = _run(model, select, rows)
+    if plain is None or len(plain[0]) != count:
         return
-    changed = [_with_another_first_row(each) for each in rows]
-    plain, found = _run(model, select, rows), _run(model, select, changed)
-    if plain is None or found is None or plain[0].shape != found[0].shape or len(plain[0]) != count:
-        return
-    if not _moved(plain[0][1:], found[0][1:], plain[0]):
-        return
-    raise RewriteError(f"the rows of a batch influence each other {_where(model, plain[1], found[1], count)}")
+    # A maximum, say, moves with one of them alone.
+    for factor in (4.0, -4.0):
+        found = _run(model, select, [_with_another_first_row(each, factor) for each in rows])
+        if found is None or plain[0].shape != found[0].shape:
+            return
+        if _moved(plain[0][1:], found[0][1:], plain[0]):
+            place = _where(model, plain[1], found[1], count)
+            raise RewriteError(f"the rows of a batch influence each other {place}")
 
 
-def _with_another_first_row(rows: Tensor) -> Tensor:
+def _with_another_first_row(rows: Tensor, factor: float) -> Tensor:
     changed = rows.clone()
     if rows.is_floating_point():
         # What is padded with zeros stays so.
-        changed[0] = torch.where(rows[0] == 0, rows[0], 1.5 * rows[0] + 1)
+        changed[0] = torch.where(rows[0] == 0, rows[0], factor * (rows[0] + 0.5))
     return changed
 
 
