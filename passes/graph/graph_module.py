@@ -35,18 +35,14 @@ class Lowered(fx.GraphModule):
         inputs = (str(node.target) for node in self.graph.nodes if node.op == "placeholder")
         return not any(name.startswith("*") for name in inputs)
 
-    def holds_whole(self, module: nn.Module) -> str:
-        """Return the name under which a module is held."""
-        return next(name for name, each in self.named_children() if each is module)
-
-    def become(self, module: nn.Module) -> None:
-        """Call a module with all that is given, in place of the graph.
+    def become(self, module: nn.Module) -> str:
+        """Call a module with all that is given, in place of the graph; return the name that it has here.
 
         Example:
             >>> import torch
             >>> traced = nn.Sequential(nn.Tanh())
             >>> model = graph_module(traced, fx.symbolic_trace(traced).graph)
-            >>> model.become(nn.ReLU())
+            >>> name = model.become(nn.ReLU())
             >>> model(-torch.ones(1))
             tensor([0.])
 
@@ -69,6 +65,7 @@ class Lowered(fx.GraphModule):
         graph.output(graph.call_module(name, tuple(args), kwargs))
         self.graph = graph
         self.delete_all_unused_submodules()
+        return name
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Lowered:
         copied = cast("Lowered", super().__deepcopy__(memo))

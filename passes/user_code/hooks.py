@@ -1,4 +1,4 @@
-"""What is hooked to a module, and other forwards for a time."""
+"""What is hooked to a module, and other forwards and modes for a time."""
 
 from __future__ import annotations
 
@@ -60,6 +60,28 @@ def set_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
     """
     # Past the module's own, which a user's class may have replaced.
     object.__setattr__(module, "forward", forward)
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Leave each module in the mode, training or evaluation, in which it was found.
+
+    Example:
+        >>> layer = nn.Dropout()
+        >>> with modes_kept(layer):
+        ...     layer.eval().training
+        False
+        >>> layer.training
+        True
+
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            if module.training != training:
+                module.training = training
 
 
 @contextmanager

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from passes.leaves import Atom, Layout
@@ -18,6 +18,7 @@ from passes.operations.names import name_of_call
 from passes.operations.operation import Kind
 from passes.user_code.hooks import set_forward
 from passes.user_code.source import user_line
+from passes.user_code.structure import tensors_in
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
 
@@ -134,6 +135,39 @@ def observe(
         bound = inspect.signature(copy.forward).bind(*args, **kwargs)
         bound.apply_defaults()
         return _ByNode(copy, observer).run(*bound.args, *bound.kwargs.values())
+
+
+class ModuleCall(NamedTuple):
+    """One call of a module: its qualified name, and the tensors that it took and gave."""
+
+    name: str
+    taken: list[Tensor]
+    given: list[Tensor]
+
+
+def module_calls(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+) -> tuple[Any, list[ModuleCall]]:
+    """Run a private copy of a model, without gradients, and note the calls of its modules as they end.
+
+    Example:
+        >>> _, calls = module_calls(nn.Sequential(nn.Linear(1, 2), nn.Tanh()), (torch.ones(3, 1),))
+        >>> [(call.name, tuple(call.given[0].shape)) for call in calls]
+        [('0', (3, 2)), ('1', (3, 2)), ('', (3, 2))]
+
+    """
+    copy, calls = Twin(model).model, list[ModuleCall]()
+    for name, module in copy.named_modules():
+
+        def note(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
+            # Code may write to them afterwards.
+            taken, given = ([each.clone() for each in tensors_in(part)] for part in ((args, kwargs), output))
+            calls.append(ModuleCall(name, taken, given))
+
+        if not isinstance(module, torch.jit.ScriptModule):
+            module.register_forward_hook(note, with_kwargs=True)
+    with unnoticed(model), torch.inference_mode(False), torch.no_grad():
+        return copy(*args, **(kwargs or {})), calls
 
 
 class _ByNode(fx.Interpreter):

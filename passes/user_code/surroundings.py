@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from passes.user_code.randomness import random_state_kept
 from passes.user_code.source import is_users
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+#: Values that are compared as they are.
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _CONTAINERS = (list, dict, set, deque)
 # Of a container that is compared, or put back, element by element.
 _MOST = 1000
@@ -52,7 +53,7 @@ def _places(kinds: frozenset[type]) -> tuple[Place, ...]:
         own = [each for each in methods if isinstance(each, types.FunctionType) and _is_users(each)]
         pending += own
         for name, value in vars(cls).items() if own else ():
-            if not name.startswith("__") and isinstance(value, (*_PLAIN, *_CONTAINERS, tuple, Tensor)):
+            if not name.startswith("__") and isinstance(value, (*PLAIN, *_CONTAINERS, tuple, Tensor)):
                 # Of the class itself, which may get one of its own.
                 found[id(kind), name] = kind, name
     seen: set[int] = set()
@@ -69,7 +70,7 @@ def _places(kinds: frozenset[type]) -> tuple[Place, ...]:
             value = space[name]
             if isinstance(value, types.FunctionType):
                 pending.append(value)
-            elif isinstance(value, (*_PLAIN, *_CONTAINERS, tuple, Tensor, random.Random, torch.Generator)):
+            elif isinstance(value, (*PLAIN, *_CONTAINERS, tuple, Tensor, random.Random, torch.Generator)):
                 owner = home if home is not None and vars(home) is space else _Space(space)
                 found[id(space), name] = owner, name
     return tuple(found.values())
@@ -114,7 +115,7 @@ def values_at(places: Iterable[Place]) -> tuple[Hashable, ...]:
 
 
 def _frozen(value: Any, depth: int) -> Hashable:
-    if isinstance(value, _PLAIN):
+    if isinstance(value, PLAIN):
         # True equals 1.
         return (value, "bool") if isinstance(value, bool) else value
     if isinstance(value, Tensor):
@@ -226,7 +227,7 @@ def _same(now: Any, before: Any) -> bool:
         return len(now) == len(before) and all(map(_same, now, before))
     if isinstance(now, Tensor) and isinstance(before, Tensor):
         return now is before or (now.shape == before.shape and torch.equal(now, before))
-    plain = type(now) is type(before) and isinstance(now, _PLAIN)
+    plain = type(now) is type(before) and isinstance(now, PLAIN)
     return now is before or (plain and bool(now == before))
 
 

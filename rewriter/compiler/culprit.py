@@ -7,15 +7,13 @@ import os
 import traceback
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from passes.recurrent.lengths import copied
+from passes.user_code.observe import module_calls
 from passes.user_code.source import is_users
-from passes.user_code.structure import tensors_in
-from passes.user_code.surroundings import unnoticed
-from passes.user_code.twin import Twin
 
+#: Of a call.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 # Differences that are none of rounding.
 _LARGE = 1e-3
@@ -41,6 +39,7 @@ def first_difference(original: nn.Module, rewritten: nn.Module, arguments: Argum
     """Return ``", first in MODULE (FILE:LINE)"`` for the module whose outputs differ first; ``""`` for none.
 
     Example:
+        >>> import torch
         >>> first_difference(nn.Tanh(), nn.Tanh(), ((torch.ones(1),), {}))
         ''
 
@@ -59,17 +58,9 @@ def first_difference(original: nn.Module, rewritten: nn.Module, arguments: Argum
 
 def _outputs(model: nn.Module, arguments: Arguments) -> dict[str, list[Tensor]]:
     """Return what each module returns when it is first called, innermost first."""
-    twin, found = Twin(model).model, dict[str, list[Tensor]]()
-    for name, module in twin.named_modules():
-
-        def note(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
-            found.setdefault(name, [each.detach().clone() for each in tensors_in(output)])
-
-        if not isinstance(module, torch.jit.ScriptModule):
-            module.register_forward_hook(note)
-    args, kwargs = copied(arguments)
-    with torch.no_grad(), unnoticed(model):
-        twin(*args, **kwargs)
+    found: dict[str, list[Tensor]] = {}
+    for call in module_calls(model, *copied(arguments))[1]:
+        found.setdefault(call.name, call.given)
     return found
 
 

@@ -143,15 +143,11 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
 
 
 def _prove_when_called(model: nn.Module, rewritten: nn.Module, *, split: bool, whole: bool) -> None:
-    before = FirstCalls(model, rewritten, partial(_as_code, split=split, whole=whole))
+    before = FirstCalls(model, rewritten, partial(_lower, split=split, whole=whole, strict=False))
     if isinstance(rewritten, Lowered):
         rewritten.before_call(before)
     else:
         rewritten.register_forward_pre_hook(before, with_kwargs=True)
-
-
-def _as_code(model: nn.Module, code: str, *, split: bool, whole: bool) -> nn.Module:
-    return _lower(model, split=split, whole=whole, strict=False, code=code)
 
 
 def _flat(lower: Callable[..., nn.Module], example_inputs: Any, code: str | None) -> nn.Module:

@@ -17,14 +17,11 @@ from passes.graph.graph_module import Lowered
 from passes.leaves import Atom, Layout
 from passes.recurrent.recurrence import Recurrence
 from passes.user_code.clone import clone_structure
-from passes.user_code.hooks import OwnHook, has_hooks
+from passes.user_code.hooks import OwnHook, has_hooks, modes_kept
 from passes.user_code.reach import Unchanging, reaches_module
-from passes.user_code.surroundings import Place, places_outside, values_at
+from passes.user_code.surroundings import PLAIN, Place, places_outside, values_at
 from rewriter.compiler.proof import UnprovenError, prove_call
 from rewriter.compiler.report import Report
-
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-
 
 # Attributes that every module has.
 _TORCHS = frozenset(vars(nn.Module()))
@@ -62,12 +59,8 @@ def prove_first(model: nn.Module, inputs: Any) -> None:
     before = next((each for each in hooks if isinstance(each, FirstCalls)), None)
     if before is None:
         return
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with modes_kept(model):
         before(model.eval(), tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,), {})
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 class FirstCalls(OwnHook, Unchanging):
@@ -80,15 +73,13 @@ class FirstCalls(OwnHook, Unchanging):
     Args:
         original: the user's model.
         rewritten: made of it.
-        as_code: rewrites a model's layers, and leaves it code for the reason given.
+        lower: rewrites a model; as its own code with rewritten layers for the reason ``code=``.
 
     """
 
-    def __init__(
-        self, original: nn.Module, rewritten: nn.Module, as_code: Callable[[nn.Module, str], nn.Module]
-    ) -> None:
+    def __init__(self, original: nn.Module, rewritten: nn.Module, lower: Callable[..., nn.Module]) -> None:
         self._original = clone_structure(original)
-        self._as_code = as_code
+        self._lower = lower
         self._names = Report.of(rewritten).parameter_names
         self._structure = _structure(rewritten)
         self._outside: list[Place] = places_outside({type(each) for each in original.modules()})
@@ -127,10 +118,9 @@ class FirstCalls(OwnHook, Unchanging):
             code = f"a graph of it computes something else: {error}"
             if not isinstance(rewritten, Lowered) or not rewritten.takes_by_name():
                 raise
-            whole = self._as_code(original, code)
+            whole = self._lower(original, code=code)
             found = prove_call(original, whole, args, kwargs)
-            rewritten.become(whole)
-            _report_code(rewritten, whole, code)
+            _report_code(rewritten, whole, rewritten.become(whole), code)
             self._structure = _structure(rewritten)
             self._names = Report.of(rewritten).parameter_names
         if found is not None:
@@ -231,7 +221,7 @@ def _is_plain_run(arguments: Any) -> bool:
 def _kind(leaf: Any) -> Hashable:
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.dtype, leaf.device
-    if isinstance(leaf, _PLAIN):
+    if isinstance(leaf, PLAIN):
         return type(leaf), leaf
     parts = (
         [each for each in vars(leaf).values() if isinstance(each, Tensor)]
@@ -241,9 +231,8 @@ def _kind(leaf: Any) -> Hashable:
     return type(leaf), tuple((each.shape, each.dtype) for each in parts)
 
 
-def _report_code(rewritten: Lowered, whole: nn.Module, code: str) -> None:
+def _report_code(rewritten: Lowered, whole: nn.Module, name: str, code: str) -> None:
     """Tell what became of the model, whose parts now lie below a module."""
-    name = rewritten.holds_whole(whole)
     report = Report.of(whole)
     names = {old: tuple(f"{name}.{path}" for path in paths) for old, paths in report.parameter_names.items()}
     unchanged = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,12 +16,12 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from passes.graph.graph_module import Lowered
 from passes.recurrent.lengths import as_arguments
-from passes.user_code.hooks import has_hooks
+from passes.user_code.hooks import has_hooks, modes_kept
 from passes.user_code.randomness import random_state_kept
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.tensors import TensorCopies
 from passes.user_code.twin import Twin
-from rewriter.compiler.culprit import first_difference, line_of
+from rewriter.compiler.culprit import Arguments, first_difference, line_of
 from rewriter.compiler.report import Proven, Report
 from rewriter.places import describe, differences, map_tensors, numbers, walk
 
@@ -33,9 +34,6 @@ _JUDGED = 1e-8
 _CANCELLED = 1e-4
 _GRADIENT = "gradient of "
 _SIZES = {"more rows and steps": (0, 1), "more rows": (0,), "more steps": (1,), "the same": ()}
-
-
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class UnprovenError(RewriteError):
@@ -121,12 +119,8 @@ class _Trial:
         return Proven(self.runs, self.largest, self.notes)
 
     def held(self) -> Proven:
-        modes = [(module, module.training) for module in self.rewritten.modules()]
-        try:
+        with modes_kept(self.rewritten):
             return self._held([Twin(self.original).model, _to_run(self.rewritten)])
-        finally:
-            for module, training in modes:
-                module.training = training
 
     def _held(self, sides: list[nn.Module]) -> Proven:
         for what in ("the example inputs", "the same again"):
@@ -195,7 +189,7 @@ class _Trial:
             inputs, "input", lambda _, x: x.detach().double() if x.is_floating_point() else x.detach().clone()
         )
         gradients = place.startswith(_GRADIENT)
-        with _default_dtype(torch.float64):
+        with default_dtype(torch.float64):
             expected, got = (
                 _run(Twin(side).model.double(), wide, gradients=gradients)
                 for side in (self.original, self.rewritten)
@@ -340,13 +334,19 @@ def _longer(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
     return longer
 
 
-class _default_dtype:  # noqa: N801 -- a context
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+@contextmanager
+def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    """Let torch make tensors of another dtype, for a time; None for the one that it makes.
 
-    def __enter__(self) -> None:
-        self.before = torch.get_default_dtype()
-        torch.set_default_dtype(self.dtype)
+    Example:
+        >>> with default_dtype(torch.float64):
+        ...     torch.zeros(1).dtype
+        torch.float64
 
-    def __exit__(self, *_: Any) -> None:
-        torch.set_default_dtype(self.before)
+    """
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype or before)
+        yield
+    finally:
+        torch.set_default_dtype(before)

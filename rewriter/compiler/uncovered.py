@@ -23,7 +23,6 @@ from passes.operations.table import rule_of_module
 from passes.recurrent.recurrence import Recurrence
 from passes.user_code.hooks import has_hooks, set_forward
 from passes.user_code.observe import Call, Observer, observe
-from passes.user_code.randomness import random_state_kept
 from passes.user_code.structure import tensors_in
 from rewriter.compiler.report import UncoveredReport
 
@@ -156,7 +155,7 @@ def uncovered_calls(
     for tensor in tensors_in((args, kwargs)):
         # Integers are tokens, perhaps: what is looked up by them varies.
         run.note([tensor], tensor.dtype != torch.bool)
-    with torch.enable_grad(), random_state_kept(), warnings.catch_warnings():
+    with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = observe(model, run, args, kwargs)
     return run.found(result)

@@ -221,8 +221,7 @@ def gaps_of_sample(
     both = [torch.cat([a.expand(rows, *a.shape[1:]), b]) for a, b in zip(sample, references, strict=True)]
     exchanged = Recorded()
     with torch.enable_grad():
-        with random_state_kept():
-            observe(model, exchanged, tuple(torch.cat(each.chunk(2)[::-1]) for each in both))
+        observe(model, exchanged, tuple(torch.cat(each.chunk(2)[::-1]) for each in both))
         sign = 1 if half == "samples" else -1
         run = Followed(exchanged, sign, ruled)
         leaves = [each.detach().requires_grad_(each.is_floating_point()) for each in both]

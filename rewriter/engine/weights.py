@@ -89,8 +89,10 @@ def _of(tensor: Tensor) -> str:
 
 
 def _checksum(tensor: Tensor) -> int:
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        tensor = tensor.detach().to_dense() if not tensor.is_quantized else tensor.int_repr()
+    if tensor.is_quantized:
+        tensor = tensor.int_repr()
+    elif tensor.layout != torch.strided:
+        tensor = tensor.detach().to_dense()
     flat = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
     flat = flat.contiguous().reshape(-1)
     if flat.device.type == "cpu":

@@ -15,9 +15,9 @@ from torch.nn.parameter import is_lazy
 
 from passes.recurrent.lengths import as_arguments
 from passes.user_code.clone import private_clone
-from passes.user_code.randomness import random_state_kept
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.tensors import TensorCopies
+from rewriter.compiler.proof import default_dtype
 from rewriter.places import map_tensors, numbers
 
 
@@ -96,7 +96,8 @@ def run(
     with _surroundings(conditions):
         probe = _independent(model, conditions.dtype).to(conditions.dtype)
         args, kwargs = as_arguments(map_tensors(example_inputs, "input", prepare))
-        with _seeded(conditions.seed), unnoticed(model):
+        with unnoticed(model):
+            _seed(conditions.seed)
             output = probe(*args, **kwargs)
             buffers = {
                 name: buffer.detach().clone()
@@ -186,25 +187,23 @@ def _independent(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 @contextmanager
 def _surroundings(conditions: Conditions) -> Iterator[None]:
     """Compute with gradients and without cuDNN, which has none for layers in evaluation mode."""
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(conditions.default_dtype or default)
-        with torch.backends.cudnn.flags(enabled=False), torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        torch.set_default_dtype(default)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch, ``random`` and numpy, and put their states back."""
-    numpy: Any = sys.modules.get("numpy")
-    with random_state_kept():
-        torch.default_generator.manual_seed(seed)
-        # Asking for a device would start CUDA.
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.manual_seed_all(seed)
-        random.seed(seed)
-        if numpy:
-            numpy.random.seed(seed)
+    without_cudnn = torch.backends.cudnn.flags(enabled=False)
+    with (
+        default_dtype(conditions.default_dtype),
+        without_cudnn,
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         yield
+
+
+def _seed(seed: int) -> None:
+    """Seed torch, ``random`` and numpy."""
+    torch.default_generator.manual_seed(seed)
+    # Asking for a device would start CUDA.
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
+    random.seed(seed)
+    numpy: Any = sys.modules.get("numpy")
+    if numpy:
+        numpy.random.seed(seed)

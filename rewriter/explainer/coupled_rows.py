@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from passes.user_code.structure import tensors_in
-from passes.user_code.surroundings import unnoticed
-from passes.user_code.twin import Twin
+from passes.user_code.observe import ModuleCall, module_calls
 
 # Rows that run; what couples rows does so with few.
 _ROWS = 4
@@ -62,26 +60,17 @@ def _with_another_first_row(rows: Tensor, factor: float) -> Tensor:
     return changed
 
 
-Seen = list[tuple[str, list[Tensor], list[Tensor]]]
-
-
-def _run(model: nn.Module, select: Callable[[Any], Any], rows: list[Tensor]) -> tuple[Tensor, Seen] | None:
-    """Return the output, and what each module takes and returns when it is first called."""
-    twin, seen = Twin(model).model, Seen()
-    for name, module in twin.named_modules():
-
-        def note(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
-            seen.append((name, tensors_in((args, kwargs)), tensors_in(output)))
-
-        if not isinstance(module, torch.jit.ScriptModule):
-            module.register_forward_hook(note, with_kwargs=True)
-    with unnoticed(model), torch.inference_mode(False), torch.no_grad():
-        try:
-            output = select(twin(*(each.clone() for each in rows)))
-        except Exception:
-            # That it fails is said where it is run for its outputs.
-            return None
-    return (output, seen) if isinstance(output, Tensor) and output.dim() else None
+def _run(
+    model: nn.Module, select: Callable[[Any], Any], rows: list[Tensor]
+) -> tuple[Tensor, list[ModuleCall]] | None:
+    """Return the output, and the calls of modules on the way to it."""
+    try:
+        output, calls = module_calls(model, tuple(each.clone() for each in rows))
+        output = select(output)
+    except Exception:
+        # That it fails is said where it is run for its outputs.
+        return None
+    return (output, calls) if isinstance(output, Tensor) and output.dim() else None
 
 
 def _moved(a: Tensor, b: Tensor, whole: Tensor) -> bool:
@@ -91,7 +80,7 @@ def _moved(a: Tensor, b: Tensor, whole: Tensor) -> bool:
     return bool(((a - b).abs() > _MOVED.get(a.dtype, 1e-2) * size).any())
 
 
-def _where(model: nn.Module, plain: Seen, found: Seen, count: int) -> str:
+def _where(model: nn.Module, plain: list[ModuleCall], found: list[ModuleCall], count: int) -> str:
     modules = dict(model.named_modules())
     for (name, taken, given), (other, taken_now, given_now) in zip(plain, found, strict=False):
         if name != other:

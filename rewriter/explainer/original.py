@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from passes.user_code.clone import clone_structure
-from passes.user_code.state import state_of
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
 from rewriter.compiler.proof import CLOSE, UnprovenError, prove
+from rewriter.engine.kept_state import keeps_state
 from rewriter.engine.tiles import spans
 
 # Rows that run at once.
@@ -37,8 +37,8 @@ class Original:
     def __init__(self, model: nn.Module, select: Callable[[Any], Any]) -> None:
         self.model = clone_structure(model).eval()
         self.select = select
-        # Whether its code writes to what it is made of; None before it ran.
-        self._writes: bool | None = None
+        # Whether its code keeps something between calls; None before it ran.
+        self._stateful: bool | None = None
 
     def outputs(self, inputs: list[Tensor]) -> Tensor:
         """Return what is explained, (B, *output shape)."""
@@ -57,13 +57,10 @@ class Original:
         return output
 
     def _run(self, rows: list[Tensor]) -> Tensor:
-        if self._writes is False:
-            output: Tensor = self.select(self.model(*rows))
-            return output
-        twin = Twin(self.model)
-        before = state_of(twin.model)
-        output = self.select(twin.model(*rows))
-        self._writes = bool(self._writes) or bool(twin.written()) or state_of(twin.model) != before
+        if self._stateful is None:
+            self._stateful = keeps_state(self.model, rows)
+        model = Twin(self.model).model if self._stateful else self.model
+        output: Tensor = self.select(model(*rows))
         return output
 
     def agrees(self, inputs: list[Tensor], got: Tensor) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from passes.errors import RewriteError
+from passes.user_code.hooks import modes_kept
 from passes.user_code.randomness import random_state_kept
 from rewriter.compiler.report import render_table
 from rewriter.inputs import Model, as_module
@@ -140,7 +140,8 @@ def export_onnx(
     model = as_module(model)
     check_arguments(model, opset)
     check_installed()
-    with _modes_kept(model), torch.no_grad(), random_state_kept():
+    # Scripted submodules cannot be cloned: they are shared, and evaluation mode would stay.
+    with modes_kept(model), torch.no_grad(), random_state_kept():
         source = _on_cpu(model)
         rewritten = rewritten_clone(source)
         reference = evaluation_clone(source)
@@ -178,18 +179,6 @@ def _on_cpu(model: nn.Module) -> nn.Module:
     if all(each.device.type == "cpu" for each in (*model.parameters(), *model.buffers())):
         return model
     return copy.deepcopy(model).cpu()
-
-
-@contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
-    """Scripted submodules cannot be cloned: they are shared, and evaluation mode would stay."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            if module.training != training:
-                module.training = training
 
 
 def _batch_of(example: Example, axes: Axes) -> int:

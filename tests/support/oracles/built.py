@@ -15,7 +15,7 @@ from passes.leaves import Atom
 from passes.lowering.running_code import LowerRunning
 from passes.operations.catalogue import OPERATIONS, operation_of
 from passes.operations.operation import Operation
-from tests.support.oracles.samples import DOUBLE, ENTRIES, Call, calls, name_of, run, tensors_of
+from tests.support.oracles.samples import DOUBLE, ENTRIES, REFUSALS, Call, calls, name_of, run, tensors_of
 
 #: A type of atoms that compute any function of numbers by its name, and the function.
 Built = tuple[type[nn.Module], str]
@@ -65,7 +65,7 @@ def _atoms_of(call: Call) -> Iterator[nn.Module]:
                     warnings.simplefilter("ignore")
                     mode.note(varying)
                     run(variant)
-            except (TypeError, RuntimeError, ValueError, AttributeError, IndexError, NotImplementedError):
+            except REFUSALS:
                 # The operation takes no such operands; what it became until then, it becomes.
                 pass
             yield from found

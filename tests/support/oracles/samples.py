@@ -28,6 +28,8 @@ DOUBLE = torch.float64
 SPACES = (torch, F, torch.Tensor, operator, builtins, torch.ops.aten, rnn, leaf_functions, list, dict)
 #: What is called: a function, or the name of a method; and with what.
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+# What torch says of arguments that a function does not take.
+REFUSALS = (TypeError, RuntimeError, ValueError, AttributeError, IndexError, NotImplementedError)
 
 
 def named(name: str) -> Iterator[Any]:
@@ -120,7 +122,7 @@ def in_all_forms(call: Call) -> Iterator[tuple[Call, Any]]:
             with _quietly():
                 torch.manual_seed(0)
                 result = run((form, args, options))
-        except (TypeError, RuntimeError, ValueError, AttributeError, IndexError, NotImplementedError):
+        except REFUSALS:
             # Another form's arguments.
             continue
         yield (form, args, options), result

@@ -72,17 +72,6 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Any:
-    torch.set_default_dtype(torch.float64)
-    # The kernel that takes a whole layer rounds otherwise, and drops gradients.
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    yield
-    torch.backends.mha.set_fastpath_enabled(fast)
-    torch.set_default_dtype(torch.float32)
-
-
 def drawn(layer: Some) -> Some:
     """Draw all parameters, biases too, which torch leaves at zero."""
     for parameter in layer.parameters():

@@ -24,17 +24,6 @@ B, T, S = 3, 4, 5
 pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Any:
-    torch.set_default_dtype(torch.float64)
-    # Torch's own fast path rounds otherwise, and sets what is padded to zero.
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    yield
-    torch.backends.mha.set_fastpath_enabled(fast)
-    torch.set_default_dtype(torch.float32)
-
-
 def drawn(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)

@@ -21,19 +21,11 @@ from passes.operations.table import rule_of
 from rewriter import decompose
 from tests.support.additive import assert_additive
 from tests.support.compare import assert_close, assert_same_model
+from tests.support.models.softmaxes import Call
 from tests.support.oracles.rows import length, restated_norm, restated_normalize, restated_variance
 
 DOUBLE = torch.float64
 NUMBER = st.floats(-100, 100)
-
-
-class Call(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 # Of (2, 3, 4), with how many atoms each becomes.
