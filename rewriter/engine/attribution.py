@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
-from rewriter.engine.merged_batch import outers_of
+from rewriter.engine.merged_batch import Layouts, layouts_of
 from rewriter.engine.packing import PackByIndex
 from rewriter.engine.problem import Inputs, Problem
 from rewriter.engine.sweeps.linked_recurrence import Forward
@@ -22,6 +22,8 @@ from rewriter.engine.weights import SharedWeights
 
 # Bytes that the run of the references may leave to be remembered.
 _SMALL = 2**28
+# Rows at a time of a run that only tells layouts.
+_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,13 @@ class Size:
     Args:
         row_bytes: what one row leaves.
         step_bytes: what one step of the widest recurrence leaves of it; 0 without recurrences.
-        outers: what each operation's batch is merged of.
+        layouts: what each operation's batch is merged of.
 
     """
 
     row_bytes: int
     step_bytes: int
-    outers: list[Outers]
+    layouts: Layouts
 
 
 @dataclass
@@ -122,11 +124,12 @@ class Remembered:
         """Leave out the run, which may be large: whoever needs it can make it again."""
         return {"sizes": self.sizes, "references": None}
 
-    def size(self, target: Target, row: Inputs) -> Size:
-        """Return the size of a run, which one row is measured for if that was not done yet."""
+    def size(self, target: Target, problem: Problem) -> Size:
+        """Return the size of a run, for which one row is measured unless one has told all of it before."""
+        row = [each[:1] for each in problem.samples]
         key = tuple((each.shape, each.dtype) for each in row)
-        if key not in self.sizes:
-            self.sizes[key] = _measure(target, row)
+        if key not in self.sizes or not self.sizes[key].layouts.proven:
+            self.sizes[key] = _measure(target, row, _rows(problem))
         return self.sizes[key]
 
 
@@ -145,13 +148,13 @@ def attribute(
     if 0 in (problem.rows, problem.count, problem.outputs):
         return
     remembered = Remembered() if remembered is None else remembered
-    size = remembered.size(target, [each[:1] for each in problem.samples])
+    size = remembered.size(target, problem)
     budget = default_budget(problem.device) if max_memory is None else max_memory
     tiles = Tiles.choose(problem, size.row_bytes, size.step_bytes, budget)
     small = tiles.references == problem.count and size.row_bytes * problem.count <= _SMALL
     for begin, end in spans(problem.count, tiles.references):
         # What one block leaves is gone before the next one runs.
-        block = _Block(target, problem.of_references(begin, end), tiles, size.outers)
+        block = _Block(target, problem.of_references(begin, end), tiles, size.layouts.outers)
         yield from block.explained_by_own() if problem.own else block.explained(remembered if small else None)
 
 
@@ -187,7 +190,14 @@ class _Block:
         return Part(begin, end, outputs, total, sums, (end - begin) * count)
 
 
-def _measure(target: Target, row: Inputs) -> Size:
+def _rows(problem: Problem) -> Iterator[Inputs]:
+    """Yield all samples and references, a few at a time."""
+    for rows in (problem.samples, problem.all_references()):
+        for begin, end in spans(len(rows[0]), _ROWS):
+            yield [each[begin:end] for each in rows]
+
+
+def _measure(target: Target, row: Inputs, others: Iterator[Inputs]) -> Size:
     def record(inputs: Inputs, tape: Tape) -> Tape:
         _run(target, inputs, tape)
         return tape
@@ -203,7 +213,8 @@ def _measure(target: Target, row: Inputs) -> Size:
             step = max(step, kept // 3 // entry.kept[0].shape[0])
         else:
             total += sum(each.nbytes for each in (*entry[0], entry[1]))
-    return Size(total // 2 + sum(each.nbytes for each in row), step // 2, outers_of(record, row, tape))
+    layouts = layouts_of(record, row, tape, others)
+    return Size(total // 2 + sum(each.nbytes for each in row), step // 2, layouts)
 
 
 def _record(target: Target, references: Inputs, remembered: Remembered | None = None) -> tuple[Tape, Tensor]:

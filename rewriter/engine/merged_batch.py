@@ -6,7 +6,8 @@ way the result is (B x T, F). Rather than guess, a run tells: what a change of o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,24 +22,60 @@ Record = Callable[[Inputs, Tape], Tape]
 _MARKS = (torch.nan, 1.0)
 
 
-def outers_of(record: Record, row: Inputs, two: Tape) -> list[Outers]:
-    """Return, for each tensor that each operation leaves, what is merged with the batch outside of it.
+@dataclass(frozen=True)
+class Layouts:
+    """What the batch is merged with, in each tensor that each operation leaves.
+
+    Args:
+        outers: per operation, the size of what lies outside of the batch, 1 for each tensor whose batch is
+            the outermost of what is merged; nothing at all if that is so everywhere.
+        proven: no other layout would do; else nothing that was run reached enough of a tensor to tell.
+
+    """
+
+    outers: list[Outers] = field(default_factory=list)
+    proven: bool = True
+
+
+def layouts_of(record: Record, row: Inputs, two: Tape, others: Iterable[Inputs]) -> Layouts:
+    """Find where the batch is merged with other dimensions, and how.
 
     Args:
         record: runs rows and notes what they leave on a tape.
         row: one sample.
         two: what it left twice.
-
-    Returns:
-        Per operation, 1 for each tensor whose batch is the outermost of what is merged; nothing at all if
-        that is so everywhere.
+        others: more rows, a few at a time; asked for if a change of that sample does not reach everything.
 
     """
     three = record(_times(row, 3), Tape(tokens=two.tokens))
     shapes = [[(a.shape, b.shape) for a, b in zip(*both, strict=True)] for both in _alike(two, three)]
-    if not any(each > 1 for entry in shapes for _, each in map(_batch, entry)):
-        return []
-    found: list[list[int | None]] = [[None] * len(entry) for entry in shapes]
+    batches = [[_batch(each) for each in entry] for entry in shapes]
+    if not any(each > 1 for entry in batches for _, each in entry):
+        return Layouts()
+    alike = [_tensors(entry) for _, entry in two.entries]
+    left = [
+        [_where_rows_are_equal(tensor, *place) for tensor, place in zip(*entry, strict=True)]
+        for entry in zip(alike, batches, strict=True)
+    ]
+    for same, changed, rows in _changed(record, row, two, three, others):
+        for entry, tensors, places in zip(left, _alike(same, changed), batches, strict=False):
+            for k, (a, b, (dim, each)) in enumerate(zip(*tensors, places, strict=True)):
+                if len(entry[k]) > 1 and a.shape == b.shape:
+                    reached = _reached(a, b, dim)
+                    entry[k] = [n for n in entry[k] if _fits(reached, n, rows, each)] or entry[k]
+        if _all_told(left):
+            break
+    return Layouts([tuple(each[0] for each in entry) for entry in left], proven=_all_told(left))
+
+
+def _all_told(left: list[list[list[int]]]) -> bool:
+    return all(len(each) == 1 for entry in left for each in entry)
+
+
+def _changed(
+    record: Record, row: Inputs, two: Tape, three: Tape, others: Iterable[Inputs]
+) -> Iterator[tuple[Tape, Tape, int]]:
+    """Yield what equal rows leave, what they leave when all but the first are changed, and their number."""
     for mark in _MARKS:
         inputs = _times(row, 2)
         for each in inputs:
@@ -50,11 +87,15 @@ def outers_of(record: Record, row: Inputs, two: Tape) -> list[Outers]:
         except Exception:
             # A model may refuse NaN in its own way.
             continue
-        for known, tensors, pairs in zip(found, _alike(two, marked), shapes, strict=False):
-            for k, (a, b, pair) in enumerate(zip(*tensors, pairs, strict=True)):
-                if known[k] is None and a.shape == b.shape:
-                    known[k] = _outer(a != b, *_batch(pair))
-    return [tuple(each or 1 for each in known) for known in found]
+        yield two, marked, 2
+    for rows in others:
+        count = 1 + len(rows[0])
+        inputs = [torch.cat([each, other]) for each, other in zip(row, rows, strict=True)]
+        yield (
+            record(_times(row, count), Tape(tokens=two.tokens)),
+            record(inputs, Tape(tokens=two.tokens)),
+            count,
+        )
 
 
 def _times(row: Inputs, count: int) -> Inputs:
@@ -93,23 +134,42 @@ def _batch(shapes: tuple[torch.Size, torch.Size]) -> tuple[int, int]:
     return (differing[0], two[differing[0]] // 2) if len(differing) == 1 else (0, 1)
 
 
-def _outer(marked: Tensor, dim: int, each: int) -> int | None:
-    """Return how many steps lie outside of the batch, of two rows; None if that cannot be seen.
+def _where_rows_are_equal(two: Tensor, dim: int, each: int) -> list[int]:
+    """Return what may lie outside of the batch, seen from what two equal rows have left.
+
+    Example:
+        >>> _where_rows_are_equal(torch.tensor([1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0]), 0, 4)
+        [4]
+
+    """
+    found = [n for n in range(1, each + 1) if each % n == 0]
+    if len(found) == 1:
+        return found
+    rows = two.movedim(dim, 0)
+    split = [(n, torch.unflatten(rows, 0, (n, 2, -1))) for n in found]
+    # Rounding may differ from row to row.
+    return [n for n, part in split if part[:, 0].allclose(part[:, 1], equal_nan=True)] or found
+
+
+def _reached(same: Tensor, changed: Tensor, dim: int) -> Tensor:
+    """Return where in the dimension of the batch a change is seen."""
+    differs = (same != changed).movedim(dim, 0)
+    return differs.flatten(1).any(1) if differs.dim() > 1 else differs
+
+
+def _fits(reached: Tensor, outer: int, rows: int, each: int) -> bool:
+    """Whether the first row, which nobody changed, is where nothing was reached.
 
     Args:
-        marked: what a change of the second row has reached.
-        dim: the dimension of the batch.
+        reached: what a change of the other rows has reached.
+        outer: how many steps lie outside of the batch.
+        rows: their number.
         each: how many of each row there are in it.
 
     Example:
-        >>> _outer(torch.tensor([False, True]).repeat(3), 0, 3)
-        3
+        >>> reached = torch.tensor([False, True]).repeat(3)
+        >>> _fits(reached, 3, 2, 3), _fits(reached, 1, 2, 3)
+        (True, False)
 
     """
-    reached = marked.movedim(dim, 0).flatten(1).any(1) if marked.dim() > 1 else marked
-    for outer in range(1, each + 1):
-        if each % outer == 0 and bool(reached.any()):
-            rows = torch.unflatten(reached, 0, (outer, 2, -1))
-            if not rows[:, 0].any():
-                return outer
-    return None
+    return not bool(reached.view(outer, rows, each // outer)[:, 0].any())

@@ -100,6 +100,57 @@ def test_in_tiles_and_with_references_per_sample(name: str) -> None:
     assert_same(DeepExplainer(model, background).shap_values(x, references=references), expected, 1e-11)
 
 
+class Windows(nn.Module):
+    """A recurrent layer over windows, merged with the batch as (W, B); missing values count as nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, windows, steps, _ = x.shape
+        x = torch.relu(torch.nan_to_num(x) - 1).permute(2, 1, 0, 3).reshape(steps, windows * rows, 3)
+        return self.head(self.gru(x)[1][0]).view(windows, rows, 2).sum(0)
+
+
+@pytest.mark.parametrize("dead", [slice(None), slice(0, 1), slice(1, None)], ids=["all", "first", "last"])
+def test_a_first_sample_whose_changes_reach_nothing(dead: slice) -> None:
+    model = Windows().double()
+    x, background = (2 * torch.randn(rows, 2, 4, 3).double() for rows in (3, 5))
+    # So far below what the relu lets through that no mark gets it there.
+    x[0, dead] = -9.0
+    expected = stock(model, background, x)
+    explainer = DeepExplainer(model, background)
+    explainer.shap_values(x[:1])
+    assert_same(explainer.shap_values(x), expected, 1e-11)
+    assert_same(explainer.shap_values(x[1:]), expected[1:], 1e-11)
+    assert_same(DeepExplainer(model, background).shap_values(x), expected, 1e-11)
+
+
+class Positions(nn.Module):
+    """Multiplies by a constant that is merged with the batch, time first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("weights", torch.randn(STEPS, 1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        merged = torch.tanh(self.between(x.transpose(0, 1).reshape(-1, 3)))
+        weights = torch.exp(self.weights.expand(STEPS, len(x), 4).reshape(-1, 4))
+        return self.head(merged * weights).view(STEPS, len(x), 2).sum(0)
+
+
+def test_a_constant_that_is_merged_with_the_batch() -> None:
+    model = Positions().double()
+    x, background = torch.randn(3, STEPS, 3).double(), torch.randn(5, STEPS, 3).double()
+    values = DeepExplainer(model, background).shap_values(x)
+    assert_same(values, stock(model, background, x), 1e-11)
+    with torch.no_grad():
+        expected = (model(x) - model(background).mean(0)).numpy()
+    assert np.abs(values.sum((1, 2)) - expected).max() < 1e-13
+
+
 class Tokens(TimeMajor):
     def __init__(self) -> None:
         super().__init__(torch.relu)
