@@ -256,7 +256,9 @@ class _Cloner:
         """Map what leads to a module without being a container."""
         if isinstance(value, types.MethodType):
             owner = self.value(value.__self__, path)
-            if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
+            late = isinstance(owner, nn.RNNBase | nn.RNNCellBase)
+            # What the instance has in the method's place may be what calls it.
+            if late and value.__name__ not in vars(value.__self__):
                 return LateMethod(owner, value.__name__)
             return types.MethodType(value.__func__, owner)
         if isinstance(value, functools.partial):

@@ -150,6 +150,13 @@ def attribute(
     remembered = Remembered() if remembered is None else remembered
     size = remembered.size(target, problem)
     budget = default_budget(problem.device) if max_memory is None else max_memory
+    if size.layouts.counts_rows:
+        for j in range(problem.count):
+            # As many rows of the one as of the other, so that both run the same operations.
+            single = problem.of_references(j, j + 1).with_references_of_their_own()
+            tiles = Tiles.choose(single, size.row_bytes, size.step_bytes, budget)
+            yield from _Block(target, single, tiles, []).explained_by_own()
+        return
     tiles = Tiles.choose(problem, size.row_bytes, size.step_bytes, budget)
     small = tiles.references == problem.count and size.row_bytes * problem.count <= _SMALL
     for begin, end in spans(problem.count, tiles.references):

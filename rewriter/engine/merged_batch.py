@@ -30,11 +30,13 @@ class Layouts:
         outers: per operation, the size of what lies outside of the batch, 1 for each tensor whose batch is
             the outermost of what is merged; nothing at all if that is so everywhere.
         proven: no other layout would do; else nothing that was run reached enough of a tensor to tell.
+        counts_rows: which operations run depends on the number of rows, as in a loop over them.
 
     """
 
     outers: list[Outers] = field(default_factory=list)
     proven: bool = True
+    counts_rows: bool = False
 
 
 def layouts_of(record: Record, row: Inputs, two: Tape, others: Iterable[Inputs]) -> Layouts:
@@ -48,6 +50,8 @@ def layouts_of(record: Record, row: Inputs, two: Tape, others: Iterable[Inputs])
 
     """
     three = record(_times(row, 3), Tape(tokens=two.tokens))
+    if not _alike(two, three):
+        return Layouts(counts_rows=bool(two.entries or three.entries))
     shapes = [[(a.shape, b.shape) for a, b in zip(*both, strict=True)] for both in _alike(two, three)]
     batches = [[_batch(each) for each in entry] for entry in shapes]
     if not any(each > 1 for entry in batches for _, each in entry):

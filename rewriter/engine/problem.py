@@ -68,6 +68,13 @@ class Problem:
         references = [each[:, span] if self.own else each[span] for each in self.references]
         return replace(self, references=references)
 
+    def with_references_of_their_own(self) -> Problem:
+        """Return the same problem, of samples each of which has its references for itself."""
+        if self.own:
+            return self
+        references = [each.expand(self.rows, *each.shape) for each in self.references]
+        return replace(self, references=references, own=True)
+
     def references_of(self, row: int) -> Inputs:
         """Return the references (N, *) of a sample."""
         return [each[row] if self.own else each for each in self.references]

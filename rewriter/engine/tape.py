@@ -46,6 +46,11 @@ class Pairing:
         """The number of references of the pass."""
         return self.end - self.begin
 
+    @property
+    def aligned(self) -> bool:
+        """Whether each sample has one reference, which is in the same place in all that is run."""
+        return self.own and self.references == 1
+
     def pairs(self, x: Tensor, x0: Tensor, outer: int = 1) -> tuple[Tensor, Tensor]:
         """Bring a sample's and a reference's tensor into one shape (n, *shape of x), unless it broadcasts.
 

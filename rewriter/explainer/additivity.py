@@ -28,7 +28,7 @@ def check_sums(
     done: Explained,
     problem: Problem,
     tolerance: float,
-    is_rounding: Callable[[int], bool],
+    is_rounding: Callable[[int], bool] | None = None,
 ) -> None:
     """Raise AdditivityError unless the attributions of every output of each sample sum to what they explain.
 
@@ -40,7 +40,8 @@ def check_sums(
         done: the result.
         problem: what was asked.
         tolerance: relative to the change of the output from its mean over the references.
-        is_rounding: whether what a sample's attributions are off by is gone in a wider dtype.
+        is_rounding: whether what a sample's attributions are off by is gone in a wider dtype; None if all was
+            computed in the widest.
 
     """
     if not done.outputs.size:
@@ -54,7 +55,7 @@ def check_sums(
         total += flat.sum(1)
         parts += np.abs(flat).sum(1)
     gap = np.abs(total - (f - f0))
-    dtype = problem.samples[0].dtype if problem.samples[0].is_floating_point() else torch.float32
+    dtype = torch.float64 if is_rounding is None else torch.float32
     rounding = _ROUNDINGS * torch.finfo(dtype).eps * (np.maximum(np.abs(f), np.abs(f0)) + parts)
     if dtype == torch.float64:
         # No level hides a change beside it; what cancels inside of a model may be larger than its outputs.
@@ -62,7 +63,7 @@ def check_sums(
     # Not 'greater than', which is False for NaN.
     wrong = ~(gap <= tolerance * np.abs(f - f0) + rounding)
     for row in np.flatnonzero(wrong.any(1)):
-        if is_rounding(int(row)):
+        if is_rounding is not None and is_rounding(int(row)):
             continue
         ratio = gap[row] / (np.abs(f - f0)[row] + rounding[row])
         column = int(np.nan_to_num(np.where(wrong[row], ratio, -1.0), nan=np.inf).argmax())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ def check_rows_apart(model: nn.Module, select: Callable[[Any], Any], inputs: lis
         inputs: some rows.
 
     Raises:
-        RewriteError: naming the module in which rows begin to influence each other.
+        RewriteError: naming the module in which rows begin to influence each other; or if the model does
+            not run on another number of them.
 
     Example:
         >>> check_rows_apart(nn.Linear(2, 1), lambda y: y, [torch.randn(3, 2)])
@@ -36,23 +38,45 @@ def check_rows_apart(model: nn.Module, select: Callable[[Any], Any], inputs: lis
 
     """
     rows = [each[:_ROWS].clone() for each in inputs]
-    if len(rows[0]) == 1:
-        rows = [torch.cat([each, each]) for each in rows]
+    if len(rows[0]) < _ROWS:
+        # Another number than the model is known to take.
+        rows = [torch.cat([each, each[:1]]) for each in rows]
     count = len(rows[0])
-    plain = _run(model, select, rows)
+    try:
+        plain = _run(model, select, rows)
+    except Exception as error:
+        _check_takes_any_number(model, select, inputs, count, error)
+        return
     if plain is None or len(plain[0]) != count:
         return
-    # A maximum, say, moves with one of them alone.
-    for factor in (4.0, -4.0):
-        found = _run(model, select, [_with_another_first_row(each, factor) for each in rows])
-        if found is None or plain[0].shape != found[0].shape:
+    for before, after in _with_another_first_row(rows):
+        try:
+            plain = plain if before is rows else _run(model, select, before)
+            found = _run(model, select, after)
+        except Exception:
+            # A model may refuse what is made up.
+            return
+        if plain is None or found is None or plain[0].shape != found[0].shape:
             return
         if _moved(plain[0][1:], found[0][1:], plain[0]):
             place = _where(model, plain[1], found[1], count)
             raise RewriteError(f"the rows of a batch influence each other {place}")
 
 
-def _with_another_first_row(rows: Tensor, factor: float) -> Tensor:
+def _with_another_first_row(rows: list[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Yield pairs of batches that differ in the first row alone.
+
+    A maximum over the batch moves with one row or another, so all of them are asked.
+    """
+    # Of both signs, for what moves one way only.
+    for factor in (4.0, -4.0):
+        yield rows, [_with_a_scaled_first_row(each, factor) for each in rows]
+    for k, j in ((0, 1), (1, 0)):
+        alike = [each[k : k + 1].expand_as(each) for each in rows]
+        yield alike, [torch.cat([each[j : j + 1], same[1:]]) for each, same in zip(rows, alike, strict=True)]
+
+
+def _with_a_scaled_first_row(rows: Tensor, factor: float) -> Tensor:
     changed = rows.clone()
     if rows.is_floating_point():
         # What is padded with zeros stays so.
@@ -64,13 +88,36 @@ def _run(
     model: nn.Module, select: Callable[[Any], Any], rows: list[Tensor]
 ) -> tuple[Tensor, list[ModuleCall]] | None:
     """Return the output, and the calls of modules on the way to it."""
-    try:
-        output, calls = module_calls(model, tuple(each.clone() for each in rows))
-        output = select(output)
-    except Exception:
-        # That it fails is said where it is run for its outputs.
-        return None
+    output, calls = module_calls(model, tuple(each.clone() for each in rows))
+    output = select(output)
     return (output, calls) if isinstance(output, Tensor) and output.dim() else None
+
+
+def _check_takes_any_number(
+    model: nn.Module, select: Callable[[Any], Any], inputs: list[Tensor], count: int, error: Exception
+) -> None:
+    """Raise if the model fails on so many rows because of their number.
+
+    If it fails on all of them, too, that is said where they are run for its outputs.
+    """
+    try:
+        _run(model, select, inputs)
+    except Exception:
+        return
+    raise RewriteError(
+        f"the model runs on {len(inputs[0])} rows and not on {count}: in {_failed_in(error)}, "
+        f"{type(error).__name__}: {error}; let it take any number of rows, making initial states and "
+        "the like for x.shape[0] of them"
+    ) from error
+
+
+def _failed_in(error: Exception) -> str:
+    """Name the innermost module whose code an error came through."""
+    running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [each for each in running if isinstance(each, nn.Module)]
+    names = {id(each): name for name, each in modules[0].named_modules()} if modules else {}
+    known = [each for each in modules if names.get(id(each))]
+    return f"{names[id(known[-1])]} ({type(known[-1]).__name__})" if known else "the model itself"
 
 
 def _moved(a: Tensor, b: Tensor, whole: Tensor) -> bool:

@@ -162,7 +162,8 @@ class RecurrentLink:
         pairing = self.pairing
         if type(self.x.sweep) is not type(self.x0.sweep):
             raise PassError(f"{self.steps.name}: samples and references were run by different sweeps")
-        rows = pairing.samples * self.outer
+        samples, outer = self._batch()
+        rows = samples * outer
         if not rows or self.batch % rows:
             raise RewriteError(
                 f"{self.steps.name}: expected a batch of {rows} rows or a multiple of it, got {self.batch}: "
@@ -176,8 +177,8 @@ class RecurrentLink:
             pairing.count,
             pairing.begin,
             self.batch,
-            pairing.samples,
-            self.outer,
+            samples,
+            outer,
             pairing.own,
         )
 
@@ -190,11 +191,16 @@ class RecurrentLink:
             weight = weight.view(-1, size, weight.shape[1])[list(order)].flatten(0, 1)
         return weight, size
 
+    def _batch(self) -> tuple[int, int]:
+        """Return the rows of the batch and what lies outside of it; where all is in place, neither counts."""
+        return (1, 1) if self.pairing.aligned else (self.pairing.samples, self.outer)
+
     def _rows(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Bring what both runs kept, (T, B, F), into shapes that broadcast to (T, n, o, M, q, F)."""
         pairing = self.pairing
-        a = torch.unflatten(a, 1, (1, self.outer, pairing.samples, -1))
-        shape = (self.outer, pairing.references, pairing.samples if pairing.own else 1, -1)
+        samples, outer = self._batch()
+        a = torch.unflatten(a, 1, (1, outer, samples, -1))
+        shape = (outer, pairing.references, samples if pairing.own else 1, -1)
         return a, torch.unflatten(b, 1, shape).movedim(2, 1)[:, pairing.begin : pairing.end]
 
     def _mask(self) -> Optional:

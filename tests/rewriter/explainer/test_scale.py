@@ -104,6 +104,28 @@ def test_outputs_of_any_shape_without_gradients_and_with_lengths(shape: tuple[in
     assert np.abs(total - change_with).max() < 1e-12
 
 
+class Tokens(nn.Module):
+    """Integers alone, and an operation without a rule; in float32 whatever it is made of, if asked to."""
+
+    def __init__(self, *, narrow: bool) -> None:
+        super().__init__()
+        self.embedding, self.head, self.narrow = nn.Embedding(9, 4), nn.Linear(4, 1), narrow
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        middle = self.embedding(tokens).median(1)[0]
+        y: Tensor = self.head(torch.exp(3 * middle))
+        return y.float() if self.narrow else y
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_what_cannot_be_computed_wider_is_asked_once(dtype: torch.dtype, narrow: bool) -> None:
+    tokens = torch.randint(0, 9, (8, 5))
+    model = Tokens(narrow=narrow).to(dtype)
+    with pytest.raises(AssertionError, match=r"median, test_scale\.py"):
+        DeepExplainer(model, tokens[3:]).shap_values(tokens[:3])
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_single_output_can_be_drawn() -> None:
     plt = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
