@@ -1,4 +1,4 @@
-.PHONY: demo test lint examples bench clean
+.PHONY: demo test fuzz lint examples bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,6 +9,10 @@ demo: .venv/demo.stamp
 test: .venv/test.stamp
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
 		--cov --cov-report=term-missing:skip-covered
+
+# For example FUZZ="--seconds 600 --seed 7 --only layers"; --help says more.
+fuzz: .venv/test.stamp
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

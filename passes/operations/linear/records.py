@@ -16,6 +16,11 @@ def _but(signature: str, *aliases: str, fixed: str | tuple[str, ...], fresh: boo
     return described(signature, Kind.LINEAR, *aliases, fixed=names, fresh=fresh)
 
 
+def _as_another(name: str, **known: bool) -> Operation:
+    """Describe what hands numbers on in the shape or the type of another tensor."""
+    return described(f"{name}(input, other)", Kind.LINEAR, blind=True, reads=("input",), **known)
+
+
 CALLS: tuple[Operation, ...] = (
     # Numbers that are computed, in memory of their own.
     *linear(
@@ -40,11 +45,10 @@ CALLS: tuple[Operation, ...] = (
     # The same numbers in another shape or order, perhaps without a copy.
     *linear(
         *("chunk", "split", "unbind", "tensor_split", "unsafe_chunk", "unsafe_split", "hsplit", "vsplit"),
-        *("dsplit", "split_with_sizes", "meshgrid", "broadcast_tensors", "view", "view_as", "reshape"),
-        *("reshape_as", "permute", "transpose", "swapaxes", "swapdims", "t", "T", "mT", "H", "mH", "adjoint"),
+        *("dsplit", "split_with_sizes", "meshgrid", "broadcast_tensors", "view", "reshape", "permute"),
+        *("transpose", "swapaxes", "swapdims", "t", "T", "mT", "H", "mH", "adjoint"),
         *("moveaxis", "movedim", "squeeze", "unsqueeze", "flatten", "unflatten", "ravel", "expand"),
         *(
-            "expand_as",
             "broadcast_to",
             "contiguous",
             "alias",
@@ -69,6 +73,8 @@ CALLS: tuple[Operation, ...] = (
         *("pos", "positive", "cartesian_prod", "pin_memory"),
         moves=True,
     ),
+    # Likewise, in the shape of another tensor, whose numbers do not matter.
+    *(_as_another(name, moves=True) for name in ("view_as", "reshape_as", "expand_as")),
     # Sums and orders, in memory of their own unless they change nothing, on some device.
     *linear("sum_to_size", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
     # Numbers that are written, padded or interpolated, and containers of Python's that hold tensors.
@@ -79,7 +85,8 @@ CALLS: tuple[Operation, ...] = (
         *("iter", "tuple", "list", "values", "items", "get", "PackedSequence"),
     ),
     # Numbers of another type; where that is one of whole numbers, they are cut off.
-    *linear("float", "double", "half", "bfloat16", "to", "_to_copy", "type", "type_as", casts=True),
+    *linear("float", "double", "half", "bfloat16", "_to_copy", "type", casts=True),
+    *(_as_another(name, casts=True) for name in ("to", "type_as")),
     # Linear but for a place, a mask or a weight.
     _but("getitem(input, index)", fixed="index", fresh=False),
     _but("index(input, indices)", fixed="indices"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from passes.operations.catalogue import OPERATIONS, arguments_of, is_blind, operation_of, why_not_linear
 from passes.operations.operation import CUTS, Kind, Operation
 from passes.operations.without_slope.records import CALLS
-from rewriter import decompose
+from rewriter import DeepExplainer, decompose
 from tests.support.oracles.samples import DOUBLE, named, tensors_of
 
 #: Arguments behind the tensor with which some operation or other can be called.
@@ -74,7 +75,11 @@ def is_deterministic(operation: Operation) -> bool:
     return operation.kind is not Kind.RANDOM and "empty" not in operation.name
 
 
-BLIND = [each for each in OPERATIONS if (each.blind or each.kind is Kind.SHAPE) and is_deterministic(each)]
+BLIND = [
+    each
+    for each in OPERATIONS
+    if (each.blind or each.kind is Kind.SHAPE) and each.first not in each.reads and is_deterministic(each)
+]
 CUT = [each for each in OPERATIONS if each.kind is Kind.CUT]
 
 
@@ -149,6 +154,43 @@ def test_every_blank_that_takes_a_number_is_tested() -> None:
     assert {each.name for each in CALLS if each.kind is Kind.BLANK and (each.reads or not each.blind)} == set(
         FILLED
     )
+
+
+@pytest.mark.parametrize("name", ["to", "type_as", "view_as", "reshape_as", "expand_as"])
+def test_only_the_shape_or_the_type_of_another_tensor_matters(name: str) -> None:
+    x, other = (torch.arange(4.0, dtype=DOUBLE, requires_grad=True) for _ in range(2))
+    for function in (name, getattr(Tensor, name)):
+        assert is_blind(function, (x, other), {}, lambda each: each is other)
+        assert not is_blind(function, (x, other), {}, lambda each: each is x)
+    getattr(x, name)(other).sum().backward()
+    assert x.grad is not None
+    assert other.grad is None
+
+
+class AsAnother(nn.Module):
+    """Takes weights and masks of its own in the shape and the type of its input."""
+
+    def __init__(self, decides: bool) -> None:
+        super().__init__()
+        self.decides = decides
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.decides and x.sum() > 1e9:
+            return x
+        slope, mask = torch.full((1,), 0.2).to(x), torch.tensor([True, False, False]).expand_as(x)
+        y = torch.prelu(x, slope).masked_fill(mask, 0.5)
+        return y * torch.igamma(torch.full((3,), 1.5).type_as(x), x.exp())
+
+
+@pytest.mark.parametrize("decides", [False, True])
+def test_weights_in_the_shape_or_the_type_of_the_input_do_not_vary(decides: bool) -> None:
+    x, background = torch.randn(3, 3, dtype=DOUBLE), torch.randn(2, 3, dtype=DOUBLE)
+    model = AsAnother(decides)
+    assert not [each for each in decompose(model, x).report.uncovered if each.operation != "bool"]
+    values = DeepExplainer(model, background).shap_values(x)
+    # Each output is a function of one number: what it changes by is that number's.
+    change = torch.diag_embed(model(x) - model(background).mean(0)).numpy()
+    np.testing.assert_allclose(values, change, rtol=0, atol=1e-12)
 
 
 class Of(nn.Module):
