@@ -15,7 +15,7 @@ from torch import fx
 from passes.graph.leaf_functions import leaf
 from passes.operations.catalogue import OPERATIONS
 from passes.operations.operation import Kind
-from passes.user_code.source import is_library, is_users
+from passes.user_code.source import is_library, is_users, user_line
 
 
 def _decides(frame: FrameType) -> bool:
@@ -95,7 +95,23 @@ class WritableProxy(fx.Proxy):
 
 
 class WritableAttribute(fx.proxy.Attribute, WritableProxy):
-    """An attribute of a proxy, such as ``x.T``, or a method."""
+    """An attribute of a proxy, such as ``x.T``, or a method.
+
+    Its node is made where it is first used, and says where it was read.
+    """
+
+    def __init__(self, root: fx.Proxy, attr: str) -> None:
+        super().__init__(root, attr)
+        self.source = user_line()
+
+    @property
+    def node(self) -> fx.Node:  # type: ignore[override]
+        """The node of the attribute."""
+        fresh = self._node is None
+        node = super().node
+        if fresh and self.source:
+            node.meta["source"] = self.source
+        return node
 
 
 #: What makes a tensor of sizes, but takes no tensor by which torch could tell that it is traced.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from passes.operations.catalogue import arguments_of, operation_of, why_not_linear
@@ -69,6 +70,8 @@ def why_no_rule_for_call(
             # A field of an object that holds tensors.
             return None
         function = str(args[1])
+    if isinstance(function, type) and issubclass(function, torch.autograd.Function):
+        return f"{NO_RULE}: an autograd Function of the model's own, which may compute anything"
     operation = operation_of(function)
     if operation is None:
         return NO_RULE if key_of(function) else f"{NO_RULE}: a function of the model's own"

@@ -8,18 +8,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from passes.leaves import Atom
 from passes.lowering.written import put, without_out, written_by
-from passes.operations.catalogue import is_blind, is_discrete, lowered
+from passes.operations.catalogue import is_blind, is_discrete, lowered, operation_of
 from passes.operations.contract import Textbook, Varies
 from passes.operations.in_place import without_inplace
-from passes.operations.names import name_of_call
-from passes.user_code.hooks import set_forward
-from passes.user_code.structure import tensors_in
+from passes.operations.names import in_place_name, name_of_call
+from passes.operations.operation import Kind
+from passes.user_code.hooks import applied_by, set_forward
+from passes.user_code.structure import map_tensors, tensors_in
 
 _active: ContextVar[LowerRunning | None] = ContextVar("passes_lowering", default=None)
 #: Takes the name of a call, an atom and its operands, and returns what the atom makes of them.
@@ -71,6 +72,9 @@ class LowerRunning(TorchFunctionMode):
         kwargs = kwargs or {}
         if not (self.varies(args) or self.varies(kwargs)):
             return func(*args, **kwargs)
+        if hands_out(func):
+            # Torch refuses numpy a tensor with a gradient, which in the user's own run it may not have.
+            args, kwargs = map_tensors(Tensor.detach, (args, kwargs))
         out, written = kwargs.get("out"), written_by(func, args, kwargs)
         kwargs = without_out(kwargs)
         textbook = textbook_of(func, self.varies, args, kwargs)
@@ -83,6 +87,14 @@ class LowerRunning(TorchFunctionMode):
             self.note(result)
         for each in tensors_in(written):
             self.note([each, each._base])
+        return result
+
+    def applied(self, function: Any, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Let a ``torch.autograd.Function`` run as it is: its gradient is that of its own backward."""
+        with torch._C.DisableTorchFunction():
+            result = plain(*args, **kwargs)
+        if self.varies((args, kwargs)):
+            self.note(result)
         return result
 
     def _called(self, name: str, module: nn.Module, operands: tuple[Any, ...]) -> Any:
@@ -99,6 +111,18 @@ class LowerRunning(TorchFunctionMode):
     def _inner(self, name: str, atom: Atom, *operands: Any) -> Any:
         del atom.__dict__["forward"]
         return run_quietly(self.call, name, atom, operands)
+
+
+def hands_out(function: Any) -> bool:
+    """Whether a call hands numbers on without their gradient, to Python or numpy perhaps.
+
+    Example:
+        >>> hands_out(Tensor.numpy), hands_out(Tensor.detach_), hands_out(Tensor.clone)
+        (True, False, False)
+
+    """
+    operation = operation_of(function)
+    return operation is not None and operation.kind is Kind.CUT and in_place_name(function) is None
 
 
 def run_lowered(
@@ -119,7 +143,7 @@ def run_lowered(
     mode.note(kwargs)
     token = _active.set(mode)
     try:
-        with mode:
+        with applied_by(mode.applied), mode:
             return plain(*args, **kwargs)
     finally:
         _active.reset(token)
@@ -133,6 +157,21 @@ def run_quietly(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     with torch._C.DisableTorchFunction():
         result = plain(*args, **kwargs)
     note_varying(result)
+    return result
+
+
+def run_whole(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run what stays as it is, in code that is lowered while it runs.
+
+    Its result varies if an argument does.
+    """
+    mode = _active.get()
+    if mode is None:
+        return plain(*args, **kwargs)
+    with torch._C.DisableTorchFunction():
+        result = plain(*args, **kwargs)
+    if mode.varies((args, kwargs)):
+        mode.note(result)
     return result
 
 

@@ -58,6 +58,8 @@ def operation_of(function: Any) -> Operation | None:
         ['exp', 'abs', 'digamma']
         >>> operation_of(torch.ops.aten.special_entr.default).name, operation_of(print)
         ('special.entr', None)
+        >>> operation_of(torch.Tensor.__float__).kind, operation_of(torch.Tensor.float).kind
+        (<Kind.CUT: 'cut'>, <Kind.LINEAR: 'linear'>)
 
     """
     try:
@@ -71,7 +73,9 @@ def _found(function: Any) -> Operation | None:
     key = key_of(function)
     if key is None or "." in key:
         return None
-    return _BY_KEY.get(name_of_call(function)) or _BY_KEY.get(key)
+    # What Python calls to make a number of a tensor is shown by the name of a tensor's own method.
+    shown = None if key.endswith("_") else _BY_KEY.get(name_of_call(function))
+    return shown or _BY_KEY.get(key)
 
 
 def is_blind(

@@ -1,12 +1,15 @@
-"""What is hooked to a module, and other forwards and modes for a time."""
+"""What is hooked to a module, and other forwards, modes and applications of Functions for a time."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
+from torch.autograd.function import _SingleLevelFunction
 
 _HOOKS = (
     "_forward_hooks",
@@ -109,3 +112,70 @@ def replaced_forwards(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) 
             object.__delattr__(module, "forward")
             if own is not _MISSING:
                 set_forward(module, own)
+
+
+#: Takes a ``torch.autograd.Function``, what applies it, and its arguments, and returns its result.
+Apply = Callable[[Any, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+_applying: ContextVar[tuple[Apply, ...]] = ContextVar("passes_applying", default=())
+# Their Functions are parts of operations that are seen as such.
+_LIBRARIES = ("torch", "passes", "rewriter")
+_lock = threading.Lock()
+_threads = 0
+
+
+@contextmanager
+def applied_by(apply: Apply) -> Iterator[None]:
+    """Have ``apply`` asked to apply each ``torch.autograd.Function`` of the user's in this thread.
+
+    Torch shows no call of them to a mode. Their ``apply``, which code may hold on to, looks a method up in a
+    base class that has none of its own.
+
+    Example:
+        >>> import torch
+        >>> class Double(torch.autograd.Function):
+        ...     @staticmethod
+        ...     def forward(ctx, x):
+        ...         return 2 * x
+        >>> double = Double.apply
+        >>> def told(function, plain, args, kwargs):
+        ...     print(function.__name__)
+        ...     return plain(*args, **kwargs)
+        >>> with applied_by(told):
+        ...     double(torch.ones(1))
+        Double
+        tensor([2.])
+
+    """
+    global _threads
+    with _lock:
+        _threads += 1
+        _SingleLevelFunction.apply = _APPLY  # type: ignore[attr-defined]
+    token = _applying.set((*_applying.get(), apply))
+    try:
+        yield
+    finally:
+        _applying.reset(token)
+        with _lock:
+            _threads -= 1
+            if not _threads:
+                del _SingleLevelFunction.apply  # type: ignore[attr-defined]
+
+
+def _apply(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Apply a Function by the innermost of those who are to be asked, who asks the next."""
+    own = str(function.__module__).partition(".")[0] in _LIBRARIES
+    return _asked(function, () if own else _applying.get(), args, kwargs)
+
+
+def _asked(function: Any, left: tuple[Apply, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not left:
+        return super(_SingleLevelFunction, function).apply(*args, **kwargs)
+    *others, innermost = left
+
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        return _asked(function, tuple(others), args, kwargs)
+
+    return innermost(function, plain, args, kwargs)
+
+
+_APPLY = classmethod(_apply)

@@ -16,7 +16,7 @@ from passes.leaves import Atom, Layout
 from passes.operations.catalogue import operation_of
 from passes.operations.names import name_of_call
 from passes.operations.operation import Kind
-from passes.user_code.hooks import set_forward
+from passes.user_code.hooks import applied_by, set_forward
 from passes.user_code.source import user_line
 from passes.user_code.structure import tensors_in
 from passes.user_code.surroundings import unnoticed
@@ -30,9 +30,9 @@ class Call:
     Args:
         name: of the node, where the call is one of a graph, else the qualified name of the module that
             is called, or in whose code the call stands.
-        operation: what is called: a class of modules, a function, a method.
+        operation: what is called: a class of modules, a function, a method, a ``torch.autograd.Function``.
         source: file and line in the user's code, ``""`` if there is none.
-        function: the module, or the function.
+        function: the module, the function, or the class of the ``torch.autograd.Function``.
         where: qualified name of the innermost module that is running.
 
     """
@@ -104,6 +104,17 @@ class Observer(TorchFunctionMode):
         finally:
             self._quiet = False
 
+    def applied(self, function: Any, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Show that a ``torch.autograd.Function`` is applied."""
+        if self._quiet:
+            return plain(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            return self.shown(function, function.__name__, plain, args, kwargs)
+
+    def forward_of(self, name: str, module: nn.Module) -> Callable[..., Any]:
+        """Return what is to run as the forward of a module of the copy that is observed."""
+        return partial(self.enter, module.forward, name, module)
+
     def enter(
         self, plain: Callable[..., Any], name: str, module: nn.Module, *args: Any, **kwargs: Any
     ) -> Any:
@@ -127,9 +138,9 @@ def observe(
     for name, module in copy.named_modules():
         if isinstance(module, torch.jit.ScriptModule) or (isinstance(copy, fx.GraphModule) and not name):
             continue
-        set_forward(module, partial(observer.enter, module.forward, name, module))
+        set_forward(module, observer.forward_of(name, module))
     kwargs = kwargs or {}
-    with unnoticed(model), observer:
+    with unnoticed(model), applied_by(observer.applied), observer:
         if not isinstance(copy, fx.GraphModule):
             return copy(*args, **kwargs)
         bound = inspect.signature(copy.forward).bind(*args, **kwargs)

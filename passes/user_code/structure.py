@@ -42,3 +42,23 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
 
     """
     return pytree.tree_map_only(Tensor, function, value)
+
+
+def numbers_in(value: Any) -> list[Any]:
+    """Return the numbers in containers, and in arrays of numpy's, that are no tensors; also those of slices.
+
+    Example:
+        >>> import torch
+        >>> numbers_in((torch.ones(1), {"a": [2, 1.5]}, slice(None, 3), "b"))
+        [2, 1.5, 3]
+
+    """
+    found: list[Any] = []
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, slice):
+            found += numbers_in([leaf.start, leaf.stop, leaf.step])
+        elif isinstance(leaf, int | float | complex):
+            found.append(leaf)
+        elif type(leaf).__module__ == "numpy" and hasattr(leaf, "tolist"):
+            found += numbers_in(leaf.tolist())
+    return found

@@ -23,8 +23,11 @@ from passes.operations.table import rule_of_module
 from passes.recurrent.recurrence import Recurrence
 from passes.user_code.hooks import has_hooks, set_forward
 from passes.user_code.observe import Call, Observer, observe
-from passes.user_code.structure import tensors_in
+from passes.user_code.structure import numbers_in, tensors_in
 from rewriter.compiler.report import UncoveredReport
+
+#: As :func:`torch.no_grad` has it.
+WITHOUT_GRADIENTS = f"{CUTS}: it runs without gradients, as under torch.no_grad"
 
 
 def is_covered(module: nn.Module) -> bool:
@@ -32,6 +35,29 @@ def is_covered(module: nn.Module) -> bool:
     return isinstance(module, Recurrence | Layout) or (
         rule_of_module(module) is not None and not has_hooks(module)
     )
+
+
+def runs_as_code(module: nn.Module) -> bool:
+    """Whether explainers give the calls in a module's own code their rules, if it stands in an island.
+
+    Example:
+        >>> runs_as_code(nn.CosineSimilarity()), runs_as_code(nn.Linear(1, 1))
+        (True, False)
+
+    """
+    own = isinstance(module, Atom | Layout) or is_covered(module)
+    return not own and why_no_rule_for_module(module) is not None
+
+
+def is_inside(where: str, islands: Iterable[str]) -> bool:
+    """Whether the module called ``where`` is an island or stands in one.
+
+    Example:
+        >>> is_inside("a.b", ["a"]), is_inside("ab", ["a"]), is_inside("a", [""])
+        (True, False, True)
+
+    """
+    return any(each == "" or f"{where}.".startswith(f"{each}.") for each in islands)
 
 
 def uncovered_nodes(model: nn.Module, islands: Mapping[str, str]) -> Iterator[UncoveredReport]:
@@ -172,8 +198,10 @@ class _Coverage(Observer):
         self.calls: list[tuple[UncoveredReport | None, set[int], set[int]]] = []
 
     def is_whole(self, module: nn.Module) -> bool:
-        """A module with a rule is one call."""
-        return is_covered(module) or super().is_whole(module)
+        """A module with a rule is one call; in an island the code of one without is seen."""
+        where = self._inside[-1] if self._inside else ""
+        seen = is_inside(where, self.islands) and runs_as_code(module)
+        return is_covered(module) or (super().is_whole(module) and not seen)
 
     def _is_blind(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         def depends(value: Any) -> bool:
@@ -207,6 +235,8 @@ class _Coverage(Observer):
         if told:
             result = put(target, result)
         written = tensors_in([result, target])
+        if reason is None and read:
+            reason = self._why_cut(result, written)
         # Slots of one storage share what they depend on: views follow what is written to their base.
         floating = [each for each in written if each.is_floating_point() or each.is_complex()]
         if read or reason == RANDOM:
@@ -220,7 +250,11 @@ class _Coverage(Observer):
             self.note(floating, False)
         report = None
         decides = stepped and call.function is Tensor.__bool__
-        if reason is not None and (read or decides or reason == RANDOM) and self._in_island(call.where):
+        if (
+            reason is not None
+            and (read or decides or reason == RANDOM)
+            and is_inside(call.where, self.islands)
+        ):
             report = UncoveredReport(call.name, call.operation, call.source, reason)
         # A number that Python code gets, or a whole one, is used where nobody can see it.
         cut = report is not None and (not written or (reason == CUTS and not floating))
@@ -242,7 +276,14 @@ class _Coverage(Observer):
         reason = why_no_rule_for_call(call.function, args, kwargs, self.varies, self.is_discrete)
         if reason is not None and _in_transform((args, kwargs)):
             return f"{reason}, in a transform of torch.func"
-        return CUTS if reason is None and not torch.is_grad_enabled() else reason
+        return reason
+
+    def _why_cut(self, result: Any, written: list[Tensor]) -> str | None:
+        """Return why what a call makes of what varies has no gradient, None if it has one."""
+        if not written:
+            # Numbers that Python code gets.
+            return CUTS if numbers_in(result) else None
+        return None if torch.is_grad_enabled() else WITHOUT_GRADIENTS
 
     def _written_out(self, module: nn.Module, operands: tuple[Any, ...]) -> Any:
         """Run a textbook module, and look at each of its calls."""
@@ -259,9 +300,6 @@ class _Coverage(Observer):
 
     def _atom(self, atom: Atom, plain: Callable[..., Any], *operands: Any) -> Any:
         return self.shown(atom, type(atom).__name__, plain, operands, {})
-
-    def _in_island(self, where: str) -> bool:
-        return any(each == "" or f"{where}.".startswith(f"{each}.") for each in self.islands)
 
     def note(self, tensors: list[Tensor], varying: bool) -> None:
         """Remember that tensors vary with the input, or are masks or indices that do."""

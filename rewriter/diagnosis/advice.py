@@ -66,7 +66,8 @@ class Advice:
         return _with_help(found) if found else _UNKNOWN
 
     def _decomposed(self, call: Call, reason: str | None) -> str:
-        found = self._uncovered(call) or reason
+        # What was seen in the run that was followed says more than what a graph tells.
+        found = reason or self._uncovered(call)
         island = self._island(call)
         if found and island is not None:
             found = f"{found}; in code that torch.fx cannot follow ({island})"

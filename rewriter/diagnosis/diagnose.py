@@ -8,26 +8,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from passes.errors import DeclinedError, RewriteError
+from passes.errors import RewriteError
 from passes.operations.operation import RANDOM
-from passes.operations.table import rule_of_module
-from passes.user_code.clone import frozen_clone
-from passes.user_code.observe import Call
-from rewriter.compiler.report import Report, render_table
-from rewriter.compiler.uncovered import is_covered
+from rewriter.compiler.report import render_table
 from rewriter.diagnosis.advice import Advice
-from rewriter.diagnosis.local_gaps import Flow, Gaps, Half, gaps_of_sample
-from rewriter.diagnosis.stock import StockRules
-from rewriter.engine.rules import PairRule
+from rewriter.diagnosis.followed import Flow
+from rewriter.diagnosis.local_gaps import ROUNDING, Gaps
+from rewriter.diagnosis.run import Run
 from rewriter.inputs import Model, as_inputs, as_module, check_like
 
-# Outputs that are followed of each sample, those that change most.
-_OUTPUTS = 8
-#: Rounding of a long sum, relative to the largest output.
-ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-11}
 _SHOWN = 20
+# Less than that of an error is left in float64 if much of it is rounding.
+_MUCH = 0.5
 
 
 @dataclass(frozen=True)
@@ -44,6 +38,8 @@ class DiagnosedOperation:
         gap: the largest difference of the two, over samples and outputs.
         share: of the sum of all gaps.
         advice: what it is and what helps; ``""`` where nothing is lost.
+        is_rounding: whether the gap is what rounding leaves: no larger than the numbers of the call explain,
+            or gone in float64.
 
     """
 
@@ -55,6 +51,7 @@ class DiagnosedOperation:
     gap: float
     share: float
     advice: str
+    is_rounding: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,10 +63,12 @@ class Diagnosis:
         total: the additivity error of the model: the largest difference between the sum of the attributions
             and what they have to sum to, over samples and outputs.
         scale: the largest output, to which errors compare.
-        tolerance: relative to the scale; gaps below are rounding.
+        tolerance: relative to the scale; errors below are rounding.
         explainer: whose rules were followed.
         unexplained: what the rows do not account for: it is rounding unless rows of a batch differ in more
             than their inputs, as they do where random numbers are drawn.
+        in_float64: the additivity error of the same model in float64; None where its own dtype leaves no
+            doubt, or it does not run in float64.
 
     """
 
@@ -79,14 +78,17 @@ class Diagnosis:
     tolerance: float
     explainer: str
     unexplained: float
+    in_float64: float | None = None
 
     @property
     def broken(self) -> tuple[DiagnosedOperation, ...]:
         """The operations that lose more than rounding."""
-        return tuple(row for row in self.rows if not row.gap <= self.tolerance * self.scale)
+        return tuple(row for row in self.rows if not row.is_rounding)
 
     def __str__(self) -> str:
         head = f"additivity error of {self.explainer}: {self.total:.1e}, largest output {self.scale:.1e}"
+        if self.in_float64 is not None and self.in_float64 < _MUCH * self.total:
+            head += f", error in float64: {self.in_float64:.1e}"
         if not self.unexplained <= self.tolerance * self.scale:
             head += (
                 f"\n{self.unexplained:.1e} of it comes from no operation: the rows of a batch differ in more "
@@ -127,10 +129,14 @@ def diagnose(
 
     On a model as it is, the multipliers are those of stock ``shap.DeepExplainer``: its rules for the modules
     that it knows by class name, gradients for all else. On a decomposed model they are those of
-    ``rewriter``. An operation with operands x and result y loses Σ m_y·Δy − Σ m_x·Δx, where m_x is what
-    comes back through it alone (Shrikumar et al. 2017, the chain rule of multipliers); these gaps sum to the
-    additivity error of the model. The model is left as it is; it runs twice for each sample, and backwards
-    once for each of the outputs (eight at most, those that change most).
+    ``rewriter.DeepExplainer``, in code that torch.fx cannot follow, too. An operation with operands x and
+    result y loses Σ m_y·Δy − Σ m_x·Δx, where m_x is what comes back through it alone (Shrikumar et al. 2017,
+    the chain rule of multipliers); these gaps sum to the additivity error of the model.
+
+    References are read with the lengths and masks of the sample, as the explainer reads them. What is lost in
+    float32 is looked at in float64 again, where rounding is gone: only what lasts is called broken. The model
+    is left as it is; it runs twice for each sample, and backwards once for each of the outputs (eight of them
+    at most, those that change most).
 
     Args:
         model: any module, decomposed or not, whether torch.fx can follow it or not.
@@ -146,6 +152,7 @@ def diagnose(
         RewriteError: for inputs that do not run, or a model whose code decides on values of its inputs.
 
     Example:
+        >>> from torch import nn
         >>> class Model(nn.Module):
         ...     def forward(self, x):
         ...         return torch.softmax(2 * x, -1)
@@ -172,38 +179,11 @@ def diagnose(
     check_like(samples, references, "x")
     if samples[0].shape[0] == 0:
         raise RewriteError("x: expected at least one sample, got none")
-    decomposed = _is_decomposed(model)
-    half: Half = "references"
-    copy = frozen_clone(model)
-    rules: Any = engine_rules if decomposed else StockRules()
     select = _select(output)
-    with torch.inference_mode(False), torch.autocast(references[0].device.type, enabled=False):
-        found = [
-            _of_sample(copy, select, [each[k : k + 1] for each in samples], references, rules, half)
-            for k in range(samples[0].shape[0])
-        ]
-    counts = {} if decomposed else {name: n // samples[0].shape[0] for name, n in rules.calls.items()}
-    advice = Advice(model, decomposed=decomposed, calls=counts)
-    return _diagnosis(found, advice, decomposed=decomposed)
-
-
-def _of_sample(
-    model: nn.Module,
-    select: Callable[[Any], Any],
-    sample: list[Tensor],
-    references: list[Tensor],
-    rules: Any,
-    half: Half,
-) -> Gaps:
-    try:
-        return gaps_of_sample(model, select, sample, references, rules, half, _OUTPUTS)
-    except (RewriteError, DeclinedError):
-        raise
-    except Exception as error:
-        got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in references)
-        raise RewriteError(
-            f"the model, or output=, fails on inputs {got}: {type(error).__name__}: {error}"
-        ) from error
+    run = Run(model, select, samples, references)
+    found = run.gaps(run.model)
+    wide = run.in_float64() if any(each.in_doubt() for each in found) else None
+    return _diagnosis(found, wide, run.advice(), decomposed=run.islands is not None)
 
 
 def _select(output: Any) -> Callable[[Any], Any]:
@@ -212,70 +192,93 @@ def _select(output: Any) -> Callable[[Any], Any]:
     return output if callable(output) else operator.itemgetter(output)
 
 
-def _is_decomposed(model: nn.Module) -> bool:
-    try:
-        Report.of(model)
-    except RewriteError:
-        return False
-    return True
-
-
-def _diagnosis(found: list[Gaps], advice: Advice, *, decomposed: bool) -> Diagnosis:
+def _diagnosis(found: list[Gaps], wide: list[Gaps] | None, advice: Advice, *, decomposed: bool) -> Diagnosis:
     scale = max(each.scale for each in found)
-    total = max(abs(gap) for each in found for gap in each.total)
-    unexplained = max(
+    tolerance = ROUNDING[torch.float64 if found[0].double else torch.float32]
+    worst = _worst(found)
+    # What is no rounding is there in float64, too.
+    judged = worst if wide is None else _worst(wide, tolerance)
+    everything = sum(each.gap for each in worst.values()) or 1.0
+    rows = []
+    for key, each in worst.items():
+        lost = key in judged and judged[key].loses
+        tells = lost or each.flow.reason == RANDOM
+        text = advice.of(each.flow.call, each.flow.reason) if tells else ""
+        share = each.gap / everything
+        rows.append(
+            DiagnosedOperation(*key, each.flow_in, each.flow_out, each.gap, share, text, is_rounding=not lost)
+        )
+    # What is lost comes first, whatever rounding leaves elsewhere.
+    rows.sort(key=lambda row: (not row.is_rounding, row.gap), reverse=True)
+    return Diagnosis(
+        tuple(rows),
+        _total(found),
+        scale,
+        tolerance,
+        "rewriter's rules" if decomposed else "stock shap.DeepExplainer",
+        _unexplained(found if wide is None else wide),
+        None if wide is None else _total(wide),
+    )
+
+
+def _total(found: list[Gaps]) -> float:
+    return max(abs(gap) for each in found for gap in each.total)
+
+
+def _unexplained(found: list[Gaps]) -> float:
+    return max(
         abs(total + sum(flow.flows_out[k] - flow.flows_in[k] for flow in each.flows))
         for each in found
         for k, total in enumerate(each.total)
     )
-    tolerance = ROUNDING[torch.float64 if found[0].double else torch.float32]
-    worst: dict[tuple[str, str, str], tuple[float, float, float, Flow]] = {}
-    for each in found:
-        for key, (flow, sums) in _by_operation(each.flows).items():
-            for flow_in, flow_out in sums:
+
+
+@dataclass
+class _Worst:
+    """What one operation loses, for the sample and output where that is most."""
+
+    flow: Flow
+    flow_in: float
+    flow_out: float
+    gap: float
+    loses: bool
+
+
+def _worst(found: list[Gaps], tolerance: float = 0.0) -> dict[tuple[str, str, str], _Worst]:
+    worst: dict[tuple[str, str, str], _Worst] = {}
+    for gaps in found:
+        for key, (flow, sums) in _by_operation(gaps, tolerance).items():
+            for flow_in, flow_out, rounding in sums:
                 gap = abs(flow_out - flow_in)
                 # Not 'greater than', which is False for NaN.
-                if key not in worst or not gap <= worst[key][0]:
-                    worst[key] = gap, flow_in, flow_out, flow
-    everything = sum(gap for gap, *_ in worst.values()) or 1.0
-    rows = [
-        DiagnosedOperation(
-            *key,
-            flow_in,
-            flow_out,
-            gap,
-            gap / everything,
-            "" if gap <= tolerance * scale and flow.reason != RANDOM else advice.of(flow.call, flow.reason),
-        )
-        for key, (gap, flow_in, flow_out, flow) in worst.items()
-    ]
-    rows.sort(key=lambda row: row.gap, reverse=True)
-    explainer = "rewriter's rules" if decomposed else "stock shap.DeepExplainer"
-    return Diagnosis(tuple(rows), total, scale, tolerance, explainer, unexplained)
+                loses = not gap <= rounding
+                kept = worst.get(key)
+                if kept is None or (loses, not gap <= kept.gap) > (kept.loses, False):
+                    worst[key] = _Worst(flow, flow_in, flow_out, gap, loses)
+    return worst
 
 
-def _by_operation(flows: list[Flow]) -> dict[tuple[str, str, str], tuple[Flow, list[list[float]]]]:
-    """Add up the flows of all calls of one operation, as in a loop, for each output."""
+def _by_operation(gaps: Gaps, tolerance: float) -> dict[tuple[str, str, str], tuple[Flow, list[list[float]]]]:
+    """Add up the flows of all calls of one operation, as in a loop, and what they may lose.
+
+    Args:
+        gaps: of one sample.
+        tolerance: what may be lost beside rounding, relative to the largest flow of an output.
+
+    """
     sums: dict[tuple[str, str, str], tuple[Flow, list[list[float]]]] = {}
-    for flow in flows:
+    for flow in gaps.flows:
         key = flow.call.name, flow.call.operation, flow.call.source
-        pairs = [list(pair) for pair in zip(flow.flows_in, flow.flows_out, strict=True)]
+        each = [
+            [a, b, gaps.rounding(flow, k)]
+            for k, (a, b) in enumerate(zip(flow.flows_in, flow.flows_out, strict=True))
+        ]
         if key in sums:
-            for total, pair in zip(sums[key][1], pairs, strict=True):
-                total[0] += pair[0]
-                total[1] += pair[1]
+            for total, part in zip(sums[key][1], each, strict=True):
+                total[:] = [a + b for a, b in zip(total, part, strict=True)]
         else:
-            sums[key] = flow, pairs
+            sums[key] = (
+                flow,
+                [[a, b, lost + tolerance * gaps.changes[k]] for k, (a, b, lost) in enumerate(each)],
+            )
     return sums
-
-
-def engine_rules(
-    call: Call, args: tuple[Any, ...], args0: list[Tensor], result: Any, result0: list[Tensor]
-) -> Any:
-    """Return ``result`` with the multipliers of the rule of the module that was called, if it has one."""
-    rule = rule_of_module(call.function) if is_covered(call.function) else None
-    if rule is None or not all(isinstance(each, Tensor) for each in args) or not isinstance(result, Tensor):
-        return result
-    # The model may write to them before the backward pass.
-    args = tuple(each.clone() for each in args)
-    return PairRule.apply(rule, (result.detach(), result0[0]), len(args), *args, *args0)  # type: ignore[no-untyped-call]

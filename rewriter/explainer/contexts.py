@@ -17,71 +17,12 @@ import torch
 from torch import Tensor
 
 from rewriter.engine.attribution import Target
+from rewriter.engine.contexts import in_context
 from rewriter.engine.problem import Inputs, Problem
-from rewriter.engine.tape import Tape, running
 from rewriter.explainer.result import Explained
 
 Array = np.ndarray[Any, Any]
-_ROWS = 8
 Explain = Callable[[Problem], Explained]
-
-
-def context_inputs(target: Target, problem: Problem) -> list[int]:
-    """Return which inputs are read beside what is explained: integers that no embedding looks up.
-
-    Found by exchanging the rows of one input: where that changes what is looked up, or what goes into the
-    module that is explained, the input is a part of what is explained.
-
-    Args:
-        target: what is explained.
-        problem: what is to be explained.
-
-    """
-    samples = problem.samples
-    integers = [k for k, each in enumerate(samples) if not each.is_floating_point()]
-    if not integers or not problem.rows:
-        return []
-    sides = (
-        samples,
-        [each.flatten(0, 1) for each in problem.references] if problem.own else problem.references,
-    )
-    picked = [_telling(side, [samples[k][0] for k in integers], integers) for side in sides]
-    rows = [
-        torch.cat([side[k][some] for side, some in zip(sides, picked, strict=True)])
-        for k in range(len(samples))
-    ]
-    before = _looked_up(target, rows)
-    return [k for k in integers if not _changes(target, rows, k, before)]
-
-
-def _telling(inputs: Inputs, first: Inputs, integers: Sequence[int]) -> Tensor:
-    """Return some rows, among them one that differs from the first sample in each input that any does.
-
-    Whether an input is a context must not depend on which rows are explained together.
-    """
-    differ = [
-        (inputs[k] != row).reshape(len(inputs[k]), -1).any(1).nonzero().flatten()[:1]
-        for k, row in zip(integers, first, strict=True)
-    ]
-    some = torch.arange(min(len(inputs[0]), _ROWS), device=inputs[0].device)
-    return torch.cat([some, *differ])
-
-
-def _looked_up(target: Target, rows: Inputs) -> Inputs:
-    tape = Tape(tokens=target.tokens)
-    with torch.inference_mode(False), torch.no_grad(), running(tape):
-        target.run([each.clone() for each in rows])
-    return tape.inputs if target.interim is not None else tape.indices
-
-
-def _changes(target: Target, rows: Inputs, k: int, before: Inputs) -> bool:
-    # Neither a sequence of its own nor a shift by one is sure to differ from what was there.
-    for shift in range(1, len(rows[k])):
-        rolled = [each.roll(shift, 0) if k == j else each for j, each in enumerate(rows)]
-        if not rolled[k].equal(rows[k]):
-            after = _looked_up(target, rolled)
-            return len(after) != len(before) or not all(map(torch.equal, after, before))
-    return False
 
 
 def explained_in_context(
@@ -152,10 +93,7 @@ def _groups(problem: Problem, contexts: Sequence[int]) -> Iterator[tuple[Tensor,
     _, group = torch.unique(flat, dim=0, return_inverse=True)
     for number in range(int(group.max()) + 1 if len(group) else 0):
         rows = (group == number).nonzero().flatten().cpu()
-        read = [
-            samples[k][rows[:1]].expand_as(each) if k in contexts else each
-            for k, each in enumerate(problem.references)
-        ]
+        read = in_context([each[rows[:1]] for each in samples], problem.references, contexts)
         yield rows, replace(problem.of_rows(rows), references=read)
 
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from rewriter.diagnosis.diagnose import ROUNDING, engine_rules
-from rewriter.diagnosis.local_gaps import Flow, gaps_of_sample
+from passes.user_code.clone import frozen_clone
+from rewriter.compiler.islands import islands_of
+from rewriter.diagnosis.followed import Flow
+from rewriter.diagnosis.local_gaps import ROUNDING, Gaps, gaps_of_sample
+from rewriter.diagnosis.run import doubled, engine_rules, in_double
 from rewriter.engine.attribution import Target
-from rewriter.engine.problem import Problem
+from rewriter.engine.contexts import context_inputs, in_context
+from rewriter.engine.problem import Inputs, Problem
 
 _SAMPLES = 4
 _REFERENCES = 8
-# In units of the dtype.
-_ROUNDINGS = 32
 _NONE = (
     "Every operation that could be examined passes on all that it gets; look for operations in the model's "
     "own code that mix rows of the batch, or sequences of different length."
@@ -36,32 +37,43 @@ def first_break(target: Target, problem: Problem, row: int, column: int) -> str:
         column: the output, among all.
 
     """
-    for k in [row, *(each for each in range(min(_SAMPLES, problem.rows)) if each != row)]:
-        sample = [each[k : k + 1] for each in problem.samples]
-        background = [each[:_REFERENCES] for each in problem.references_of(k)]
-        try:
-            with torch.inference_mode(False):
-                found = gaps_of_sample(
-                    target.model,
-                    partial(_one, target.select, column),
-                    sample,
-                    background,
-                    engine_rules,
-                    "samples",
-                    1,
-                )
-        except RewriteError as error:
-            return f"{str(error)[:1].upper()}{str(error)[1:]}."
-        dtype = torch.float64 if found.double else torch.float32
-        passed = [abs(each) for flow in found.flows for each in (*flow.flows_in, *flow.flows_out)]
-        # Of what is passed on, and of the level from which it is a change.
-        change = max((each for each in passed if math.isfinite(each)), default=0.0)
-        tolerance = ROUNDING[dtype] * change + _ROUNDINGS * torch.finfo(dtype).eps * found.scale
-        for flow in _explained(found.flows, target.interim):
-            # Not 'greater than', which is False for NaN.
-            if not all(abs(b - a) <= tolerance for a, b in zip(flow.flows_in, flow.flows_out, strict=True)):
-                return f"The first operation without an exact rule is {_shown(flow)}."
+    # The linked copy has no report; without one there are no islands.
+    model = target.model if target.rewritten is None else target.rewritten
+    islands, select = islands_of(model), partial(_one, target.select, column)
+    try:
+        contexts = context_inputs(target, problem)
+        for k in [row, *(each for each in range(min(_SAMPLES, problem.rows)) if each != row)]:
+            sample = [each[k : k + 1] for each in problem.samples]
+            background = [each[:_REFERENCES] for each in problem.references_of(k)]
+            found = _gaps(model, islands, select, sample, in_context(sample, background, contexts))
+            for flow in _explained(found.flows, target.interim):
+                if found.loses(flow, _tolerance(sample)):
+                    return f"The first operation without an exact rule is {_shown(flow)}."
+    except RewriteError as error:
+        return f"{str(error)[:1].upper()}{str(error)[1:]}."
+    except Exception as error:
+        return f"What loses it cannot be told: the model fails with {type(error).__name__}: {error}."
     return _NONE
+
+
+def _gaps(
+    model: nn.Module, islands: list[str], select: Callable[[Any], Any], sample: Inputs, references: Inputs
+) -> Gaps:
+    """Return what is lost in float64, where rounding is nothing, unless the model does not run so."""
+    with torch.inference_mode(False):
+        try:
+            wide = doubled(sample), doubled(references)
+            return gaps_of_sample(in_double(model), select, *wide, engine_rules, "samples", 1, islands)
+        except Exception:
+            # Its code may name a dtype.
+            copy = frozen_clone(model)
+            return gaps_of_sample(copy, select, sample, references, engine_rules, "samples", 1, islands)
+
+
+def _tolerance(sample: Inputs) -> float:
+    """Return what is no reason for an error, relative to the largest flow."""
+    wide = any(each.dtype == torch.float64 for each in sample)
+    return ROUNDING[torch.float64 if wide else torch.float32]
 
 
 def _one(select: Callable[[Any], Any], column: int, output: Any) -> Tensor:

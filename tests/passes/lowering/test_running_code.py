@@ -191,3 +191,37 @@ def test_the_model_is_left_as_it_was() -> None:
     DeepExplainer(model, torch.randn(4, 5, 3)).shap_values(x)
     assert {name: dict(module.__dict__) for name, module in model.named_modules()} == before
     assert torch.equal(model(x), y)
+
+
+class ByNumpy(torch.autograd.Function):
+    """Linear; none of its calls is torch's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.from_numpy(3 * x.detach().numpy())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return 3 * grads[0]
+
+
+def test_what_follows_a_function_of_the_users_varies() -> None:
+    model = Code(lambda m, x: torch.tanh(ByNumpy.apply(x)).sum(1)).double()
+    x, background = (torch.randn(n, 5, 3, dtype=torch.float64) for n in (4, 6))
+    assert decompose(model).report.islands
+    expected = (model(x) - model(background).mean(0)).numpy()
+    ours = DeepExplainer(model, background).shap_values(x)
+    stock = shap.DeepExplainer(decompose(model), background).shap_values(x, check_additivity=False)
+    for values in (ours, stock):
+        assert np.abs(values.reshape(4, 15, -1).sum(1) - expected).max() < 1e-12
+
+
+def test_numpy_gets_what_has_no_gradient() -> None:
+    """As in the user's own run without gradients; what it computes is cut off, and said to be."""
+    model = Code(lambda m, x: x.sum(1) * 2 + torch.from_numpy(np.exp(x.numpy())).sum(1)).double()
+    x, background = (torch.randn(n, 5, 3, dtype=torch.float64) for n in (4, 6))
+    values = DeepExplainer(model, background).shap_values(x, check_additivity=False)
+    # What is left is linear, in each feature by itself.
+    expected = 2 * (x - background.mean(0)).numpy()
+    got = np.stack([values[:, :, k, k] for k in range(3)], 2)
+    assert np.abs(got - expected).max() < 1e-12

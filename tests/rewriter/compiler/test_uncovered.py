@@ -17,7 +17,7 @@ from passes.lowering.coverage import why_no_rule_for_module
 from passes.operations.operation import CUTS, FIXED, NO_RULE, PRODUCT, RANDOM, ROWS
 from rewriter import decompose
 from rewriter.compiler.report import UncoveredReport
-from rewriter.compiler.uncovered import uncovered_calls
+from rewriter.compiler.uncovered import WITHOUT_GRADIENTS, uncovered_calls
 from tests.support.models import gallery
 
 
@@ -331,3 +331,47 @@ def test_what_is_written_by_name_is_followed() -> None:
 
     (found,) = uncovered_calls(Computes(code), [""], (torch.rand(3, 3),), {})
     assert found.operation == "renorm"
+
+
+class Cubed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * grads[0]
+
+
+@torch.no_grad()
+def without_gradients(x: Tensor) -> Tensor:
+    return torch.tanh(x)
+
+
+def test_functions_and_what_has_no_gradient_are_reported() -> None:
+    def found(code: Callable[[Tensor], Tensor]) -> list[tuple[str, str]]:
+        listed = uncovered_calls(Computes(code), [""], (torch.rand(3, 3),), {})
+        assert all(each.source.startswith("test_uncovered.py:") for each in listed)
+        return [(each.operation, each.reason) for each in listed]
+
+    function = f"{NO_RULE}: an autograd Function of the model's own, which may compute anything"
+    assert found(lambda x: torch.tanh(Cubed.apply(x))) == [("Cubed", function)]
+    assert found(lambda x: (Cubed.apply(x), x + 1)[1]) == []
+    assert found(lambda x: x + without_gradients(x)) == [("tanh", WITHOUT_GRADIENTS)]
+    assert found(lambda x: (without_gradients(x), x + 1)[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("read", "operation"),
+    [
+        (lambda x: float(x.detach().sum()), "float"),
+        (lambda x: x.sum().item(), "item"),
+        (lambda x: x.detach().numpy().sum(), "numpy"),
+        (lambda x: int(x.detach().sum()), "int"),
+    ],
+)
+def test_numbers_that_python_reads_are_reported(read: Callable[[Tensor], Any], operation: str) -> None:
+    listed = uncovered_calls(Computes(lambda x: x * read(x)), [""], (torch.rand(3, 3),), {})
+    assert (operation, CUTS) in [(each.operation, each.reason) for each in listed]
