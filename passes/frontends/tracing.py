@@ -14,6 +14,7 @@ from passes.errors import PassError
 from passes.frontends.exported import is_graph_of_program
 from passes.frontends.proxies import WritableProxy, factories_recorded
 from passes.graph.graph_module import graph_module
+from passes.graph.layers import layer_tap, proxies_in
 from passes.graph.tracer import GraphTracer
 from passes.leaves import Atom, Layout
 from passes.recurrent.recurrence import Recurrence
@@ -36,12 +37,15 @@ class LoweringTracer(GraphTracer):
 
     Args:
         opaque: modules to keep whole although torch.fx could look inside.
+        layers: names of the modules whose calls are to be found again in the graph.
 
     """
 
-    def __init__(self, opaque: Iterable[nn.Module] = ()) -> None:
+    def __init__(self, opaque: Iterable[nn.Module] = (), layers: Iterable[str] = ()) -> None:
         super().__init__()
         self.opaque = {id(module) for module in opaque}
+        self.layers = set(layers)
+        self.called: set[tuple[str, str]] = set()
         self.inside: list[str] = []
         # What a graph would fix, by the module that does it.
         self.found: dict[str, str] = {}
@@ -83,6 +87,30 @@ class LoweringTracer(GraphTracer):
     ) -> Any:
         """Keep the path of the modules being traced, innermost last, also when the trace fails."""
         path = self.path_of_module(m)
+        self.tap(path, "input", (args, kwargs))
+        result = self.call_inside(m, path, forward, args, kwargs)
+        self.tap(path, "output", result)
+        return result
+
+    def tap(self, path: str, side: str, values: Any) -> None:
+        """Note in the graph what a layer takes or gives, at its first call; that there is a second, once."""
+        if path not in self.layers:
+            return
+        for mark in (side, "again"):
+            if (path, mark) not in self.called and (mark == side or side == "input"):
+                self.called.add((path, mark))
+                self.create_proxy("call_function", layer_tap, (proxies_in(values), path, mark), {})
+                return
+
+    def call_inside(
+        self,
+        m: nn.Module,
+        path: str,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Call a leaf, or run another module."""
         if self.is_leaf_module(m, path):
             return super().call_own_module(m, forward, args, kwargs)
         self.inside.append(path)
@@ -131,7 +159,7 @@ class Traced:
     islands: dict[str, str] = field(default_factory=dict)
 
 
-def trace_where_possible(model: nn.Module, code: str | None = None) -> Traced:
+def trace_where_possible(model: nn.Module, code: str | None = None, layers: Iterable[str] = ()) -> Traced:
     """Turn ``model`` into a graph, keeping each submodule that torch.fx cannot follow as one node.
 
     If the model's own forward cannot be followed, the model is returned as it is: its parts stay
@@ -140,6 +168,7 @@ def trace_where_possible(model: nn.Module, code: str | None = None) -> Traced:
     Args:
         model: the model.
         code: why it is not to become a graph, whatever torch.fx makes of it.
+        layers: names of the modules whose calls are to be found again in a graph, by taps in it.
 
     Example:
         >>> class Branching(nn.Module):
@@ -156,8 +185,9 @@ def trace_where_possible(model: nn.Module, code: str | None = None) -> Traced:
     reason = code or _kept_whole(model) or islands.get("")
     if reason is not None:
         return Traced(model, {"": reason})
+    layers = set(layers)
     while True:
-        graph, where, reason = _try_trace(model, islands)
+        graph, where, reason = _try_trace(model, islands, layers)
         if graph is not None:
             return Traced(graph, islands)
         # What was kept whole already and still stands in the way is written to by code around it.
@@ -168,11 +198,13 @@ def trace_where_possible(model: nn.Module, code: str | None = None) -> Traced:
             return Traced(model, islands)
 
 
-def _try_trace(original: nn.Module, opaque: Iterable[str]) -> tuple[fx.GraphModule | None, str, str]:
+def _try_trace(
+    original: nn.Module, opaque: Iterable[str], layers: Iterable[str]
+) -> tuple[fx.GraphModule | None, str, str]:
     """Return a graph; or None, the module that stands in the way, and why."""
     twin = Twin(original)
     model = twin.model
-    tracer = LoweringTracer(model.get_submodule(name) for name in opaque)
+    tracer = LoweringTracer((model.get_submodule(name) for name in opaque), layers)
     before_trace = state_of(model)
     before = random_state()
     with unnoticed(original) as outside:

@@ -8,21 +8,25 @@ from torch import fx, nn
 
 from passes.errors import PassError
 from passes.graph.graph_module import graph_module
+from passes.graph.layers import drop_from_taps, keep_layers, layer_tap, take_taps
 from passes.pipeline import Pass, PassResult
 
 
 class Cleanup(Pass):
-    """Drop unused tuple items, and the modules that no node of the graph refers to."""
+    """Drop unused tuple items, the modules that no node of the graph refers to, and taps."""
 
     def run(self, model: nn.Module) -> PassResult:
         """Return a GraphModule with nothing in it but what its graph uses."""
         if not isinstance(model, fx.GraphModule):
             return PassResult(model, modified=False)
         for node in reversed(model.graph.nodes):
-            if _is_item(node) and not node.users:
+            if _is_item(node) and all(user.target is layer_tap for user in node.users):
+                drop_from_taps(node)
                 model.graph.erase_node(node)
+        layers = take_taps(model.graph)
         cleaned = graph_module(model, model.graph)
         cleaned.meta.update(model.meta)
+        keep_layers(cleaned, layers)
         return PassResult(cleaned, modified=True, compiled=True)
 
     def ensures(self, model: nn.Module) -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from torch import fx, nn
 
+from passes.graph.layers import Layers, add_layers, keep_layers, layer_calls
 from passes.graph.tracer import GraphTracer
 
 
@@ -64,18 +65,23 @@ class Lowered(fx.GraphModule):
         self.add_module(name, module)
         graph.output(graph.call_module(name, tuple(args), kwargs))
         self.graph = graph
+        # Their places were in the other graph; in the code they are modules.
+        keep_layers(self, {})
         self.delete_all_unused_submodules()
         return name
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Lowered:
         copied = cast("Lowered", super().__deepcopy__(memo))
         _copy_training(self, copied)
+        add_layers(copied)
         return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
         rebuild, arguments = super().__reduce__()
         arguments = _without_hook(arguments)
-        return _rebuild, (rebuild, arguments, [node.name for node in self.graph.nodes])
+        names = [node.name for node in self.graph.nodes]
+        layers = {name: call for name, call in layer_calls(self).items() if name}
+        return _rebuild, (rebuild, arguments, names, layers)
 
 
 def _without_hook(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -126,17 +132,24 @@ def _copy_training(source: nn.Module, target: nn.Module) -> None:
         module.training = source.get_submodule(path).training
 
 
-def _rebuild(rebuild: Callable[..., fx.GraphModule], arguments: tuple[Any, ...], names: list[str]) -> Lowered:
+def _rebuild(
+    rebuild: Callable[..., fx.GraphModule],
+    arguments: tuple[Any, ...],
+    names: list[str],
+    layers: Layers | None = None,
+) -> Lowered:
     loaded = rebuild(*arguments)
-    graph = _renamed(loaded.graph, names) if len(loaded.graph.nodes) == len(names) else loaded.graph
+    graph = renamed(loaded.graph, names) if len(loaded.graph.nodes) == len(names) else loaded.graph
     result = graph_module(loaded, graph, type(loaded).__name__)
     for key, value in loaded.__dict__.items():
         result.__dict__.setdefault(key, value)
     result.meta = loaded.meta
+    keep_layers(result, layers or {})
     return result
 
 
-def _renamed(graph: fx.Graph, names: list[str]) -> fx.Graph:
+def renamed(graph: fx.Graph, names: list[str]) -> fx.Graph:
+    """Return a copy of a graph with other names of its nodes."""
     renamed = fx.Graph(tracer_cls=GraphTracer)
     nodes: dict[fx.Node, fx.Node] = {}
     for node, name in zip(graph.nodes, names, strict=True):

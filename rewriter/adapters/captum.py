@@ -7,12 +7,14 @@ exactly the types that it knows, so our atoms are left to our rules.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 from rewriter.adapters.guard import EXPLAINING, guard_method, holds_atoms
+from rewriter.adapters.layers import layer_called
 from rewriter.adapters.on_import import EXPLAINERS
 from rewriter.adapters.pairs import bound_rules
 from rewriter.adapters.restore import as_found
@@ -51,5 +53,8 @@ def _attributing(explainer: Any, inputs: Any = None, *args: Any, **kwargs: Any) 
     more = kwargs.get("additional_forward_args")
     more = more if isinstance(more, tuple) else () if more is None else (more,)
     prove_first(model, (*(inputs if isinstance(inputs, tuple) else (inputs,)), *more))
-    with EXPLAINING, as_found(model), unwatched(), bound_rules(model):
+    given = inspect.signature(type(explainer).attribute).bind_partial(explainer, inputs, *args, **kwargs)
+    to_input = any(given.arguments.get(f"attribute_to_{what}_input") for what in ("layer", "neuron"))
+    layer = layer_called(model, getattr(explainer, "layer", None), "input" if to_input else "output")
+    with EXPLAINING, as_found(model), unwatched(), layer, bound_rules(model):
         yield

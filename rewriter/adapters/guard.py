@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -39,6 +40,7 @@ def _guarded(original: Callable[..., Any], guard: Callable[..., AbstractContextM
             return original(self, *args, **kwargs)
 
     setattr(guarded, _MARK, True)
+    guarded.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
     # Others call what is wrapped, past what is around it: captum's NoiseTunnel does.
     inner = getattr(original, "__wrapped__", None)
     if inner is None:

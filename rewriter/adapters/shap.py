@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from passes.leaves import Atom, Layout
 from rewriter.adapters.guard import EXPLAINING, guard_method, holds_atoms
 from rewriter.adapters.integers import integers_as_numbers
+from rewriter.adapters.layers import handed_on, layer_called
 from rewriter.adapters.pairs import bound_rules
 from rewriter.adapters.restore import as_found
 from rewriter.compiler.first_calls import prove_first, unwatched
@@ -55,12 +56,12 @@ def teach(deep_pytorch: ModuleType) -> None:
 @contextmanager
 def _constructing(_: Any, model: Any, data: Any = None, *args: Any, **kwargs: Any) -> Iterator[None]:
     """Shap sets evaluation mode for good when an explainer is made."""
-    root = model[0] if isinstance(model, tuple) else model
+    root, layer = model if isinstance(model, tuple) else (model, None)
     if not holds_atoms(root):
         yield
         return
     prove_first(root, data)
-    with EXPLAINING, as_found(root), unwatched():
+    with EXPLAINING, as_found(root), unwatched(), layer_called(root, layer, "input", _inputs(data)):
         yield
 
 
@@ -75,6 +76,7 @@ def _explaining(explainer: Any, X: Any = None, *args: Any, **kwargs: Any) -> Ite
         EXPLAINING,
         as_found(model),
         unwatched(),
+        layer_called(model, explainer.layer, "input", _inputs(explainer.data)),
         bound_rules(model.eval()),
         _gradients_left_alone(model, explainer.layer),
         integers_as_numbers(explainer),
@@ -98,11 +100,21 @@ def _gradients_left_alone(model: nn.Module, layer: nn.Module | None) -> Iterator
     islands = islands_of(model)
     for name, module in model.named_modules():
         ours = isinstance(module, Atom | Layout) or _runs_as_code(name, module, islands)
-        if ours or handlers.get(type(module).__name__) in idle:
+        if ours or _computes_nothing(module) or handlers.get(type(module).__name__) in idle:
             explained = module is layer
             hook = partial(_idle_hook, module) if explained else _no_hook
             object.__setattr__(module, "register_full_backward_hook", hook)
     yield
+
+
+def _computes_nothing(module: nn.Module) -> bool:
+    """Whether a module only has the name of a layer that is written out, or is called as one."""
+    return type(module) is nn.Module or module.__dict__.get("forward") is handed_on
+
+
+def _inputs(data: Any) -> int:
+    """Return how many inputs a model has, as many of a layer's as shap has room for."""
+    return len(data) if isinstance(data, list) else 1
 
 
 def _runs_as_code(name: str, module: nn.Module, islands: list[str]) -> bool:

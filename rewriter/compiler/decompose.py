@@ -15,6 +15,7 @@ from passes.errors import Decline, DeclinedError, RewriteError
 from passes.frontends.tracing import Traced, trace_where_possible
 from passes.graph.cleanup import Cleanup
 from passes.graph.graph_module import Lowered
+from passes.graph.layers import put_taps
 from passes.graph.unshare import UnshareAtoms
 from passes.leaves import Atom
 from passes.lowering.calls_in_graphs import LowerCalls, LoweredCall
@@ -214,6 +215,8 @@ def _unrolled(rolled: nn.Module, example_inputs: Any, length: int | None) -> nn.
         _check_length(clone, length)
         recurrences = [module for module in clone.modules() if isinstance(module, Recurrence)]
         calls = {id(module): [Call(length, masked=False)] for module in recurrences}
+    if isinstance(clone, fx.GraphModule):
+        put_taps(clone)
     flat = Pipeline(Unroll(calls), UnshareAtoms(), Cleanup())(clone).model
     layers = tuple(_layer_report(flat, layer) for layer in report.layers)
     moved = {id(parameter): name for name, parameter in flat.named_parameters()}
@@ -247,7 +250,7 @@ def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool, code: st
     _raise_declines(recurrent.declines, strict=strict)
     exact = ApplyReplacements([ModuleReplacement(MODULES)] if whole else [], modules)
     exact(clone)
-    traced = trace_where_possible(clone, code)
+    traced = trace_where_possible(clone, code, filter(None, modules))
     declines = [*recurrent.declines, *_declined_nodes(traced.model)]
     _raise_declines(declines, strict=strict)
     calls = LowerCalls()

@@ -266,13 +266,18 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
             "run the same operations"
         )
     if target.interim is not None:
-        leaves = tape.leaves
-        references = [_as_pairs(pairing, a, b) for a, b in zip(leaves, tape.inputs, strict=True)]
-    lookups = [(each, each.source(leaves, references)) for each in tape.lookups]
+        # Beside what is cut there, what the model's inputs do on ways around it.
+        leaves, references = [*tape.leaves, *leaves], [*tape.inputs, *references]
+        lookups = [(each, len(leaves)) for each in tape.lookups]
+    else:
+        lookups = [(each, each.source(leaves, references)) for each in tape.lookups]
     looked_up = [each.output for each, _ in lookups]
     sums = [
         torch.zeros(chosen.shape[1], *leaf.shape, dtype=torch.float64, device=leaf.device) for leaf in leaves
     ]
+    if target.interim is not None:
+        # Of what is looked up, by row: it has no place in what is explained.
+        sums.append(sums[-1].new_zeros(chosen.T.shape))
     for begin, end in spans(pairing.references, tiles.paired):
         pairing.begin, pairing.end = begin, end
         deltas = [
@@ -282,13 +287,14 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
         for k0, k1 in spans(chosen.shape[1], tiles.outputs):
             pairing.outputs = k1 - k0
             multipliers = _backward(flat, [*leaves, *looked_up], chosen[:, k0:k1], pairing)
-            for total, each, delta in zip(sums, multipliers[: len(leaves)], deltas, strict=True):
+            for total, each, delta in zip(sums, multipliers[: len(leaves)], deltas, strict=False):
                 if each is not None and delta is not None:
                     total[k0:k1] += (torch.unflatten(each, 0, (k1 - k0, end - begin)) * delta).sum(1)
             for (lookup, source), each in zip(lookups, multipliers[len(leaves) :], strict=True):
                 if each is not None:
                     paired = torch.unflatten(each, 0, (k1 - k0, end - begin))
-                    sums[source][k0:k1] += lookup.pull(paired, pairing)
+                    found = lookup.pull(paired, pairing)
+                    sums[source][k0:k1] += found if source < len(leaves) else lookup.by_row(found, pairing)
     return [each[:, : problem.rows] for each in sums], flat.detach()[: problem.rows]
 
 
@@ -296,11 +302,6 @@ def _leaf(tensor: Tensor) -> Tensor:
     with torch.inference_mode(False):
         leaf = tensor.detach().clone()
         return leaf.requires_grad_() if leaf.is_floating_point() else leaf
-
-
-def _as_pairs(pairing: Pairing, leaf: Tensor, reference: Tensor) -> Tensor:
-    pairing.begin, pairing.end = 0, pairing.references
-    return pairing.pairs(leaf.detach(), reference)[1]
 
 
 def _backward(flat: Tensor, leaves: Inputs, chosen: Tensor, pairing: Pairing) -> list[Tensor | None]:

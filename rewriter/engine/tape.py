@@ -101,8 +101,9 @@ class Tape:
         pairing: None while the references run.
         entries: name of each operation and what it left.
         position: of the next one for the samples.
-        inputs: what an operation inside the model got from the references, where that is asked for.
-        leaves: its inputs from the samples, made leaves of their autograd graph.
+        inputs: what a layer took, or gave, of the references, where that is asked for; once the samples have
+            run, facing them.
+        leaves: likewise of the samples, batch first, made leaves of their autograd graph.
         tokens: integers are explained where an embedding looks them up.
         lookups: what the samples looked up, with what the references did.
         indices: what the references looked up.

@@ -81,6 +81,14 @@ class Lookup:
         delta = torch.sub(*pairing.pairs(self.output.detach(), self.output0))
         return (multipliers * delta).sum(-1).sum(1)
 
+    def by_row(self, attributions: Tensor, pairing: Pairing) -> Tensor:
+        """Sum what was pulled, (K, *index shape), to one number for each row, (K, M)."""
+        sizes = enumerate(zip(self.index.shape, self.index0.shape, strict=True))
+        # Where each sample has one reference, there is the same number of both.
+        batch = [d for d, (a, b) in sizes if a != b or (pairing.aligned and a == pairing.samples)]
+        first = attributions.movedim(1 + batch[0], 1) if batch else attributions
+        return torch.unflatten(first.flatten(1), 1, (pairing.samples, -1)).sum(2)
+
 
 def link_embeddings(copy: nn.Module) -> None:
     """Make the embeddings of a linked copy leaves of the attribution."""

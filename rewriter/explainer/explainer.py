@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -15,19 +15,20 @@ from passes.errors import RewriteError
 from passes.user_code.twin import Twin
 from rewriter.compiler.decompose import wrong
 from rewriter.engine.attribution import Remembered, attribute
+from rewriter.engine.contexts import context_inputs
 from rewriter.engine.kept_state import keeps_state
 from rewriter.engine.problem import Inputs, Problem
 from rewriter.engine.sweeps.compiled import compiling
-from rewriter.engine.tape import Tape, running
 from rewriter.engine.tiles import spans
 from rewriter.engine.tokens import holds_embedding
 from rewriter.explainer.additivity import check_sums
-from rewriter.explainer.contexts import context_inputs, explained_in_context
+from rewriter.explainer.arguments import bytes_of, doubled, tolerance_of
+from rewriter.explainer.contexts import explained_in_context
 from rewriter.explainer.coupled_rows import check_rows_apart
-from rewriter.explainer.original import Original
+from rewriter.explainer.cut import Cut
 from rewriter.explainer.result import Explained, Names, collect
-from rewriter.explainer.target import linked_target, selecting
-from rewriter.inputs import Model, as_inputs, as_module, check_like
+from rewriter.explainer.target import Asked, Output, linked_target
+from rewriter.inputs import Model, as_inputs, check_like
 
 Array = np.ndarray[Any, Any]
 Order = Literal["max", "min", "max_abs"]
@@ -43,12 +44,16 @@ class DeepExplainer:
     The model is never touched. One explainer may be used by any number of threads.
 
     Args:
-        model: any module; or ``(model, layer)`` to explain the inputs of one of its modules.
+        model: any module; or ``(model, layer)`` to explain the input of one of its modules, whichever; of
+            an ``nn.Embedding`` the output.
         data: background samples, one tensor, array or data frame, or a list with one per input of the model.
         session: belongs to TensorFlow 1 and has to be None, as in ``shap.DeepExplainer`` for PyTorch.
         learning_phase_flags: likewise.
-        output: which part of what the model returns is explained: a key or index, or a function of it.
+        output: which part of what the model returns is explained: a key or index, or a function of it;
+            or ``(layer, neuron)`` for what one of its modules gives: ``neuron`` is the place in a row, an
+            index or a tuple, a function of the layer's (first) output, or None for all of it.
             The part must have the batch in dimension 0; it may have any shape beyond that.
+        attribute_to_layer_input: with ``(model, layer)``; False to explain the layer's output instead.
         feature_names: names of the last dimension of the input, or of all its elements; the columns of a
             data frame by default.
         output_names: names of the outputs.
@@ -88,7 +93,8 @@ class DeepExplainer:
         session: None = None,
         learning_phase_flags: None = None,
         *,
-        output: Callable[[Any], Tensor] | str | int | None = None,
+        output: Output = None,
+        attribute_to_layer_input: bool = True,
         feature_names: Sequence[str] | None = None,
         output_names: Sequence[str] | None = None,
         max_memory: int | None = None,
@@ -102,10 +108,9 @@ class DeepExplainer:
                     "this explains PyTorch models: leave it out"
                 )
         with torch.inference_mode(False):
-            self._target = linked_target(model, output)
-            root = as_module(model[0] if isinstance(model, tuple) else model)
-            self._original = Original(root, selecting(output))
-        self._asked = model, output
+            self._asked = Asked.of(model, output, attribute_to_layer_input)
+            self._target, self._cut = linked_target(self._asked)
+            self._original = self._asked.original()
         self._multi_input = isinstance(data, list | tuple)
         given = as_inputs(data, next(self._target.model.parameters(), None), "background")
         if not given or given[0].shape[0] == 0:
@@ -121,12 +126,12 @@ class DeepExplainer:
         if feature_names is None and hasattr(data, "columns"):
             feature_names = [str(name) for name in data.columns]
         self._names = Names(feature_names, output_names)
-        self._max_memory = _bytes(max_memory)
+        self._max_memory = bytes_of(max_memory)
         self._progress = progress
         self._compiled = compiled
         self._remembered = Remembered()
         with self._full_precision():
-            check_rows_apart(self._original.model, self._original.select, self._data)
+            check_rows_apart(self._original.explained, self._original.select, self._data)
         outputs = self._first_run()
         while not self._proven(self._data, outputs):
             outputs = self._first_run()
@@ -160,6 +165,9 @@ class DeepExplainer:
         Returns:
             An array (M, *shape, *output shape), a list of them for several inputs, one per input; with
             ``ranked_outputs`` a pair of that, outputs in the last dimension, and the indices (M, ranked).
+            With ``(model, layer)`` they belong to what the layer takes or gives, its batch brought to
+            dimension 0, and are a list if that is several tensors. They sum to the change of the output
+            unless something goes around the layer, as in a residual connection.
 
         Raises:
             AdditivityError: naming the first operation of the model that has no exact rule.
@@ -167,7 +175,8 @@ class DeepExplainer:
 
         """
         done = self._explain(X, ranked_outputs, output_rank_order, check_additivity, references)
-        values = done.values if self._multi_input else done.values[0]
+        several = len(done.values) > 1 if self._cut else self._multi_input
+        values = done.values if several else done.values[0]
         return values if ranked_outputs is None else (values, done.chosen)
 
     def __call__(self, X: Any, *, references: Any = None, check_additivity: bool | float = True) -> Any:
@@ -177,8 +186,10 @@ class DeepExplainer:
         ``explanation[..., k]`` is what most plots take. See :meth:`shap_values` for the arguments.
         """
         done = self._explain(X, None, "max", check_additivity, references)
-        if self._target.interim is not None:
-            done = replace(done, data=[self._interim_inputs(as_inputs(X, self._data, "X"))])
+        if self._cut is not None:
+            with self._full_precision():
+                data = self._cut.rows_of(self._target, as_inputs(X, self._data, "X"))
+            done = replace(done, data=[each.cpu().numpy() for each in data])
         return self._names.explanation(done, self._output_shape)
 
     def stream(self, batches: Iterable[Any], *, check_additivity: bool | float = True) -> Iterator[Any]:
@@ -205,7 +216,7 @@ class DeepExplainer:
         if isinstance(X, list | tuple) != self._multi_input:
             wanted = f"a list of {len(self._data)} tensors" if self._multi_input else "one tensor"
             raise RewriteError(f"X: expected {wanted} like the background, got {type(X).__name__}")
-        tolerance = _tolerance(check_additivity, wide=self._wide)
+        tolerance = tolerance_of(check_additivity, wide=self._wide)
         samples = as_inputs(X, self._data, "X")
         check_like(samples, self._data, "X")
         own = references is not None
@@ -227,25 +238,33 @@ class DeepExplainer:
         self._check_weights(versions)
         if not self._proven(samples, torch.from_numpy(done.outputs)):
             return self._explain(X, ranked, order, check_additivity, references)
-        return done
+        return done if self._cut is None else self._of_layer(self._cut, done)
+
+    def _of_layer(self, cut: Cut, done: Explained) -> Explained:
+        """Leave out what goes from the inputs around the layer, which counts in sums alone."""
+        values = done.values[: cut.count]
+        if not len(done.outputs):
+            tail = done.values[0].shape[self._data[0].dim() :]
+            rows = cut.rows_of(self._target, [each[:1] for each in self._data])
+            values = [np.zeros((0, *each.shape[1:], *tail)) for each in rows]
+        return replace(done, values=values)
 
     def _rounds(self, problem: Problem, row: int) -> bool:
         """Whether the attributions of a sample are additive once they are computed in float64."""
         inputs = [each[row : row + 1] for each in problem.samples]
-        model, output = self._asked
-        names = []
-        if isinstance(model, tuple):
-            names = [name for name, each in as_module(model[0]).named_modules() if each is model[1]]
-        wide = Twin(self._original.model).model.double()
-        given = (wide, wide.get_submodule(names[0])) if names else wide
+        asked = self._asked.same_of(Twin(self._original.model).model.double())
         references = [each[row] for each in problem.references] if problem.own else problem.references
         try:
             explainer = DeepExplainer(
-                given, _doubled(references, self._multi_input), output=output, progress=False
+                asked.model if asked.layer is None else (asked.model, asked.layer),
+                doubled(references, self._multi_input),
+                output=asked.output,
+                attribute_to_layer_input=asked.attribute_to_layer_input,
+                progress=False,
             )
             # Also where the model goes back to float32 by itself: there is nothing wider to ask.
             explainer._wide = True
-            explainer.shap_values(_doubled(inputs, self._multi_input))
+            explainer.shap_values(doubled(inputs, self._multi_input))
         except Exception:
             # An operation without a rule, or a model that is bound to its dtype.
             return False
@@ -261,7 +280,6 @@ class DeepExplainer:
         with self._full_precision():
             if not len(outputs) or self._original.agrees(inputs, outputs):
                 return True
-            model, output = self._asked
             assert self._target.rewritten is not None
             reason = self._original.proves(self._target.rewritten, inputs)
         if not reason:
@@ -269,7 +287,10 @@ class DeepExplainer:
         if self._target.code is not None or not isinstance(self._target.rewritten, fx.GraphModule):
             raise wrong(self._original.model, reason)
         reason = f"a graph of it computes something else: {reason}"
-        self._target = linked_target(model, output, reason)
+        self._target, self._cut = linked_target(self._asked, reason)
+        if self._cut is not None:
+            with self._full_precision():
+                self._cut.measure(self._target, self._data)
         self._remembered = Remembered()
         return False
 
@@ -320,7 +341,9 @@ class DeepExplainer:
         try:
             with self._full_precision():
                 stateful = keeps_state(self._target.model, [each[:_ROWS] for each in self._data])
-            self._target = replace(self._target, stateful=stateful)
+                self._target = replace(self._target, stateful=stateful)
+                if self._cut is not None:
+                    self._cut.measure(self._target, self._data)
             outputs = self._run(self._data)
         except RewriteError:
             raise
@@ -351,39 +374,3 @@ class DeepExplainer:
                 for begin, end in spans(len(inputs[0]), _ROWS)
             ]
         return torch.cat(parts)
-
-    def _interim_inputs(self, samples: Inputs) -> Array:
-        """Return what the module whose input is explained gets."""
-        parts = []
-        with self._full_precision(), torch.inference_mode(False), torch.no_grad():
-            for rows in zip(*(torch.split(x, _ROWS) for x in samples), strict=True):
-                tape = Tape()
-                with running(tape):
-                    self._target.run([row.clone() for row in rows])
-                parts += tape.inputs
-        return torch.cat(parts).cpu().numpy()
-
-
-def _doubled(inputs: Inputs, multi_input: bool) -> Any:
-    wide = [each.double() if each.is_floating_point() else each for each in inputs]
-    return wide if multi_input else wide[0]
-
-
-def _bytes(max_memory: Any) -> int | None:
-    """Return what to plan with: a fifth less, for what an allocator keeps and fragments."""
-    if max_memory is None:
-        return None
-    if not (isinstance(max_memory, int | float | np.integer) and 0 < max_memory < 2**63):
-        raise RewriteError(f"max_memory: expected a positive number of bytes, got {max_memory!r}")
-    return int(0.8 * max_memory)
-
-
-def _tolerance(check_additivity: Any, *, wide: bool) -> float | None:
-    """Return the tolerance; as for shap whatever is false asks for no check."""
-    if isinstance(check_additivity, str):
-        raise RewriteError(f"check_additivity: expected a bool or a tolerance, got {check_additivity!r}")
-    if not check_additivity:
-        return None
-    if isinstance(check_additivity, float | np.floating):
-        return float(check_additivity)
-    return 1e-8 if wide else 1e-4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from passes.user_code.twin import Twin
 from rewriter.compiler.proof import CLOSE, UnprovenError, prove
 from rewriter.engine.kept_state import keeps_state
 from rewriter.engine.tiles import spans
+from rewriter.explainer.layers import return_output_of
 
 # Rows that run at once.
 _ROWS = 64
@@ -25,6 +26,7 @@ class Original:
     Args:
         model: the model; its tensors are shared, and never written to.
         select: picks the output that is explained.
+        gives: names of the layer whose output it is picked from, if that is not the model's.
 
     Example:
         >>> original = Original(nn.Linear(2, 1), lambda y: y)
@@ -34,15 +36,22 @@ class Original:
 
     """
 
-    def __init__(self, model: nn.Module, select: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, model: nn.Module, select: Callable[[Any], Any], gives: Sequence[str] | None = None
+    ) -> None:
         self.model = clone_structure(model).eval()
         self.select = select
+        #: What returns that from which the output is picked.
+        self.explained = self.model
+        if gives is not None:
+            self.explained = clone_structure(model).eval()
+            return_output_of(self.explained, gives)
         # Whether its code keeps something between calls; None before it ran.
         self._stateful: bool | None = None
 
     def outputs(self, inputs: list[Tensor]) -> Tensor:
         """Return what is explained, (B, *output shape)."""
-        with unnoticed(self.model), torch.inference_mode(False), torch.no_grad():
+        with unnoticed(self.explained), torch.inference_mode(False), torch.no_grad():
             parts = [
                 self._of_rows([each[begin:end].clone() for each in inputs])
                 for begin, end in spans(len(inputs[0]), _ROWS)
@@ -58,8 +67,8 @@ class Original:
 
     def _run(self, rows: list[Tensor]) -> Tensor:
         if self._stateful is None:
-            self._stateful = keeps_state(self.model, rows)
-        model = Twin(self.model).model if self._stateful else self.model
+            self._stateful = keeps_state(self.explained, rows)
+        model = Twin(self.explained).model if self._stateful else self.explained
         output: Tensor = self.select(model(*rows))
         return output
 

@@ -1,79 +1,147 @@
-"""Choose what is explained: a part of the outputs, and with respect to the input of which module."""
+"""Choose what is explained: a part of the outputs, and with respect to what a layer takes or gives."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from passes.user_code.hooks import set_forward
 from rewriter.compiler.decompose import lowered
 from rewriter.engine.attribution import Target
 from rewriter.engine.linked_modules import linked_copy
-from rewriter.engine.tape import Tape, current
 from rewriter.engine.weights import SharedWeights
+from rewriter.explainer.cut import Cut
+from rewriter.explainer.layers import is_in_graph, names_of, place_cut, return_output_of
+from rewriter.explainer.original import Original
 from rewriter.inputs import Model, as_module
 
+Output = Callable[[Any], Tensor] | str | int | tuple[nn.Module, Any] | None
 
-def linked_target(
-    model: Model | tuple[nn.Module, nn.Module],
-    output: Callable[[Any], Tensor] | str | int | None,
-    code: str | None = None,
-) -> Target:
+
+@dataclass(frozen=True)
+class Asked:
+    """What of a model is explained, and with respect to what.
+
+    Args:
+        model: the user's.
+        layer: the module of it whose input, or output, receives the attributions; None for the model's input.
+        output: key, index or function that picks what is explained from what the model returns, or a module
+            and what picks it from what that gives.
+        attribute_to_layer_input: whether it is the layer's input.
+
+    """
+
+    model: nn.Module
+    layer: nn.Module | None = None
+    output: Output = None
+    attribute_to_layer_input: bool = True
+
+    @classmethod
+    def of(cls, model: Model | tuple[nn.Module, nn.Module], output: Output, to_input: bool) -> Asked:
+        """Take apart what a user gives.
+
+        Raises:
+            RewriteError: for what is no model, layer or output.
+
+        """
+        given, layer = model if isinstance(model, tuple) and len(model) == 2 else (model, None)
+        asked = cls(as_module(given), layer, output, to_input)
+        if layer is not None:
+            as_module(layer, "layer")
+        elif not to_input:
+            raise RewriteError("attribute_to_layer_input: expected (model, layer) with it, got a model alone")
+        if isinstance(output, tuple) and not (len(output) == 2 and isinstance(output[0], nn.Module)):
+            raise RewriteError(
+                "output: expected a key, an index, a function, or (layer, neuron) with a module of the "
+                f"model, got {output!r}"
+            )
+        for each in filter(None, (layer, asked.gives)):
+            names_of(asked.model, each)
+        return asked
+
+    @property
+    def gives(self) -> nn.Module | None:
+        """The module whose output is explained; None for the model's."""
+        return self.output[0] if isinstance(self.output, tuple) else None
+
+    def same_of(self, model: nn.Module) -> Asked:
+        """Return what is asked, of a copy of the model."""
+
+        def mapped(layer: nn.Module) -> nn.Module:
+            return model.get_submodule(names_of(self.model, layer)[0])
+
+        layer = None if self.layer is None else mapped(self.layer)
+        output = (mapped(self.output[0]), self.output[1]) if isinstance(self.output, tuple) else self.output
+        return replace(self, model=model, layer=layer, output=output)
+
+    def original(self) -> Original:
+        """Return what the user's own code gives."""
+        names = None if self.gives is None else names_of(self.model, self.gives)
+        return Original(self.model, selecting(self.output), names)
+
+
+def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | None]:
     """Decompose a model, make a linked copy, and remember what of it is to be explained.
 
     Args:
-        model: a model, or a model and the module whose inputs receive the attributions.
-        output: key, index or function that picks the output.
+        asked: what is to be explained.
         code: why the model's own code is to run, with rewritten layers, instead of a graph.
 
+    Returns:
+        What is explained, and where the copy is cut for a layer.
+
     Raises:
-        RewriteError: if the model cannot be rewritten, or the module is not a part of it.
+        RewriteError: if the model cannot be rewritten, or the layer is not to be found in what it became.
 
     Example:
         >>> import torch
-        >>> linked_target(nn.GRU(3, 2), 0).run([torch.zeros(4, 5, 3)]).shape
+        >>> linked_target(Asked(nn.GRU(3, 2), output=0))[0].run([torch.zeros(4, 5, 3)]).shape
         torch.Size([4, 5, 2])
 
     """
-    given, layer = model if isinstance(model, tuple) else (model, None)
-    root = as_module(given)
-    rewritten = lowered(root, code)
+    rewritten = lowered(asked.model, code)
     copy = linked_copy(rewritten)
     _check_tensors(copy)
-    weights = SharedWeights(root, copy)
-    select = selecting(output)
-    if layer is None:
-        return Target(copy, weights, select, tokens=True, code=code, rewritten=rewritten)
-    names = [name for name, module in root.named_modules() if module is layer]
-    if not names:
-        raise RewriteError(f"the {type(layer).__name__} is not a part of the model")
-    # A rewritten layer takes its input in at its begin.
-    found = [
-        module
-        for name in names
-        for path in (f"{name}.begin".lstrip("."), name)
-        if (module := dict(copy.named_modules()).get(path)) is not None
-    ]
-    if not found:
-        raise RewriteError(f"{names[0]}: became part of the graph; explain the input of a module below it")
-    forward = _embedded_forward if isinstance(found[0], nn.Embedding) else _interim_forward
-    set_forward(found[0], partial(forward, found[0].forward, names[0]))
-    return Target(copy, weights, select, names[0], code=code, rewritten=rewritten)
+    target = Target(
+        copy,
+        SharedWeights(asked.model, copy),
+        selecting(asked.output),
+        tokens=True,
+        code=code,
+        rewritten=rewritten,
+    )
+    gives = None if asked.gives is None else names_of(asked.model, asked.gives)
+    # In a graph what is put behind a node comes before what was put there; in code it comes after.
+    early = gives is not None and is_in_graph(copy, gives)
+    if gives is not None and early:
+        return_output_of(copy, gives)
+    cut = None
+    if asked.layer is not None:
+        names = names_of(asked.model, asked.layer)
+        cut = Cut(names[0], "input" if asked.attribute_to_layer_input else "output")
+        place_cut(copy, names, cut)
+        target = replace(target, interim=names[0])
+    if gives is not None and not early:
+        return_output_of(copy, gives)
+    return target, cut
 
 
-def selecting(output: Callable[[Any], Tensor] | str | int | None) -> Callable[[Any], Any]:
-    """Return what picks an output by key, index or function.
+def selecting(output: Output) -> Callable[[Any], Any]:
+    """Return what picks an output by key, index or function, or a neuron of a layer by its place in a row.
 
     Example:
         >>> selecting("y")({"y": 2}), selecting(None)(3)
         (2, 3)
 
     """
+    if isinstance(output, tuple):
+        neuron = output[1]
+        return selecting(neuron) if neuron is None or callable(neuron) else partial(_neuron, neuron)
     if output is None:
         return _itself
     return output if callable(output) else operator.itemgetter(output)
@@ -94,44 +162,6 @@ def _itself(output: Any) -> Any:
     return output
 
 
-def _interim_forward(plain: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Any:
-    """Cut the graph in front of a module; what varies is its first argument."""
-    tape = current()
-    if tape is None:
-        return plain(*args, **kwargs)
-    if args:
-        return plain(_cut(tape, name, args[0]), *args[1:], **kwargs)
-    first = next(iter(kwargs))
-    return plain(**kwargs | {first: _cut(tape, name, kwargs[first])})
-
-
-def _embedded_forward(plain: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Any:
-    """Cut the graph behind an embedding: what goes into it are integers."""
-    tape, found = current(), plain(*args, **kwargs)
-    return found if tape is None else _cut(tape, name, found)
-
-
-def _cut(tape: Tape, name: str, given: Any) -> Tensor:
-    if not isinstance(given, Tensor):
-        raise RewriteError(
-            f"{name}: takes a {type(given).__name__}, of which nothing can be explained; explain the module "
-            "before it, or an embedding, whose output is explained"
-        )
-    value: Tensor = given
-    if tape.pairing is None:
-        if tape.inputs:
-            raise RewriteError(f"{name}: runs more than once; its inputs cannot be explained")
-        tape.inputs = [value.detach()]
-        if tape.marked is not None:
-            value = value.clone()
-            value[1] += tape.mark
-        return value
-    pairing = tape.pairing
-    counts = pairing.samples, pairing.references * (pairing.samples if pairing.own else 1)
-    if (value.shape[0], tape.inputs[0].shape[0]) != counts:
-        raise RewriteError(
-            f"{name}: expected an input with the batch of {counts[0]} samples in dimension 0, got shape "
-            f"{tuple(value.shape)}; explain the input of a module that gets the batch first"
-        )
-    tape.leaves = [value.detach().clone().requires_grad_()]
-    return tape.leaves[0].clone()
+def _neuron(index: int | tuple[Any, ...], output: Tensor) -> Tensor:
+    neuron: Tensor = output[(slice(None), *(index if isinstance(index, tuple) else (index,)))]
+    return neuron

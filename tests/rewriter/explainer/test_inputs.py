@@ -231,7 +231,7 @@ def test_bad_names() -> None:
             DeepExplainer(gallery.Classifier(), x, **options)(x)
 
 
-def test_inner_module_must_have_the_batch_first() -> None:
+def test_inner_module_may_take_time_first() -> None:
     class TimeFirst(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -240,9 +240,12 @@ def test_inner_module_must_have_the_batch_first() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.gru(x.transpose(0, 1))[0][-1]
 
-    model = TimeFirst()
+    model = TimeFirst().double()
     # As many samples, or references, as steps, so that sizes alone do not tell.
     for samples, references in ((2, 3), (5, 3), (3, 5), (5, 5)):
-        explainer = DeepExplainer((model, model.gru), torch.randn(references, 5, 3))
-        with pytest.raises(RewriteError, match="gru: expected an input with the batch"):
-            explainer.shap_values(torch.randn(samples, 5, 3))
+        background = torch.randn(references, 5, 3, dtype=torch.float64)
+        x = torch.randn(samples, 5, 3, dtype=torch.float64)
+        got = DeepExplainer((model, model.gru), background).shap_values(x)
+        # What it takes is the input, turned around; the values have the batch first.
+        expected = DeepExplainer(model, background).shap_values(x)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-14)

@@ -1,0 +1,255 @@
+"""Cut what a layer takes, or gives, off from what comes before, as what is explained."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
+
+from passes.errors import RewriteError
+from passes.lowering.running_code import note_varying
+from passes.user_code.structure import map_tensors, tensors_in
+from rewriter.engine.attribution import Target
+from rewriter.engine.problem import Inputs
+from rewriter.engine.tape import Tape, current, running
+
+Side = Literal["input", "output"]
+# Rows that are tried to tell where the batch is in what is merged with it.
+_TRIED = 8
+# Rows that run at once.
+_ROWS = 16
+
+
+class Place(NamedTuple):
+    """Where the rows of a tensor are.
+
+    Args:
+        dim: its dimension with the batch.
+        each: how many there are of each row: more than 1 if the batch is merged with steps.
+        steps_outside: the steps are the outer of the two.
+
+    """
+
+    dim: int
+    each: int
+    steps_outside: bool = False
+
+
+class Cut:
+    """Makes leaves of the attribution of what a layer takes, or gives.
+
+    Args:
+        name: of the layer in the user's model, ``""`` for the model.
+        side: which of the two.
+
+    Example:
+        >>> cut = Cut("fc", "input")
+        >>> x = torch.ones(2, 3)
+        >>> cut((x,))[0] is x
+        True
+
+    """
+
+    def __init__(self, name: str, side: Side) -> None:
+        self.name = name or "the model itself"
+        self.side = side
+        # Of each tensor, None for one that is the same for all rows.
+        self.places: list[Place | None] = []
+
+    def __call__(self, values: Any) -> Any:
+        """Note the tensors of a run on references; give back leaves in their place in a run on samples.
+
+        Raises:
+            RewriteError: if there is nothing to explain, or the layer ran before.
+
+        """
+        tape = current()
+        if tape is None:
+            return values
+        tensors = self._tensors(values)
+        if tape.pairing is None:
+            if tape.inputs:
+                raise RewriteError(
+                    f"{self.name}: runs more than once, and it cannot be told which of the calls is meant; "
+                    "explain a layer that runs once, or give each call a module of its own"
+                )
+            # Copies: what works in place is about to overwrite them.
+            tape.inputs = [each.detach().clone() for each in tensors]
+            if tape.marked is None:
+                return values
+            marked = [self._marked(*each, tape.mark) for each in zip(tensors, self.places, strict=False)]
+        else:
+            marked = self._leaves(tape, tensors)
+        note_varying(marked)
+        found = {id(old): new for old, new in zip(tensors, marked, strict=True)}
+        return map_tensors(lambda each: found.get(id(each), each), values)
+
+    def _tensors(self, values: Any) -> list[Tensor]:
+        """Return what may be explained, each once: of q, k and v that are one tensor there is one."""
+        if any(map(_is_packed, pytree.tree_leaves(values, is_leaf=_is_packed))):
+            raise self._nothing("a PackedSequence")
+        floats = {id(each): each for each in tensors_in(values) if each.is_floating_point()}
+        if not floats:
+            kinds = {str(each.dtype) for each in tensors_in(values)} or {type(values).__name__}
+            raise self._nothing(f"no floating point tensor but {', '.join(sorted(kinds))}")
+        return list(floats.values())
+
+    def _nothing(self, what: str) -> RewriteError:
+        verb = "takes" if self.side == "input" else "gives"
+        return RewriteError(
+            f"{self.name}: {verb} {what}, of which nothing can be explained; explain the layer before or "
+            "behind it, or an nn.Embedding, whose output is explained"
+        )
+
+    @staticmethod
+    def _marked(value: Tensor, place: Place | None, mark: float) -> Tensor:
+        if place is None:
+            return value
+        rows = rows_first(value, place, 2).clone()
+        rows[1] += mark
+        return rows_back(rows, place)
+
+    def _leaves(self, tape: Tape, tensors: list[Tensor]) -> list[Tensor]:
+        pairing = tape.pairing
+        assert pairing is not None
+        rows, count = pairing.samples, pairing.references
+        given, leaves, facing = [], [], []
+        for value, value0, place in zip(tensors, tape.inputs, self.places, strict=True):
+            if place is None:
+                given.append(value)
+                continue
+            leaf = rows_first(value.detach(), place, rows).clone().requires_grad_()
+            references = rows_first(value0, place, count * (rows if pairing.own else 1))
+            if leaf.shape[1:] != references.shape[1:]:
+                raise RewriteError(
+                    f"{self.name}: {self.side} of shape {tuple(value.shape)} for {rows} samples and "
+                    f"{tuple(value0.shape)} for the references; rows must have one shape"
+                )
+            leaves.append(leaf)
+            facing.append(torch.unflatten(references, 0, (count, rows if pairing.own else 1)))
+            given.append(rows_back(leaf, place).clone())
+        tape.leaves, tape.inputs = leaves, facing
+        return given
+
+    def measure(self, target: Target, inputs: Inputs) -> None:
+        """Find out where the batch is.
+
+        Args:
+            target: with this cut in it.
+            inputs: some rows of the model's inputs.
+
+        Raises:
+            RewriteError: if the layer is not reached, or its rows cannot be told apart.
+
+        """
+        self.places = []
+        two, three = (taken(target, [torch.cat([x[:1]] * n) for x in inputs]) for n in (2, 3))
+        if not two:
+            raise RewriteError(
+                f"{self.name}: is not reached, so there is nothing to explain; explain a layer that the "
+                "model calls when it runs"
+            )
+        found = [self._dim(*each) for each in zip(two, three, strict=True)]
+        merged = [k for k, place in enumerate(found) if place is not None and place.each > 1]
+        for k in merged:
+            found[k] = self._merged(target, inputs, two, k, found[k])
+        if not any(found):
+            raise self._nothing("what is the same for all rows")
+        self.places = found
+
+    @property
+    def count(self) -> int:
+        """How many tensors are explained."""
+        return sum(place is not None for place in self.places)
+
+    def rows_of(self, target: Target, inputs: Inputs) -> Inputs:
+        """Return what the layer takes, or gives, for some inputs of the model, batch first.
+
+        Args:
+            target: with this cut in it.
+            inputs: of the model.
+
+        """
+        parts = []
+        for rows in zip(*(torch.split(each, _ROWS) for each in inputs), strict=True):
+            found = zip(taken(target, list(rows)), self.places, strict=True)
+            parts.append([rows_first(x, place, len(rows[0])) for x, place in found if place is not None])
+        return [torch.cat(each) for each in zip(*parts, strict=True)]
+
+    def _dim(self, two: Tensor, three: Tensor) -> Place | None:
+        if two.shape == three.shape:
+            return None
+        alike = two.dim() == three.dim()
+        differing = [d for d in range(two.dim()) if alike and two.shape[d] != three.shape[d]]
+        if len(differing) != 1 or 3 * two.shape[differing[0]] != 2 * three.shape[differing[0]]:
+            raise self._unclear(two)
+        return Place(differing[0], two.shape[differing[0]] // 2)
+
+    def _merged(
+        self, target: Target, inputs: Inputs, two: Inputs, k: int, place: Place | None
+    ) -> Place | None:
+        """Tell rows and steps apart by what another row changes."""
+        assert place is not None
+        for row in range(1, min(len(inputs[0]), _TRIED)):
+            other = taken(target, [torch.cat([x[:1], x[row : row + 1]]) for x in inputs])[k]
+            if other.shape == two[k].shape:
+                changed = (other != two[k]).movedim(place.dim, 0).flatten(1).any(1)
+                inside, outside = changed.view(2, -1)[0], changed.view(-1, 2)[:, 0]
+                if bool(inside.any()) != bool(outside.any()):
+                    return place._replace(steps_outside=bool(inside.any()))
+        raise self._unclear(two[k])
+
+    def _unclear(self, value: Tensor) -> RewriteError:
+        return RewriteError(
+            f"{self.name}: the rows of the batch cannot be told in its {self.side}, of shape "
+            f"{tuple(value.shape)} for 2 rows; explain a layer that gets the batch in a dimension of its own"
+        )
+
+
+def _is_packed(value: Any) -> bool:
+    return isinstance(value, PackedSequence)
+
+
+def rows_first(value: Tensor, place: Place, rows: int) -> Tensor:
+    """Bring the batch to dimension 0; the steps that it was merged with stay where it was.
+
+    Example:
+        >>> rows_first(torch.zeros(5, 2, 3), Place(1, 1), 2).shape
+        torch.Size([2, 5, 3])
+        >>> rows_first(torch.tensor([1, 2, 1, 2, 1, 2]), Place(0, 3, steps_outside=True), 2)
+        tensor([[1, 1, 1],
+                [2, 2, 2]])
+
+    """
+    if place.each == 1:
+        return value.movedim(place.dim, 0)
+    shape = (-1, rows) if place.steps_outside else (rows, -1)
+    split = torch.unflatten(value, place.dim, shape)
+    return split.movedim(place.dim + int(place.steps_outside), 0)
+
+
+def rows_back(value: Tensor, place: Place) -> Tensor:
+    """Undo :func:`rows_first`.
+
+    Example:
+        >>> x = torch.arange(12).view(6, 2)
+        >>> place = Place(0, 3, steps_outside=True)
+        >>> bool((rows_back(rows_first(x, place, 2), place) == x).all())
+        True
+
+    """
+    if place.each == 1:
+        return value.movedim(0, place.dim)
+    split = value.movedim(0, place.dim + int(place.steps_outside))
+    return split.flatten(place.dim, place.dim + 1)
+
+
+def taken(target: Target, inputs: Inputs) -> Inputs:
+    """Return what a cut notes when the model runs on some rows."""
+    tape = Tape()
+    with torch.inference_mode(False), torch.no_grad(), running(tape):
+        target.run([each.clone() for each in inputs])
+    return tape.inputs
