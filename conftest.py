@@ -1,13 +1,16 @@
 """Settings for all tests, doctests among them."""
 
+import os
+
 import hypothesis
 import pytest
 import torch
 
 # Each example builds and runs a model: a deadline would measure the machine.
 hypothesis.settings.register_profile("models", deadline=None, max_examples=40, derandomize=True)
-# The models are so small that a second thread costs more than it computes.
+# The models are so small that a second thread costs more than it computes, in programs that tests run, too.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 hypothesis.settings.load_profile("models")
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from passes.graph.leaf_functions import leaf
+from passes.graph.own_thread import Own
 from passes.operations.catalogue import OPERATIONS
 from passes.operations.operation import Kind
 from passes.user_code.source import is_library, is_users, user_line
@@ -144,10 +145,12 @@ def factories_recorded() -> Iterator[None]:
 
     """
     originals = {name: getattr(torch, name) for name in FACTORIES}
+    own = Own()
     try:
         for name, recorded in FACTORIES.items():
-            setattr(torch, name, recorded)
+            setattr(torch, name, own.only(originals[name], recorded))
         yield
     finally:
+        own.over()
         for name, original in originals.items():
             setattr(torch, name, original)

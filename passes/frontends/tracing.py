@@ -21,13 +21,15 @@ from passes.recurrent.recurrence import Recurrence
 from passes.stand_in import StandIn
 from passes.user_code.audit import watch
 from passes.user_code.hooks import has_hooks
-from passes.user_code.randomness import random_state, same_random_state
+from passes.user_code.randomness import TorchDraws, random_state, same_random_state
 from passes.user_code.source import user_line
 from passes.user_code.state import state_of
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
 
 _DRAWS = "draws random numbers of a fixed shape"
+# Python's and numpy's generators belong to all threads.
+_ATTEMPTS = 3
 
 
 class LoweringTracer(GraphTracer):
@@ -52,6 +54,7 @@ class LoweringTracer(GraphTracer):
         # Where in the code an item was assigned that is a node.
         self.recorded: set[tuple[CodeType, int]] = set()
         self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
+        self.draws = TorchDraws()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return what stands for the value of ``node``."""
@@ -63,15 +66,15 @@ class LoweringTracer(GraphTracer):
             return float(a)
         return super().create_arg(a)
 
-    def get_own_attribute(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """Look a parameter up; torch.fx goes through all of the model's, each time that one is read."""
         if not isinstance(attr_val, nn.Parameter):
-            return super().get_own_attribute(attr, attr_val, parameter_proxy_cache)
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
         if not self.parameters:
             self.parameters = {id(each): (name, each) for name, each in self.root.named_parameters()}
         name, _ = self.parameters.get(id(attr_val), (None, None))
         if name is None:
-            return super().get_own_attribute(attr, attr_val, parameter_proxy_cache)
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
         if name not in parameter_proxy_cache:
             parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
         return parameter_proxy_cache[name]
@@ -82,7 +85,7 @@ class LoweringTracer(GraphTracer):
             return True
         return not isinstance(m, StandIn) and _is_torch_layer(type(m))
 
-    def call_own_module(
+    def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Keep the path of the modules being traced, innermost last, also when the trace fails."""
@@ -112,14 +115,19 @@ class LoweringTracer(GraphTracer):
     ) -> Any:
         """Call a leaf, or run another module."""
         if self.is_leaf_module(m, path):
-            return super().call_own_module(m, forward, args, kwargs)
+            return super().call_module(m, forward, args, kwargs)
         self.inside.append(path)
-        before = random_state()
-        result = super().call_own_module(m, forward, args, kwargs)
-        if not same_random_state(before, random_state()):
+        before = self.drawn()
+        result = super().call_module(m, forward, args, kwargs)
+        if not same_random_state(before, self.drawn()):
             self.found.setdefault(path, _DRAWS)
         self.inside.pop()
         return result
+
+    def drawn(self) -> dict[str, Any]:
+        """Return what tells whether random numbers were drawn: by this thread, where that can be told."""
+        state = random_state()
+        return state | {"torch": self.draws.count, "cuda": None}
 
     def decided(self, what: str) -> None:
         """Note that the running code went on by something that a graph would fix."""
@@ -187,7 +195,7 @@ def trace_where_possible(model: nn.Module, code: str | None = None, layers: Iter
         return Traced(model, {"": reason})
     layers = set(layers)
     while True:
-        graph, where, reason = _try_trace(model, islands, layers)
+        graph, where, reason = _traced(model, islands, layers)
         if graph is not None:
             return Traced(graph, islands)
         # What was kept whole already and still stands in the way is written to by code around it.
@@ -198,6 +206,17 @@ def trace_where_possible(model: nn.Module, code: str | None = None, layers: Iter
             return Traced(model, islands)
 
 
+def _traced(
+    original: nn.Module, opaque: Iterable[str], layers: Iterable[str]
+) -> tuple[fx.GraphModule | None, str, str]:
+    """Return what the first trace does, unless random numbers stood in its way that others may have drawn."""
+    for _ in range(_ATTEMPTS - 1):
+        found = _try_trace(original, opaque, layers)
+        if found[2] != _DRAWS:
+            return found
+    return _try_trace(original, opaque, layers)
+
+
 def _try_trace(
     original: nn.Module, opaque: Iterable[str], layers: Iterable[str]
 ) -> tuple[fx.GraphModule | None, str, str]:
@@ -206,16 +225,16 @@ def _try_trace(
     model = twin.model
     tracer = LoweringTracer((model.get_submodule(name) for name in opaque), layers)
     before_trace = state_of(model)
-    before = random_state()
+    before = tracer.drawn()
     with unnoticed(original) as outside:
         try:
-            with watch(tracer.where) as ran, factories_recorded():
+            with watch(tracer.where) as ran, factories_recorded(), tracer.draws:
                 graph = tracer.trace(model)
         except PassError:
             raise
         except Exception as error:
             return None, tracer.where(), f"{type(error).__name__}: {error}".splitlines()[0]
-        drew = not same_random_state(before, random_state())
+        drew = not same_random_state(before, tracer.drawn())
         written = outside.changed()
     found = ran.hazards(tracer.recorded) | tracer.found
     if drew and _DRAWS not in found.values():

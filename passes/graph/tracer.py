@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
 from torch.nn.utils import rnn
 
+from passes.graph.own_thread import trace_in_own_thread
 from passes.leaves import Atom, Layout
 
-# torch.fx patches ``nn.Module`` for the whole process while it traces, and puts back what it found.
+# A trace puts back what it found, so that they cannot take turns.
 _TRACING = threading.RLock()
 
 
@@ -26,21 +26,10 @@ class OwnThreadTracer(fx.Tracer):
 
     """
 
-    thread: int | None = None
-
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
         """Return the graph; one thread at a time."""
         with _TRACING:
-            self.thread = threading.get_ident()
-            return super().trace(*args, **kwargs)
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Make a node of a leaf, and run every other module."""
-        if threading.get_ident() != self.thread:
-            return forward(*args, **kwargs)
-        return self.call_own_module(m, forward, args, kwargs)
+            return trace_in_own_thread(self, *args, **kwargs)
 
     def create_node(
         self,
@@ -59,22 +48,6 @@ class OwnThreadTracer(fx.Tracer):
     def node_name(self, kind: str, target: Any) -> str | None:
         """Return what a new node is to be called; None for the name that torch.fx gives."""
         return None
-
-    def call_own_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Do as :meth:`call_module` for a module that is being traced."""
-        return super().call_module(m, forward, args, kwargs)
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Make a node of a parameter that is being traced."""
-        if threading.get_ident() != self.thread:
-            return attr_val
-        return self.get_own_attribute(attr, attr_val, parameter_proxy_cache)
-
-    def get_own_attribute(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Do as :meth:`getattr` for an attribute of a module that is being traced."""
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
 class AtomTracer(OwnThreadTracer):

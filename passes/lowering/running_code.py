@@ -77,7 +77,7 @@ class LowerRunning(TorchFunctionMode):
             args, kwargs = map_tensors(Tensor.detach, (args, kwargs))
         out, written = kwargs.get("out"), written_by(func, args, kwargs)
         kwargs = without_out(kwargs)
-        textbook = textbook_of(func, self.varies, args, kwargs)
+        textbook = textbook_of(func, self.varies, args, kwargs) if _has_slopes((args, kwargs)) else None
         result = func(*args, **kwargs) if textbook is None else self._called(name_of_call(func), *textbook)
         if out is not None:
             result = put(out, result)
@@ -173,6 +173,11 @@ def run_whole(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if mode.varies((args, kwargs)):
         mode.note(result)
     return result
+
+
+def _has_slopes(arguments: Any) -> bool:
+    """Whether a rule has anything to do: integers and masks have no multipliers."""
+    return any(each.is_floating_point() or each.is_complex() for each in tensors_in(arguments))
 
 
 def note_varying(value: Any) -> None:

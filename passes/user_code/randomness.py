@@ -9,6 +9,30 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class TorchDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations by which its own thread draws random numbers of torch's.
+
+    Example:
+        >>> with TorchDraws() as draws:
+        ...     _ = torch.rand(2) + 1
+        >>> draws.count
+        1
+
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Note the operation, and run it."""
+        self.count += torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
 
 
 def random_state() -> dict[str, Any]:

@@ -67,7 +67,8 @@ class FirstCalls(OwnHook, Unchanging):
     """Compares a rewritten model with the original at the first call of each signature.
 
     What belongs to a signature: the structure of the arguments, shapes, dtypes and devices of tensors, plain
-    values, the mode of each module, and what the original's code reads outside of the model. Copies of the
+    values, the mode of each module, and what the original's code reads outside of the model. Where only sizes
+    are new, outputs are compared, else gradients of the inputs, too. Copies of the
     rewritten model share this object; weights are taken from the model that is called.
 
     Args:
@@ -105,15 +106,18 @@ class FirstCalls(OwnHook, Unchanging):
         with self._lock, unwatched():
             if _structure(rewritten) != self._structure or _is_hooked(rewritten):
                 return
-            self._prove(rewritten, args, kwargs)
-            self._seen.add(signature)
+            unsized = _without_sizes(signature)
+            self._prove(rewritten, args, kwargs, gradients=unsized not in self._seen)
+            self._seen |= {signature, unsized}
 
-    def _prove(self, rewritten: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _prove(
+        self, rewritten: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, gradients: bool
+    ) -> None:
         original = self._with_weights_of(rewritten)
         if original is None:
             return
         try:
-            found = prove_call(original, rewritten, args, kwargs)
+            found = prove_call(original, rewritten, args, kwargs, gradients=gradients)
         except UnprovenError as error:
             code = f"a graph of it computes something else: {error}"
             if not isinstance(rewritten, Lowered) or not rewritten.takes_by_name():
@@ -126,7 +130,7 @@ class FirstCalls(OwnHook, Unchanging):
         if found is not None:
             Report.of(rewritten).proven.add(found)
 
-    def _signature(self, rewritten: nn.Module, args: Any, kwargs: Any) -> Hashable:
+    def _signature(self, rewritten: nn.Module, args: Any, kwargs: Any) -> tuple[Hashable, ...]:
         leaves, spec = pytree.tree_flatten((args, kwargs))
         modes = tuple(
             each.training for each in rewritten.modules() if not isinstance(each, Atom | Layout | Recurrence)
@@ -229,6 +233,13 @@ def _kind(leaf: Any) -> Hashable:
         else []
     )
     return type(leaf), tuple((each.shape, each.dtype) for each in parts)
+
+
+def _without_sizes(signature: Hashable) -> Hashable:
+    """Return the same for all sizes of tensors."""
+    if isinstance(signature, torch.Size):
+        return len(signature)
+    return tuple(map(_without_sizes, signature)) if type(signature) is tuple else signature
 
 
 def _report_code(rewritten: Lowered, whole: nn.Module, name: str, code: str) -> None:

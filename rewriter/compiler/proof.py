@@ -62,9 +62,21 @@ def prove(original: nn.Module, rewritten: nn.Module, example_inputs: Any) -> Pro
 
 
 def prove_call(
-    original: nn.Module, rewritten: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    original: nn.Module,
+    rewritten: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    gradients: bool = True,
 ) -> Proven | None:
     """Compare copies of both for one call, in the mode that they are in.
+
+    Args:
+        original: the user's model.
+        rewritten: made of it.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        gradients: compare those of the inputs, too.
 
     Returns:
         None where the original does not take the arguments.
@@ -77,7 +89,7 @@ def prove_call(
         ['Tensor float32 (4, 2) on cpu']
 
     """
-    return _Trial(original, rewritten, (args, dict(kwargs))).held_once()
+    return _Trial(original, rewritten, (args, dict(kwargs))).held_once(gradients=gradients)
 
 
 def runs(model: nn.Module, example_inputs: Any) -> bool:
@@ -108,9 +120,9 @@ class _Trial:
         self.notes: list[str] = []
         self.largest = 0.0
 
-    def held_once(self) -> Proven | None:
+    def held_once(self, *, gradients: bool) -> Proven | None:
         sides = [Twin(self.original).model, Twin(self.rewritten).model]
-        expected, got = (_run(side, self.inputs, gradients=True) for side in sides)
+        expected, got = (_run(side, self.inputs, gradients=gradients) for side in sides)
         if expected.error is not None:
             return None
         args, kwargs = self.inputs

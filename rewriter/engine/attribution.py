@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from passes.errors import RewriteError
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
 from rewriter.engine.merged_batch import Layouts, layouts_of
+from rewriter.engine.origins import Origins, is_integer
 from rewriter.engine.packing import PackByIndex
 from rewriter.engine.problem import Inputs, Problem
 from rewriter.engine.sweeps.linked_recurrence import Forward
@@ -257,7 +259,10 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
         pairing.samples += 1
     tape.pairing = pairing
     leaves = [_leaf(each) for each in samples]
-    with torch.inference_mode(False), torch.enable_grad(), running(tape), PackByIndex():
+    origins = Origins(leaves)
+    tape.origins = origins.of
+    followed = origins if target.tokens and any(map(is_integer, leaves)) else nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), running(tape), PackByIndex(), followed:
         # Under the caller's no_grad a view taken later would have no gradient.
         flat = _flat(target.run([leaf.clone() if leaf.requires_grad else leaf for leaf in leaves]))
     if tape.position != len(tape.entries):
@@ -268,10 +273,7 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
     if target.interim is not None:
         # Beside what is cut there, what the model's inputs do on ways around it.
         leaves, references = [*tape.leaves, *leaves], [*tape.inputs, *references]
-        lookups = [(each, len(leaves)) for each in tape.lookups]
-    else:
-        lookups = [(each, each.source(leaves, references)) for each in tape.lookups]
-    looked_up = [each.output for each, _ in lookups]
+    looked_up = [each.output for each in tape.lookups]
     sums = [
         torch.zeros(chosen.shape[1], *leaf.shape, dtype=torch.float64, device=leaf.device) for leaf in leaves
     ]
@@ -290,11 +292,15 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
             for total, each, delta in zip(sums, multipliers[: len(leaves)], deltas, strict=False):
                 if each is not None and delta is not None:
                     total[k0:k1] += (torch.unflatten(each, 0, (k1 - k0, end - begin)) * delta).sum(1)
-            for (lookup, source), each in zip(lookups, multipliers[len(leaves) :], strict=True):
+            integers = [each[k0:k1] for each, leaf in zip(sums, leaves, strict=False) if is_integer(leaf)]
+            for lookup, each in zip(tape.lookups, multipliers[len(leaves) :], strict=True):
                 if each is not None:
                     paired = torch.unflatten(each, 0, (k1 - k0, end - begin))
                     found = lookup.pull(paired, pairing)
-                    sums[source][k0:k1] += found if source < len(leaves) else lookup.by_row(found, pairing)
+                    if target.interim is None:
+                        lookup.place(found, integers)
+                    else:
+                        sums[-1][k0:k1] += lookup.by_row(found, pairing)
     return [each[:, : problem.rows] for each in sums], flat.detach()[: problem.rows]
 
 

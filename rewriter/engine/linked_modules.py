@@ -107,6 +107,9 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
     # What is not a tensor is the same for all rows, and what is left of a product with it is linear.
     if tape is None or not all(isinstance(operand, Tensor) for operand in operands):
         return plain(*operands)
+    if not any(operand.is_floating_point() or operand.is_complex() for operand in operands):
+        # Integers have no multipliers; what becomes of them is followed for those who look them up.
+        return plain(*operands)
     with torch.no_grad():
         result = plain(*operands)
     # What follows may write into the operands or the result in place. A rule takes one dtype: that of the

@@ -8,7 +8,7 @@ autograd graph under ``torch.func.vmap``, in which the batch of vmap is outputs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -110,6 +110,7 @@ class Tape:
         outers: of each operation; empty where all are 1.
         marked: shapes of the indices in a run of more rows, where the second of two is marked; else None.
         mark: what is added to it.
+        origins: tells which elements of the samples' inputs integers are.
 
     """
 
@@ -124,6 +125,7 @@ class Tape:
     outers: list[Outers] = field(default_factory=list)
     marked: list[torch.Size] | None = None
     mark: float = 0.0
+    origins: Callable[[Tensor], Tensor] | None = None
 
     def add(self, name: str, entry: Any) -> None:
         """Note one operation of the references' run."""

@@ -14,8 +14,6 @@ from passes.errors import RewriteError
 from passes.user_code.hooks import set_forward
 from rewriter.engine.tape import Pairing, current
 
-Place = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
-
 
 @dataclass(frozen=True)
 class Lookup:
@@ -26,8 +24,9 @@ class Lookup:
         index: what was looked up by the samples, (M, *).
         output: what was found, (M, *, features), a leaf of the samples' autograd graph.
         index0: what was looked up by the references.
-        place: where in memory the model's code had the index.
         output0: what they found.
+        origins: which elements of the model's inputs were looked up by the samples, (M, *).
+        outer: what is merged with the batch outside of it, in what was found.
 
     """
 
@@ -36,50 +35,44 @@ class Lookup:
     output: Tensor
     index0: Tensor
     output0: Tensor
-    place: Place
+    origins: Tensor
+    outer: int = 1
 
     def is_fixed(self) -> bool:
         """Whether samples and references look up the same, such as positions."""
         return self.index.shape == self.index0.shape and torch.equal(self.index, self.index0)
 
-    def source(self, samples: Sequence[Tensor], references: Sequence[Tensor]) -> int:
-        """Return which of the model's inputs is looked up.
-
-        Args:
-            samples: the inputs that the model got, themselves.
-            references: what it got before, rows in the order (N, M) or (N, 1).
-
-        Raises:
-            RewriteError: if it is none of them, or any of several.
-
-        """
-        # Two inputs may hold the same numbers: those in the same memory are the same beyond doubt.
-        here = [k for k, each in enumerate(samples) if _place(each) == self.place]
-        # A cast or a clone lies elsewhere. A sample may be its own reversal, but not all references, too.
-        found = here or [
-            k
-            for k, (each, each0) in enumerate(zip(samples, references, strict=True))
-            if not each.is_floating_point()
-            and _same(each, self.index)
-            and _same(each0.flatten(0, 1), self.index0)
-        ]
-        if len(found) == 1 or (found and not self.index.numel()):
-            return found[0]
-        if found:
-            raise RewriteError(
-                f"{self.name}: looks up integers that inputs {', '.join(map(str, found))} all hold, so that "
-                "it cannot be told which of them they come from; let the embedding look the input itself up"
-            )
-        raise RewriteError(
-            f"{self.name}: looks up integers of shape {tuple(self.index.shape)} that the model computes from "
-            "its inputs, so that there is no input to place the attributions in; explain the output of the "
-            "embedding, (model, embedding), or pass what is looked up as the model's input"
-        )
-
     def pull(self, multipliers: Tensor, pairing: Pairing) -> Tensor:
         """Sum multipliers (K, n, *output shape) times differences over references and features."""
-        delta = torch.sub(*pairing.pairs(self.output.detach(), self.output0))
+        delta = torch.sub(*pairing.pairs(self.output.detach(), self.output0, self.outer))
         return (multipliers * delta).sum(-1).sum(1)
+
+    def place(self, attributions: Tensor, sums: Sequence[Tensor]) -> None:
+        """Add what was pulled, (K, *index shape), to the attributions of the inputs that hold integers.
+
+        Args:
+            attributions: of what was looked up.
+            sums: of the inputs, (K, *input shape) each.
+
+        Raises:
+            RewriteError: if something that is no element of an input was looked up, and it differs between
+                samples and references.
+
+        """
+        values = attributions.flatten(1).to(sums[0].dtype)
+        origins = self.origins.flatten().to(values.device)
+        if bool((values != 0).any(0)[origins < 0].any()):
+            raise RewriteError(
+                f"{self.name}: looks up integers of shape {tuple(self.index.shape)} that the model computes "
+                "from its inputs, so that there is no input to place the attributions in; explain the output "
+                "of the embedding, (model, embedding), or pass what is looked up as the model's input"
+            )
+        begin = 0
+        for each in sums:
+            count = each[0].numel()
+            here = (origins >= begin) & (origins < begin + count)
+            each.view(len(each), -1).index_add_(1, origins[here] - begin, values[:, here])
+            begin += count
 
     def by_row(self, attributions: Tensor, pairing: Pairing) -> Tensor:
         """Sum what was pulled, (K, *index shape), to one number for each row, (K, M)."""
@@ -120,14 +113,6 @@ def _marked(found: Tensor, mark: float, shape: torch.Size, other: torch.Size) ->
     return found
 
 
-def _place(tensor: Tensor) -> Place:
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
-
-
-def _same(tensor: Tensor, index: Tensor) -> bool:
-    return tensor.shape == index.shape and torch.equal(tensor, index)
-
-
 def _forward(plain: Any, name: str, input: Tensor) -> Tensor:
     index, tape = input, current()
     found: Tensor = plain(index)
@@ -140,7 +125,9 @@ def _forward(plain: Any, name: str, input: Tensor) -> Tensor:
         tape.add(name, ((index.clone(),), found))
         return found
     (index0,), output0 = tape.next(name)
-    lookup = Lookup(name, index.clone(), found.detach().requires_grad_(), index0, output0, _place(index))
+    assert tape.origins is not None
+    leaf, origins = found.detach().requires_grad_(), tape.origins(index)
+    lookup = Lookup(name, index.clone(), leaf, index0, output0, origins, tape.outer(1))
     if lookup.is_fixed():
         return found
     tape.lookups.append(lookup)
