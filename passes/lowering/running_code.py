@@ -23,6 +23,8 @@ from passes.user_code.hooks import applied_by, set_forward
 from passes.user_code.structure import map_tensors, tensors_in
 
 _active: ContextVar[LowerRunning | None] = ContextVar("passes_lowering", default=None)
+# Of a model that holds such code, and is a graph elsewhere.
+_around: ContextVar[LowerRunning | None] = ContextVar("passes_around", default=None)
 #: Takes the name of a call, an atom and its operands, and returns what the atom makes of them.
 CallAtom = Callable[[str, Atom, tuple[Any, ...]], Any]
 
@@ -33,7 +35,7 @@ class LowerRunning(TorchFunctionMode):
     What varies is what is noted as such, and what is computed from it.
 
     Args:
-        call: calls an atom.
+        call: calls an atom; None to let all calls be made as they are, and only know what varies.
 
     Example:
         >>> x = torch.ones(2)
@@ -47,10 +49,12 @@ class LowerRunning(TorchFunctionMode):
 
     """
 
-    def __init__(self, call: CallAtom) -> None:
+    def __init__(self, call: CallAtom | None) -> None:
         super().__init__()
         self.call = call
-        self.varying: Any = WeakIdKeyDictionary()
+        around = _around.get()
+        # A value varies wherever code finds it: in an attribute, say, that other code has set.
+        self.varying: Any = WeakIdKeyDictionary() if around is None else around.varying
 
     def note(self, value: Any) -> None:
         """Remember that the tensors in ``value`` vary; masks are the same for all that a rule compares."""
@@ -77,7 +81,9 @@ class LowerRunning(TorchFunctionMode):
             args, kwargs = map_tensors(Tensor.detach, (args, kwargs))
         out, written = kwargs.get("out"), written_by(func, args, kwargs)
         kwargs = without_out(kwargs)
-        textbook = textbook_of(func, self.varies, args, kwargs) if _has_slopes((args, kwargs)) else None
+        textbook = None
+        if self.call is not None and _has_slopes((args, kwargs)):
+            textbook = textbook_of(func, self.varies, args, kwargs)
         result = func(*args, **kwargs) if textbook is None else self._called(name_of_call(func), *textbook)
         if out is not None:
             result = put(out, result)
@@ -98,6 +104,7 @@ class LowerRunning(TorchFunctionMode):
         return result
 
     def _called(self, name: str, module: nn.Module, operands: tuple[Any, ...]) -> Any:
+        assert self.call is not None
         module.eval()
         if isinstance(module, Atom):
             return run_quietly(self.call, name, module, operands)
@@ -110,6 +117,7 @@ class LowerRunning(TorchFunctionMode):
 
     def _inner(self, name: str, atom: Atom, *operands: Any) -> Any:
         del atom.__dict__["forward"]
+        assert self.call is not None
         return run_quietly(self.call, name, atom, operands)
 
 
@@ -149,9 +157,30 @@ def run_lowered(
         _active.reset(token)
 
 
+def run_around(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a model that holds code which is lowered while it runs, and know what varies in all of it.
+
+    Example:
+        >>> run_around(torch.exp, torch.zeros(1))
+        tensor([1.])
+
+    """
+    if _active.get() is not None or _around.get() is not None:
+        return plain(*args, **kwargs)
+    mode = LowerRunning(None)
+    mode.note(args)
+    mode.note(kwargs)
+    token = _around.set(mode)
+    try:
+        with applied_by(mode.applied), mode:
+            return plain(*args, **kwargs)
+    finally:
+        _around.reset(token)
+
+
 def run_quietly(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run what has a rule already, in code that is lowered while it runs: its result varies."""
-    mode = _active.get()
+    mode = _active.get() or _around.get()
     if mode is None:
         return plain(*args, **kwargs)
     with torch._C.DisableTorchFunction():
@@ -165,7 +194,7 @@ def run_whole(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
     Its result varies if an argument does.
     """
-    mode = _active.get()
+    mode = _active.get() or _around.get()
     if mode is None:
         return plain(*args, **kwargs)
     with torch._C.DisableTorchFunction():
@@ -182,7 +211,7 @@ def _has_slopes(arguments: Any) -> bool:
 
 def note_varying(value: Any) -> None:
     """In code that is lowered while it runs, say that ``value`` varies."""
-    mode = _active.get()
+    mode = _active.get() or _around.get()
     if mode is not None:
         mode.note(value)
 

@@ -133,6 +133,7 @@ def applied_by(apply: Apply) -> Iterator[None]:
     Example:
         >>> import torch
         >>> class Double(torch.autograd.Function):
+        ...     __module__ = "a_users_module"
         ...     @staticmethod
         ...     def forward(ctx, x):
         ...         return 2 * x

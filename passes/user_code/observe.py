@@ -17,6 +17,7 @@ from passes.operations.catalogue import operation_of
 from passes.operations.names import name_of_call
 from passes.operations.operation import Kind
 from passes.user_code.hooks import applied_by, set_forward
+from passes.user_code.scripted import Scripted, wrap_scripted
 from passes.user_code.source import user_line
 from passes.user_code.structure import tensors_in
 from passes.user_code.surroundings import unnoticed
@@ -121,6 +122,8 @@ class Observer(TorchFunctionMode):
         """Note that a module runs, or show its call if it is one."""
         if self._quiet:
             return plain(*args, **kwargs)
+        if isinstance(module, Scripted):
+            return self.shown(module, f"scripted {module.original_name}", plain, args, kwargs, name)
         if self.is_whole(module):
             return self.shown(module, type(module).__name__, plain, args, kwargs, name)
         self._inside.append(name)
@@ -135,6 +138,7 @@ def observe(
 ) -> Any:
     """Run a private copy of a model, evaluated, while ``observer`` is asked to make its calls."""
     copy = Twin(model).model.eval()
+    wrap_scripted(copy)
     for name, module in copy.named_modules():
         if isinstance(module, torch.jit.ScriptModule) or (isinstance(copy, fx.GraphModule) and not name):
             continue

@@ -35,6 +35,21 @@ def line_of(error: BaseException) -> str:
     return users[-1] if users else ""
 
 
+def failed_in(error: Exception) -> str:
+    """Name the innermost module whose code an error came through.
+
+    Example:
+        >>> failed_in(ValueError())
+        'the model itself'
+
+    """
+    running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [each for each in running if isinstance(each, nn.Module)]
+    names = {id(each): name for name, each in modules[0].named_modules()} if modules else {}
+    known = [each for each in modules if names.get(id(each))]
+    return f"{names[id(known[-1])]} ({type(known[-1]).__name__})" if known else "the model itself"
+
+
 def first_difference(original: nn.Module, rewritten: nn.Module, arguments: Arguments) -> str:
     """Return ``", first in MODULE (FILE:LINE)"`` for the module whose outputs differ first; ``""`` for none.
 

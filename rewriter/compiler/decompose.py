@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast
@@ -32,10 +32,11 @@ from passes.recurrent.unroll import Call, ExpectSteps, Unroll
 from passes.replacement import ApplyReplacements, Rewrite
 from passes.stand_in import StandIn
 from passes.user_code.clone import clone_structure, named_clones
+from rewriter.compiler.culprit import line_of
 from rewriter.compiler.first_calls import FirstCalls
 from rewriter.compiler.proof import UnprovenError, runs
 from rewriter.compiler.proof import prove as prove_equal
-from rewriter.compiler.report import LayerReport, OperationReport, Report
+from rewriter.compiler.report import LayerReport, OperationReport, Report, UncoveredReport
 from rewriter.compiler.uncovered import uncovered_calls, uncovered_nodes
 from rewriter.inputs import Model, as_module
 
@@ -200,10 +201,23 @@ def _reported(flat: nn.Module, example_inputs: Any) -> nn.Module:
     report = Report.of(flat)
     if report.islands:
         args, kwargs = as_arguments(copied(example_inputs))
-        found = uncovered_calls(flat, report.islands, args, kwargs)
+        found = _uncovered(flat, report.islands, args, kwargs)
         known = [each for each in report.uncovered if each not in found]
         replace(report, uncovered=(*known, *found), code_was_run=True).attach(flat)
     return flat
+
+
+def _uncovered(
+    flat: nn.Module, islands: Mapping[str, str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[UncoveredReport]:
+    try:
+        return uncovered_calls(flat, islands, args, kwargs)
+    except RewriteError:
+        raise
+    except Exception as error:
+        # Torch refuses what the model's code does, once gradients are asked for.
+        reason = f"runs without gradients alone: {type(error).__name__}: {error}".splitlines()[0]
+        return [UncoveredReport("", "the model's code", line_of(error), reason)]
 
 
 def _unrolled(rolled: nn.Module, example_inputs: Any, length: int | None) -> nn.Module:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from passes.errors import RewriteError
 from passes.graph.writes import write_of
-from passes.lowering.running_code import CallAtom, run_lowered
+from passes.lowering.running_code import CallAtom, run_around, run_lowered
 from rewriter.compiler.report import Report
 
 
@@ -31,7 +32,7 @@ def may_write(model: nn.Module) -> bool:
 def lowered_islands(
     model: nn.Module, names: list[str], call: Callable[[str], CallAtom]
 ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
-    """Yield each island, and a forward for it that calls atoms.
+    """Yield each island, and a forward for it that calls atoms; last the model around them, if it is none.
 
     Args:
         model: a decomposed model, or a copy of one.
@@ -41,8 +42,12 @@ def lowered_islands(
     """
     modules = dict(model.named_modules())
     for name in names:
-        if name in modules:
+        # What is scripted has no code of Python's.
+        if name in modules and not isinstance(modules[name], torch.jit.ScriptModule):
             yield modules[name], partial(_run, modules[name].forward, call(name))
+    if names and "" not in names:
+        # What one island keeps, another may find.
+        yield model, partial(run_around, model.forward)
 
 
 def _run(plain: Callable[..., Any], call: CallAtom, *args: Any, **kwargs: Any) -> Any:

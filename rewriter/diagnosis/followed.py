@@ -320,7 +320,12 @@ def _shown(call: Call) -> str:
 
 
 def _on_multiplier(tensor: Tensor, note: Callable[[Tensor], None]) -> None:
-    tensor.register_hook(note)  # type: ignore[no-untyped-call]
+    def noted(m: Tensor | None) -> None:
+        # Of an output that nobody uses there is none.
+        if m is not None:
+            note(m)
+
+    tensor.register_hook(noted)  # type: ignore[no-untyped-call]
 
 
 def _note_in(flow: Flow, delta: Tensor, other: Tensor, m: Tensor) -> None:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from passes.lowering.running_code import run_quietly
+from passes.lowering.running_code import run_quietly, run_whole
 from passes.operations.contract import BoundRule, Operands
 from passes.operations.table import rule_of_module
 from passes.recurrent.recurrence import Recurrence
 from passes.user_code.clone import frozen_clone
 from passes.user_code.hooks import set_forward
+from passes.user_code.scripted import Scripted, wrap_scripted
 from rewriter.compiler.islands import islands_of, lowered_islands
 from rewriter.engine.rules import as_result, of_rank, pull
 from rewriter.engine.sweeps.cell_graph import NotElementwiseError
@@ -43,9 +44,12 @@ def linked_copy(model: nn.Module) -> nn.Module:
 
     """
     copy = frozen_clone(model).eval()
+    wrap_scripted(copy)
     _link_recurrences(copy)
     link_embeddings(copy)
     for name, module in copy.named_modules():
+        if isinstance(module, Scripted):
+            set_forward(module, partial(run_whole, module.forward))
         rule = rule_of_module(module)
         if rule is not None:
             if getattr(module, "inplace", False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from passes.user_code.observe import ModuleCall, module_calls
+from rewriter.compiler.culprit import failed_in
 
 # Rows that run; what couples rows does so with few.
 _ROWS = 4
@@ -105,19 +105,10 @@ def _check_takes_any_number(
     except Exception:
         return
     raise RewriteError(
-        f"the model runs on {len(inputs[0])} rows and not on {count}: in {_failed_in(error)}, "
+        f"the model runs on {len(inputs[0])} rows and not on {count}: in {failed_in(error)}, "
         f"{type(error).__name__}: {error}; let it take any number of rows, making initial states and "
         "the like for x.shape[0] of them"
     ) from error
-
-
-def _failed_in(error: Exception) -> str:
-    """Name the innermost module whose code an error came through."""
-    running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    modules = [each for each in running if isinstance(each, nn.Module)]
-    names = {id(each): name for name, each in modules[0].named_modules()} if modules else {}
-    known = [each for each in modules if names.get(id(each))]
-    return f"{names[id(known[-1])]} ({type(known[-1]).__name__})" if known else "the model itself"
 
 
 def _moved(a: Tensor, b: Tensor, whole: Tensor) -> bool:

@@ -27,6 +27,7 @@ from rewriter.explainer.contexts import explained_in_context
 from rewriter.explainer.coupled_rows import check_rows_apart
 from rewriter.explainer.cut import Cut
 from rewriter.explainer.result import Explained, Names, collect
+from rewriter.explainer.suspects import why_not_explained
 from rewriter.explainer.target import Asked, Output, linked_target
 from rewriter.inputs import Model, as_inputs, check_like
 
@@ -232,9 +233,11 @@ class DeepExplainer:
                 if tolerance is not None:
                     rounds = None if self._wide else partial(self._rounds, problem)
                     check_sums(self._target, done, problem, tolerance, rounds)
-        except Exception:
+        except Exception as error:
             self._check_weights(versions)
-            raise
+            if isinstance(error, RewriteError | MemoryError | Warning | torch.OutOfMemoryError):
+                raise
+            raise RewriteError(why_not_explained(self._target, samples, error)) from error
         self._check_weights(versions)
         if not self._proven(samples, torch.from_numpy(done.outputs)):
             return self._explain(X, ranked, order, check_additivity, references)

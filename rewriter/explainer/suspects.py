@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from passes.user_code.clone import frozen_clone
+from rewriter.compiler.culprit import failed_in, line_of
 from rewriter.compiler.islands import islands_of
+from rewriter.compiler.report import Report
+from rewriter.compiler.uncovered import uncovered_calls
 from rewriter.diagnosis.followed import Flow
 from rewriter.diagnosis.local_gaps import ROUNDING, Gaps, gaps_of_sample
 from rewriter.diagnosis.run import doubled, engine_rules, in_double
@@ -54,6 +57,26 @@ def first_break(target: Target, problem: Problem, row: int, column: int) -> str:
     except Exception as error:
         return f"What loses it cannot be told: the model fails with {type(error).__name__}: {error}."
     return _NONE
+
+
+def why_not_explained(target: Target, samples: Inputs, error: Exception) -> str:
+    """Say where an explanation failed that torch has refused, and what in the model has no rule."""
+    model = target.model if target.rewritten is None else target.rewritten
+    line = line_of(error)
+    place = f"{failed_in(error)} ({line})" if line else failed_in(error)
+    try:
+        without = [*Report.of(model).uncovered]
+        without += uncovered_calls(model, islands_of(model), tuple(each.clone() for each in samples), {})
+    except Exception:
+        without = []
+    names = dict.fromkeys(
+        f"{each.operation} ({each.source})" if each.source else each.operation for each in without
+    )
+    advice = f"; without a rule: {', '.join(names)}" if names else ""
+    return (
+        f"explaining fails in {place}: {type(error).__name__}: {error}{advice}. A model is explained by a "
+        "run with gradients, through operations that have a rule or a gradient of torch's"
+    )
 
 
 def _gaps(
