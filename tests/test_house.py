@@ -67,6 +67,7 @@ ORDER = {
         "engine.tiles",
         "engine.tape",
         "engine.rules",
+        "engine.integers",
         "engine.sweeps",
         "engine",
         "diagnosis",

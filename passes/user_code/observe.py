@@ -17,11 +17,10 @@ from passes.operations.catalogue import operation_of
 from passes.operations.names import name_of_call
 from passes.operations.operation import Kind
 from passes.user_code.hooks import applied_by, set_forward
-from passes.user_code.scripted import Scripted, wrap_scripted
 from passes.user_code.source import user_line
 from passes.user_code.structure import tensors_in
 from passes.user_code.surroundings import unnoticed
-from passes.user_code.twin import Twin
+from passes.user_code.twin import Scripted, Twin, wrap_scripted
 
 
 @dataclass(frozen=True, eq=False)

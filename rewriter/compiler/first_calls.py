@@ -217,6 +217,8 @@ def _is_plain_run(arguments: Any) -> bool:
     if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None:
         return False
     leaves = pytree.tree_leaves(arguments)
+    if any(isinstance(each, Tensor) and each.is_meta for each in leaves):
+        return False
     return not any(
         isinstance(each, Tensor) and type(each) not in (Tensor, nn.Parameter) for each in leaves
     ) and not any(isinstance(each, fx.Proxy) for each in leaves)

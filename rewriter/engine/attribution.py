@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
+from rewriter.engine.integers.origins import Origins, is_integer
 from rewriter.engine.merged_batch import Layouts, layouts_of
-from rewriter.engine.origins import Origins, is_integer
 from rewriter.engine.packing import PackByIndex
 from rewriter.engine.problem import Inputs, Problem
 from rewriter.engine.sweeps.linked_recurrence import Forward

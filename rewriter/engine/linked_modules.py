@@ -17,14 +17,14 @@ from passes.operations.table import rule_of_module
 from passes.recurrent.recurrence import Recurrence
 from passes.user_code.clone import frozen_clone
 from passes.user_code.hooks import set_forward
-from passes.user_code.scripted import Scripted, wrap_scripted
+from passes.user_code.twin import Scripted, wrap_scripted
 from rewriter.compiler.islands import islands_of, lowered_islands
+from rewriter.engine.integers.lookups import link_embeddings
 from rewriter.engine.rules import as_result, of_rank, pull
 from rewriter.engine.sweeps.cell_graph import NotElementwiseError
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.linked_recurrence import GatesToBe, can_fuse, linked_recurrence
 from rewriter.engine.tape import Outers, Pairing, current
-from rewriter.engine.tokens import link_embeddings
 
 Forward = Callable[..., Any]
 

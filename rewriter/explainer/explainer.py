@@ -16,11 +16,11 @@ from passes.user_code.twin import Twin
 from rewriter.compiler.decompose import wrong
 from rewriter.engine.attribution import Remembered, attribute
 from rewriter.engine.contexts import context_inputs
+from rewriter.engine.integers.lookups import holds_embedding
 from rewriter.engine.kept_state import keeps_state
 from rewriter.engine.problem import Inputs, Problem
 from rewriter.engine.sweeps.compiled import compiling
 from rewriter.engine.tiles import spans
-from rewriter.engine.tokens import holds_embedding
 from rewriter.explainer.additivity import check_sums
 from rewriter.explainer.arguments import bytes_of, doubled, tolerance_of
 from rewriter.explainer.contexts import explained_in_context

@@ -1,0 +1,1 @@
+"""Integers that embeddings look up: where they come from, and what they get."""
