@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
+from rewriter.engine.decisions import Decision, Decisions
 from rewriter.engine.integers.origins import Origins, is_integer
 from rewriter.engine.merged_batch import Layouts, layouts_of
 from rewriter.engine.packing import PackByIndex
@@ -178,7 +179,7 @@ class _Block:
 
     def explained(self, remembered: Remembered | None) -> Iterator[Part]:
         """Yield the attributions by references that run once for all samples."""
-        tape, base = _record(self.target, self.problem.references, remembered)
+        tape, base = _record(self.target, self.problem.references, remembered, self.problem.read_as)
         for begin, end in spans(self.problem.rows, self.tiles.samples):
             recorded = Tape(entries=tape.entries, inputs=tape.inputs, tokens=self.target.tokens)
             yield self._part(begin, end, recorded, base)
@@ -187,9 +188,9 @@ class _Block:
         """Yield the attributions by references that each sample has for itself."""
         for begin, end in spans(self.problem.rows, self.tiles.samples):
             # Nothing here holds on to what one span's references left while the next one's run.
-            yield self._part(
-                begin, end, *_record(self.target, self.problem.of_rows(slice(begin, end)).all_references())
-            )
+            references = self.problem.of_rows(slice(begin, end)).all_references()
+            recorded = _record(self.target, references, read_as=self.problem.read_as)
+            yield self._part(begin, end, *recorded)
 
     def _part(self, begin: int, end: int, tape: Tape, base: Tensor) -> Part:
         tape.outers = self.outers
@@ -226,22 +227,54 @@ def _measure(target: Target, row: Inputs, others: Iterator[Inputs]) -> Size:
     return Size(total // 2 + sum(each.nbytes for each in row), step // 2, layouts)
 
 
-def _record(target: Target, references: Inputs, remembered: Remembered | None = None) -> tuple[Tape, Tensor]:
+def _record(
+    target: Target, references: Inputs, remembered: Remembered | None = None, read_as: Inputs | None = None
+) -> tuple[Tape, Tensor]:
     """Run the references, unless that is remembered; return what they left and their flattened outputs."""
     weights = target.weights.checksums() if remembered else ()
     if remembered and remembered.references and remembered.references[0] == weights:
         return remembered.references[1:]
     tape = Tape(tokens=target.tokens)
-    base = _run(target, references, tape)
+    base = _run(target, references, tape, read_as)
     if remembered:
         remembered.references = weights, tape, base
     return tape, base
 
 
-def _run(target: Target, inputs: Inputs, tape: Tape) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad(), running(tape):
-        # Copies: the model's code may write to its inputs.
-        return _flat(target.run([each.clone() for each in inputs]))
+def _run(target: Target, inputs: Inputs, tape: Tape, read_as: Inputs | None = None) -> Tensor:
+    # Copies: the model's code may write to its inputs.
+    copies = [each.clone() for each in inputs]
+    deciding: Any = nullcontext()
+    if read_as is not None:
+        rows = [row.expand(len(each), *row.shape[1:]) for row, each in zip(read_as, inputs, strict=True)]
+        deciding = tape.decisions = Decisions(copies, decided(target, rows))
+    with torch.inference_mode(False), torch.no_grad(), running(tape), deciding:
+        return _flat(target.run(copies))
+
+
+def decided(target: Target, inputs: Inputs) -> list[Decision]:
+    """Return what a run of the model decides by its inputs alone, in the order in which it does.
+
+    Args:
+        target: what is explained.
+        inputs: some rows.
+
+    """
+    copies = [each.clone() for each in inputs]
+    noted = Decisions(copies)
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        running(Tape(tokens=target.tokens, decisions=noted)),
+        noted,
+    ):
+        target.run(copies)
+    return noted.found
+
+
+def outputs_read_as(target: Target, inputs: Inputs, read_as: Inputs | None) -> Tensor:
+    """Return the flattened outputs of some rows, by the decisions of one row."""
+    return _run(target, inputs, Tape(tokens=target.tokens), read_as)
 
 
 def _flat(output: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ class Problem:
         references: likewise, N rows each; for ``own`` (M, N, *).
         chosen: (M, K), indices of the outputs, flattened.
         own: each sample has references of its own.
+        read_as: one row of each input, by whose decisions the references are read; None for their own.
 
     Example:
         >>> problem = Problem([torch.zeros(3, 2)], [torch.zeros(5, 2)], torch.zeros(3, 1).int())
@@ -31,6 +32,7 @@ class Problem:
     references: Inputs
     chosen: Tensor
     own: bool = False
+    read_as: Inputs | None = None
 
     @property
     def rows(self) -> int:

@@ -110,6 +110,7 @@ class Tape:
         outers: of each operation; empty where all are 1.
         marked: shapes of the indices in a run of more rows, where the second of two is marked; else None.
         mark: what is added to it.
+        decisions: notes what the run decides by its inputs alone.
         origins: tells which elements of the samples' inputs integers are.
 
     """
@@ -126,6 +127,7 @@ class Tape:
     marked: list[torch.Size] | None = None
     mark: float = 0.0
     origins: Callable[[Tensor], Tensor] | None = None
+    decisions: Any = None
 
     def add(self, name: str, entry: Any) -> None:
         """Note one operation of the references' run."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rewriter.engine.attribution import Target
+from rewriter.engine.attribution import Target, decided, outputs_read_as
 from rewriter.engine.contexts import in_context
 from rewriter.engine.problem import Inputs, Problem
 from rewriter.explainer.result import Explained
@@ -64,6 +65,99 @@ def explained_in_context(
             # As slices: of an array of one dimension an item is a number, not a view.
             _give([values[k][i : i + 1] for k in contexts], effect, differ)
     return replace(merged, values=values, base=base)
+
+
+def decides_otherwise(target: Target, problem: Problem) -> bool:
+    """Whether the model reads something off its inputs alone in which samples and references differ."""
+    if target.interim is not None or not (problem.rows and problem.count):
+        return False
+    first = [each[:1] for each in problem.samples]
+    if not decided(target, [torch.cat([each, each]) for each in first]):
+        return False
+    return any(
+        _keys(target, rows) != _keys(target, [each[:1].expand_as(rows[k]) for k, each in enumerate(first)])
+        for rows in (problem.samples, problem.all_references())
+    )
+
+
+def _keys(target: Target, rows: Inputs) -> list[bytes]:
+    return [each.value.cpu().numpy().tobytes() for each in decided(target, rows)]
+
+
+def explained_as_decided(
+    target: Target, problem: Problem, run: Callable[[Inputs], Tensor], explain: Explain
+) -> Explained:
+    """Explain samples by references of which the model reads masks and lengths as of the samples.
+
+    Args:
+        target: what is explained.
+        problem: what is to be explained.
+        run: returns the model's outputs.
+        explain: explains samples whose references are read by the decisions of one row.
+
+    """
+    done = [_InContext(rows, part, explain(part)) for rows, part in _alike(target, problem)]
+    merged = _merged(problem, done)
+    values, base = [each.copy() for each in merged.values], merged.base.copy()
+    for group in done:
+        for place, i in enumerate(group.rows.tolist()):
+            references = group.problem.references_of(place)
+            read_as = group.problem.read_as
+            was = _outputs(run, references)
+            now = outputs_read_as(target, references, read_as).double().cpu().numpy()
+            base[i] = was.mean(0)
+            effect = (now - was)[:, problem.chosen[i].long().cpu().numpy()]
+            if effect.any():
+                sample = [each[i : i + 1] for each in problem.samples]
+                differ = _deciding(target, sample, references)
+                _give([each[i : i + 1] for each in values], effect, differ)
+    return replace(merged, values=values, base=base)
+
+
+def _alike(target: Target, problem: Problem) -> Iterator[tuple[Tensor, Problem]]:
+    """Yield rows of samples of which the model reads the same off, and their problem."""
+    groups: dict[Any, list[int]] = {}
+    for i in range(problem.rows):
+        row = [each[i : i + 1] for each in problem.samples]
+        key = i if problem.own else tuple(_keys(target, [torch.cat([each, each]) for each in row]))
+        groups.setdefault(key, []).append(i)
+    for places in groups.values():
+        rows = torch.tensor(places)
+        part = problem.of_rows(rows)
+        yield rows, replace(part, read_as=[each[:1] for each in part.samples])
+
+
+def _deciding(target: Target, sample: Inputs, references: Inputs) -> list[Array]:
+    """Return which elements (N, E) of each input made decisions of references differ from a sample's.
+
+    Of a decision that is not made for each element, those are meant that differ in the inputs it was made of.
+    """
+    rows = [row.expand_as(each) for row, each in zip(sample, references, strict=True)]
+    numbered = [k for k, each in enumerate(references) if each.dtype != torch.bool]
+    sizes = [references[k].numel() for k in numbered]
+    blamed = torch.zeros(sum(sizes), dtype=torch.bool)
+    candidates = torch.zeros_like(blamed)
+    for each, other in zip(decided(target, rows), decided(target, references), strict=True):
+        origins = each.origins.flatten().cpu()
+        known = origins >= 0
+        if bool(known.any()):
+            candidates[origins[known]] = True
+        else:
+            # It was computed before: what it was made of is all that is known.
+            for k, begin, size in zip(numbered, accumulate([0, *sizes]), sizes, strict=False):
+                candidates[begin : begin + size] |= k in each.inputs
+        if each.of_each:
+            blamed[origins[(each.value != other.value).flatten().cpu() & known]] = True
+    found = [np.zeros((len(each), each[0].numel())) for each in references]
+    by_element = torch.split(blamed, sizes)
+    told = np.zeros(len(rows[0]), bool)
+    for k, of_each in zip(numbered, by_element, strict=True):
+        found[k][:] = of_each.view(len(rows[k]), -1).numpy()
+        told |= found[k].any(1)
+    for k, some in zip(numbered, torch.split(candidates, sizes), strict=True):
+        differs = (rows[k] != references[k]).reshape(len(rows[k]), -1).cpu() & some.view(len(rows[k]), -1)
+        found[k][~told] = differs.numpy()[~told]
+    return found
 
 
 class _InContext(NamedTuple):

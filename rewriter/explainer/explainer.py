@@ -23,7 +23,7 @@ from rewriter.engine.sweeps.compiled import compiling
 from rewriter.engine.tiles import spans
 from rewriter.explainer.additivity import check_sums
 from rewriter.explainer.arguments import bytes_of, doubled, tolerance_of
-from rewriter.explainer.contexts import explained_in_context
+from rewriter.explainer.contexts import decides_otherwise, explained_as_decided, explained_in_context
 from rewriter.explainer.coupled_rows import check_rows_apart
 from rewriter.explainer.cut import Cut
 from rewriter.explainer.result import Explained, Names, collect
@@ -310,13 +310,19 @@ class DeepExplainer:
 
         def explain(problem: Problem) -> Explained:
             # What is remembered are references in their own context.
-            remembered = replace(self._remembered, references=None) if contexts else self._remembered
+            elsewhere = contexts or problem.read_as is not None
+            remembered = replace(self._remembered, references=None) if elsewhere else self._remembered
             parts = attribute(self._target, problem, max_memory=self._max_memory, remembered=remembered)
             return collect(parts, problem, tail, progress=self._progress)
 
+        def explain_as_read(problem: Problem) -> Explained:
+            if not decides_otherwise(self._target, problem):
+                return explain(problem)
+            return explained_as_decided(self._target, problem, self._run, explain)
+
         if not contexts:
-            return explain(problem)
-        return explained_in_context(self._target, problem, contexts, self._run, explain)
+            return explain_as_read(problem)
+        return explained_in_context(self._target, problem, contexts, self._run, explain_as_read)
 
     def _choose(self, samples: Inputs, ranked: Any, order: Order) -> Tensor:
         """Return the indices (M, K) of the outputs to explain."""

@@ -35,6 +35,7 @@ class Origins(TorchFunctionMode):
 
     Args:
         inputs: what the model gets.
+        floats: follow floating point numbers, too, as long as they are moved alone.
 
     Example:
         >>> tokens = torch.tensor([[5, 6], [7, 8]])
@@ -51,10 +52,11 @@ class Origins(TorchFunctionMode):
 
     """
 
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, inputs: Sequence[Tensor], *, floats: bool = False) -> None:
         super().__init__()
         self.codes: Any = WeakIdKeyDictionary()
-        integers = [each for each in inputs if is_integer(each)]
+        self.floats = floats
+        integers = [each for each in inputs if self._is_followed(each)]
         total = sum(each.numel() for each in integers)
         self.coding = [_coding(total, seed) for seed in _SEEDS]
         begin = 0
@@ -90,7 +92,7 @@ class Origins(TorchFunctionMode):
         result = func(*args, **kwargs)
         if sources:
             self._cover(written_by(func, args, kwargs))
-            self._follow(func, args, kwargs, sources, result)
+            self.follow(func, args, kwargs, sources, result)
         return result
 
     def _cover(self, written: Any) -> None:
@@ -105,9 +107,10 @@ class Origins(TorchFunctionMode):
                 view = each.size(), each.stride(), each.storage_offset() - base.storage_offset()
                 self.codes[each] = tuple(code.as_strided(*view) for code in self.codes[base])
 
-    def _follow(self, func: Any, args: Any, kwargs: Any, sources: list[Tensor], result: Any) -> None:
+    def follow(self, func: Any, args: Any, kwargs: Any, sources: list[Tensor], result: Any) -> None:
+        """Note the origins of what a call has made of tensors whose origins are known."""
         whole = tensors_in(result)
-        made = [each for each in whole if is_integer(each)]
+        made = [each for each in whole if self._is_followed(each)]
         only = sources[0] if len({id(each) for each in sources}) == 1 else None
         if only is not None and len(whole) == 1 and not made and _holds(whole[0], only):
             # A cast, perhaps back and forth.
@@ -121,14 +124,17 @@ class Origins(TorchFunctionMode):
             found = []
         alike = len(found) == len(_SEEDS) and all(len(each) == len(whole) for each in found)
         for place, each in enumerate(whole):
-            if not is_integer(each):
+            if not self._is_followed(each):
                 continue
             codes = tuple(side[place] for side in found) if alike else ()
             if not codes or any(code.shape != each.shape or code.dtype != torch.int64 for code in codes):
                 codes = (torch.full(each.shape, 2 * _APART, device=each.device),) * len(_SEEDS)
             self.codes[each] = codes
-        if only is not None and made and isinstance(result, Tensor):
+        if only is not None and made and isinstance(result, Tensor) and is_integer(result):
             self._follow_each(func, args, kwargs, only, made[0])
+
+    def _is_followed(self, tensor: Tensor) -> bool:
+        return is_integer(tensor) or (self.floats and tensor.is_floating_point())
 
     def _follow_each(self, func: Any, args: Any, kwargs: Any, source: Tensor, made: Tensor) -> None:
         """Where codes were lost, as in ``x + 1``, let each number keep the origin of what it was made of."""
