@@ -128,7 +128,7 @@ class Origins(TorchFunctionMode):
                 continue
             codes = tuple(side[place] for side in found) if alike else ()
             if not codes or any(code.shape != each.shape or code.dtype != torch.int64 for code in codes):
-                codes = (torch.full(each.shape, 2 * _APART, device=each.device),) * len(_SEEDS)
+                codes = (torch.full(each.shape, -2 * _APART, device=each.device),) * len(_SEEDS)
             self.codes[each] = codes
         if only is not None and made and isinstance(result, Tensor) and is_integer(result):
             self._follow_each(func, args, kwargs, only, made[0])
@@ -185,7 +185,7 @@ def _coding(count: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(count, generator=generator)
     codes = torch.empty(count, dtype=torch.int64)
-    codes[order] = (torch.arange(count) + 1) * 4 * _APART + torch.randint(
-        _APART, 2 * _APART, (count,), generator=generator
-    )
+    spread = torch.randint(_APART, 2 * _APART, (count,), generator=generator)
+    # Negative: a number that is taken for a size, by one_hot or repeat_interleave, would fill the memory.
+    codes[order] = -((count - torch.arange(count)) * 4 * _APART + spread)
     return codes, order
