@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from passes.user_code.reach import MOST, next_of
+from passes.user_code.reach import MOST, is_proxy, next_of
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -17,7 +17,9 @@ class _Mark:
     def __init__(self, value: Any) -> None:
         # Held, so that no other object gets its address.
         self.value = value
-        self.version = value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+        # What is referred to weakly may be gone: its class must not be asked for.
+        tensor = not is_proxy(value) and isinstance(value, Tensor)
+        self.version = value._version if tensor and not value.is_inference() else 0
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Mark) and self.value is other.value and self.version == other.version
@@ -42,7 +44,7 @@ def fingerprint(value: Any) -> list[Any]:
     while pending and len(seen) < MOST:
         each = pending.pop()
         marks.append(each if type(each) in _PLAIN else _Mark(each))
-        if id(each) in seen or isinstance(each, nn.Module):
+        if id(each) in seen or is_proxy(each) or isinstance(each, nn.Module):
             continue
         seen.add(id(each))
         if isinstance(each, dict):

@@ -6,6 +6,7 @@ import functools
 import random
 import sys
 import types
+import zlib
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
@@ -64,16 +65,64 @@ def _places(kinds: frozenset[type]) -> tuple[Place, ...]:
         seen.add(id(function))
         home = sys.modules.get(function.__module__)
         space = function.__globals__
-        for name in _names(function.__code__):
+        names = list(_names(function.__code__))
+        for cell in filter(_is_filled, function.__closure__ or ()):
+            found[id(cell), "cell_contents"] = cell, "cell_contents"
+        if function.__defaults__:
+            found[id(function), "__defaults__"] = function, "__defaults__"
+        for name in names:
             if name not in space:
                 continue
             value = space[name]
             if isinstance(value, types.FunctionType):
                 pending.append(value)
-            elif isinstance(value, (*PLAIN, *_CONTAINERS, tuple, Tensor, random.Random, torch.Generator)):
+            elif _is_compared(value):
                 owner = home if home is not None and vars(home) is space else _Space(space)
                 found[id(space), name] = owner, name
+            else:
+                found |= {(id(value), each): (value, each) for each in _attributes_read(value, names)}
     return tuple(found.values())
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return _is_compared(cell.cell_contents)
+    except ValueError:
+        # Of a name that is not bound yet.
+        return False
+
+
+def _is_compared(value: Any) -> bool:
+    kinds: tuple[Any, ...] = (
+        *PLAIN,
+        *_CONTAINERS,
+        tuple,
+        Tensor,
+        random.Random,
+        torch.Generator,
+        *_of_numpy(),
+    )
+    return isinstance(value, kinds)
+
+
+def _of_numpy() -> tuple[Any, ...]:
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return ()
+    return numpy.ndarray, numpy.random.Generator, numpy.random.RandomState
+
+
+def _attributes_read(value: Any, names: Iterable[str]) -> Iterator[str]:
+    """Yield the names in some code that are attributes of a user's module, class or object, and compared."""
+    if isinstance(value, types.ModuleType):
+        users = is_users(getattr(value, "__file__", None) or "<frozen>")
+    else:
+        kind = value if isinstance(value, type) else type(value)
+        home = sys.modules.get(kind.__module__)
+        file = getattr(home, "__file__", None)
+        users = kind.__module__ != "builtins" and (file is None or is_users(file))
+    held = getattr(value, "__dict__", {}) if users and not isinstance(value, nn.Module) else {}
+    yield from (name for name in names if name in held and _is_compared(held[name]))
 
 
 def _plain(value: Any) -> Any:
@@ -120,6 +169,8 @@ def _frozen(value: Any, depth: int) -> Hashable:
         return (value, "bool") if isinstance(value, bool) else value
     if isinstance(value, Tensor):
         return id(value), value._version
+    if hasattr(value, "tobytes"):
+        return id(value), zlib.crc32(value.tobytes())
     if depth and isinstance(value, list | tuple | deque | set | frozenset) and len(value) <= _MOST:
         items = [_frozen(each, depth - 1) for each in value]
         return frozenset(items) if isinstance(value, set | frozenset) else (type(value).__name__, *items)
@@ -191,6 +242,11 @@ def _saved(value: Any, depth: int) -> Any:
         return value.getstate()
     if isinstance(value, torch.Generator):
         return value.get_state()
+    if isinstance(value, _of_numpy()):
+        generator = _generator_of(value)
+        if generator is not None:
+            return repr(generator.state), generator.state
+        return (value.tobytes(), value.copy()) if value.size <= _MOST**2 else None
     if isinstance(value, dict):
         items = list(value.items())
     elif isinstance(value, list | tuple | set | deque):
@@ -213,6 +269,8 @@ def _put_back(value: Any, saved: Any) -> None:
         value.setstate(saved)
     elif isinstance(value, torch.Generator):
         value.set_state(saved)
+    elif isinstance(value, _of_numpy()):
+        _put_numbers_back(value, saved[1])
     else:
         items, below = saved
         _put_items_back(value, items)
@@ -220,7 +278,22 @@ def _put_back(value: Any, saved: Any) -> None:
             _put_back(each, part)
 
 
+def _generator_of(value: Any) -> Any:
+    """Return what holds the state of a generator of numpy's; None for an array."""
+    return getattr(value, "bit_generator", None) or getattr(value, "_bit_generator", None)
+
+
+def _put_numbers_back(value: Any, saved: Any) -> None:
+    generator = _generator_of(value)
+    if generator is not None:
+        generator.state = saved
+    elif value.flags.writeable and value.tobytes() != saved.tobytes():
+        value[...] = saved
+
+
 def _same(now: Any, before: Any) -> bool:
+    if isinstance(now, tuple) and isinstance(before, tuple) and now and isinstance(now[0], bytes | str):
+        return bool(now[0] == before[0])
     if isinstance(now, tuple) and isinstance(before, tuple):
         return len(now) == len(before) and all(map(_same, now, before))
     if isinstance(now, list) and isinstance(before, list):

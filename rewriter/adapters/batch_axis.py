@@ -24,7 +24,7 @@ from passes.recurrent.layout import SequenceBegin
 from passes.user_code.clone import clone_structure
 from passes.user_code.hooks import set_forward
 from passes.user_code.randomness import random_state_kept
-from rewriter.compiler.islands import islands_of, lowered_islands, may_write
+from rewriter.compiler.islands import islands_of, lowered_islands, may_write, run_islands
 
 Tensors = tuple[Tensor, ...]
 
@@ -47,7 +47,8 @@ class Partners:
             if isinstance(module, Atom | SequenceBegin):
                 module.register_forward_hook(self._note(name))
                 set_forward(module, partial(run_quietly, module.forward))
-        for module, forward in lowered_islands(self._copy, islands_of(model), self._noting):
+        self._islands = islands_of(model)
+        for module, forward in lowered_islands(self._copy, self._islands, self._noting):
             set_forward(module, forward)
 
     def _noting(self, island: str) -> CallAtom:
@@ -78,7 +79,7 @@ class Partners:
         args, kwargs = pytree.tree_map(lambda each: exchanged(each, rows), (args, kwargs))
         self._entries = deque()
         with torch.no_grad(), random_state_kept():
-            self._copy(*args, **kwargs)
+            run_islands(self._islands, self._copy, *args, **kwargs)
         return True
 
     def next(self, name: str) -> tuple[Tensors, Any]:

@@ -26,7 +26,7 @@ from passes.operations.table import rule_of
 from passes.recurrent.layout import SequenceBegin
 from passes.user_code.hooks import replaced_forwards
 from rewriter.adapters.batch_axis import Partners, exchanged
-from rewriter.compiler.islands import islands_of, lowered_islands, may_write
+from rewriter.compiler.islands import islands_of, lowered_islands, may_write, run_islands
 from rewriter.engine.rules import PairRule
 
 
@@ -114,7 +114,7 @@ class _Binding:
             args, kwargs = pytree.tree_map(_not_leaf, (args, kwargs))
         self.running = True
         try:
-            result = self.plain(*args, **kwargs)
+            result = run_islands(self.islands, self.plain, *args, **kwargs)
             self.partners.finish()
         finally:
             self.running = False

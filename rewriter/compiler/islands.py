@@ -32,7 +32,7 @@ def may_write(model: nn.Module) -> bool:
 def lowered_islands(
     model: nn.Module, names: list[str], call: Callable[[str], CallAtom]
 ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
-    """Yield each island, and a forward for it that calls atoms; last the model around them, if it is none.
+    """Yield each island, and a forward for it that calls atoms.
 
     Args:
         model: a decomposed model, or a copy of one.
@@ -45,9 +45,20 @@ def lowered_islands(
         # What is scripted has no code of Python's.
         if name in modules and not isinstance(modules[name], torch.jit.ScriptModule):
             yield modules[name], partial(_run, modules[name].forward, call(name))
-    if names and "" not in names:
-        # What one island keeps, another may find.
-        yield model, partial(run_around, model.forward)
+
+
+def run_islands(names: list[str], run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a model that holds islands, and know what varies in all of it: what one keeps, another may find.
+
+    Args:
+        names: of its islands.
+        run: the model.
+        args: of the call.
+        kwargs: of the call.
+
+    """
+    around = bool(names) and "" not in names
+    return run_around(run, *args, **kwargs) if around else run(*args, **kwargs)
 
 
 def _run(plain: Callable[..., Any], call: CallAtom, *args: Any, **kwargs: Any) -> Any:

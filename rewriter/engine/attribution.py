@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
+from rewriter.compiler.islands import islands_of, run_islands
 from rewriter.engine.decisions import Decision, Decisions
 from rewriter.engine.integers.origins import Origins, is_integer
 from rewriter.engine.merged_batch import Layouts, layouts_of
@@ -54,6 +56,10 @@ class Target:
     code: str | None = None
     rewritten: nn.Module | None = None
 
+    @cached_property
+    def _islands(self) -> list[str]:
+        return [] if self.rewritten is None else islands_of(self.rewritten)
+
     def run(self, inputs: Inputs) -> Tensor:
         """Return the outputs to explain, with the batch first.
 
@@ -63,7 +69,10 @@ class Target:
         """
         model = Twin(self.model).model if self.stateful else self.model
         with unnoticed(model):
-            output = self.select(model(*inputs))
+            output = self.select(run_islands(self._islands, model, *inputs))
+        if isinstance(output, Tensor) and output.dim() == 0 and len(inputs[0]) == 1:
+            # Of one row with one output, squeezed.
+            output = output.unsqueeze(0)
         if not isinstance(output, Tensor) or output.dim() == 0 or output.shape[0] != inputs[0].shape[0]:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise RewriteError(

@@ -120,6 +120,9 @@ class Decisions(TorchFunctionMode):
 
 def _is_decided(func: Any, made: Tensor, taken: Sequence[Tensor], *, tokens: bool) -> bool:
     """Whether a call reads something off numbers: a mask, a length, a place."""
+    if made.dim() == 0:
+        # Of no row: which way the code goes, perhaps.
+        return False
     if made.dtype == torch.bool:
         return not any(each.dtype == torch.bool for each in taken[:1])
     if made.is_floating_point() or made.is_complex() or not is_discrete(func):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from passes.errors import RewriteError
 from rewriter.engine.attribution import Target
 from rewriter.engine.problem import Problem
 from rewriter.explainer.result import Explained
 from rewriter.explainer.suspects import first_break
+
+Array = np.ndarray[Any, Any]
 
 
 class AdditivityError(RewriteError, AssertionError):
@@ -26,6 +30,7 @@ def _largest(problem: Problem) -> float:
 # Roundings, in units of the dtype, of a sum of the size of an output and of all that it is split into.
 _ROUNDINGS = 32
 _WIDE = 1e-9
+_PARTS = 100
 
 
 def check_sums(
@@ -33,7 +38,7 @@ def check_sums(
     done: Explained,
     problem: Problem,
     tolerance: float,
-    is_rounding: Callable[[int], bool] | None = None,
+    in_float64: Callable[[Tensor], Explained | None] | None = None,
 ) -> None:
     """Raise AdditivityError unless the attributions of every output of each sample sum to what they explain.
 
@@ -45,8 +50,8 @@ def check_sums(
         done: the result.
         problem: what was asked.
         tolerance: relative to the change of the output from its mean over the references.
-        is_rounding: whether what a sample's attributions are off by is gone in a wider dtype; None if all was
-            computed in the widest.
+        in_float64: explains samples once more in float64, and returns None if they do not add up there; None
+            if all was computed so. What adds up takes the place of what rounding has spoilt.
 
     """
     if not done.outputs.size:
@@ -60,18 +65,24 @@ def check_sums(
         total += flat.sum(1)
         parts += np.abs(flat).sum(1)
     gap = np.abs(total - (f - f0))
-    dtype = torch.float64 if is_rounding is None else torch.float32
-    rounding = _ROUNDINGS * torch.finfo(dtype).eps * (np.maximum(np.abs(f), np.abs(f0)) + parts)
+    dtype = torch.float64 if in_float64 is None else torch.float32
+    size = np.maximum(np.abs(f), np.abs(f0))
+    if in_float64 is not None:
+        # Attributions far larger than what they explain are spoilt by rounding themselves.
+        parts = np.minimum(parts, _PARTS * size)
+    rounding = _ROUNDINGS * torch.finfo(dtype).eps * (size + parts)
     if dtype == torch.float64:
-        # No level hides a change beside it; what cancels inside of a model may be larger than its outputs.
-        rounding += _WIDE * max(float(np.abs(done.outputs).max()), float(np.abs(done.base).max()))
+        # Of each output by itself. What cancels inside of a model may be larger than what it gives.
+        level = np.maximum(np.abs(done.outputs), np.abs(done.base)).max(0)
+        rounding += _WIDE * level[index]
         # Of outputs that are 0 to rounding there is nothing to be off by.
-        rounding += _ROUNDINGS * torch.finfo(dtype).eps * _largest(problem)
+        rounding += _ROUNDINGS * torch.finfo(dtype).eps * min(1.0, _largest(problem))
     # Not 'greater than', which is False for NaN.
     wrong = ~(gap <= tolerance * np.abs(f - f0) + rounding)
-    for row in np.flatnonzero(wrong.any(1)):
-        if is_rounding is not None and is_rounding(int(row)):
-            continue
+    spoilt = np.flatnonzero(wrong.any(1))
+    if in_float64 is not None and len(spoilt):
+        spoilt = _computed_wider(done, spoilt, index, in_float64)
+    for row in spoilt:
         ratio = gap[row] / (np.abs(f - f0)[row] + rounding[row])
         column = int(np.nan_to_num(np.where(wrong[row], ratio, -1.0), nan=np.inf).argmax())
         expected = f[row, column] - f0[row, column]
@@ -82,3 +93,23 @@ def check_sums(
             f"(tolerance {tolerance:.0e}). {reason} Pass check_additivity=False to take the values as they "
             "are."
         )
+
+
+def _computed_wider(
+    done: Explained, rows: Array, index: Array, in_float64: Callable[[Tensor], Explained | None]
+) -> Array:
+    """Put what adds up in float64 into the result; return the rows that do not."""
+    whole = in_float64(torch.from_numpy(rows))
+    one_by_one = ((row, in_float64(torch.tensor([row]))) for row in rows)
+    parts = one_by_one if whole is None and len(rows) > 1 else [(rows, whole)]
+    left = []
+    for some, wide in parts:
+        if wide is None:
+            left += list(np.atleast_1d(some))
+            # The first is to be told.
+            break
+        for place, row in enumerate(np.atleast_1d(some)):
+            for narrow, each in zip(done.values, wide.values, strict=False):
+                flat = each[place].reshape(-1, wide.outputs.shape[1])[:, index[row]]
+                narrow[row] = flat.reshape(narrow[row].shape)
+    return np.array(left, int)

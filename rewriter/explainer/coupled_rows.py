@@ -47,7 +47,10 @@ def check_rows_apart(model: nn.Module, select: Callable[[Any], Any], inputs: lis
     except Exception as error:
         _check_takes_any_number(model, select, inputs, count, error)
         return
-    if plain is None or len(plain[0]) != count:
+    if plain is None:
+        return
+    if len(plain[0]) != count:
+        _check_reads_rows_as_rows(model, plain[1], count)
         return
     for before, after in _with_another_first_row(rows):
         try:
@@ -93,6 +96,24 @@ def _run(
     return (output, calls) if isinstance(output, Tensor) and output.dim() else None
 
 
+def _check_reads_rows_as_rows(model: nn.Module, calls: list[ModuleCall], count: int) -> None:
+    """Raise for a recurrent layer that takes rows for steps, where the model does not give one of each."""
+    modules = dict(model.named_modules())
+    for name, taken, _ in calls:
+        module = modules.get(name)
+        forgotten = isinstance(module, nn.RNNBase) and not module.batch_first
+        if forgotten and taken and taken[0].dim() == 3 and taken[0].shape[0] == count:
+            raise RewriteError(
+                f"the rows of a batch influence each other in {_takes(name, module, taken)}, and reads "
+                "dimension 0 as time; make it with batch_first=True, or pass it (time, batch, features)"
+            )
+
+
+def _takes(name: str, module: nn.Module | None, taken: list[Tensor]) -> str:
+    shapes = ", ".join(str(tuple(each.shape)) for each in taken[:1])
+    return f"{name or 'the model itself'} ({type(module).__name__}): it takes {shapes}"
+
+
 def _check_takes_any_number(
     model: nn.Module, select: Callable[[Any], Any], inputs: list[Tensor], count: int, error: Exception
 ) -> None:
@@ -125,8 +146,7 @@ def _where(model: nn.Module, plain: list[ModuleCall], found: list[ModuleCall], c
             break
         if _apart(taken, taken_now, count) and not _apart(given, given_now, count):
             module = modules.get(name)
-            shapes = ", ".join(str(tuple(each.shape)) for each in taken[:1])
-            place = f"in {name or 'the model itself'} ({type(module).__name__}): it takes {shapes}"
+            place = f"in {_takes(name, module, taken)}"
             if isinstance(module, nn.RNNBase) and not module.batch_first:
                 return (
                     f"{place}, and reads dimension 0 as time; make it with batch_first=True, or pass it "

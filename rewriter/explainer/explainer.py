@@ -14,6 +14,8 @@ from torch import Tensor, fx, nn
 from passes.errors import RewriteError
 from passes.user_code.twin import Twin
 from rewriter.compiler.decompose import wrong
+from rewriter.compiler.first_calls import prove_first
+from rewriter.compiler.proof import UnprovenError, default_dtype
 from rewriter.engine.attribution import Remembered, attribute
 from rewriter.engine.contexts import context_inputs
 from rewriter.engine.integers.lookups import holds_embedding
@@ -35,6 +37,8 @@ Array = np.ndarray[Any, Any]
 Order = Literal["max", "min", "max_abs"]
 # Rows of a run without attributions, whose memory nobody plans.
 _ROWS = 16
+# Relative to the largest output; more than what the order of sums makes of float32.
+_APART = 1e-3
 
 
 class DeepExplainer:
@@ -131,6 +135,7 @@ class DeepExplainer:
         self._progress = progress
         self._compiled = compiled
         self._remembered = Remembered()
+        prove_first(self._asked.model, self._data)
         with self._full_precision():
             check_rows_apart(self._original.explained, self._original.select, self._data)
         outputs = self._first_run()
@@ -231,7 +236,7 @@ class DeepExplainer:
                 problem = Problem(samples, background, self._choose(samples, ranked, order), own)
                 done = self._explained(problem, self._output_shape if ranked is None else None)
                 if tolerance is not None:
-                    rounds = None if self._wide else partial(self._rounds, problem)
+                    rounds = None if self._wide else partial(self._in_float64, problem)
                     check_sums(self._target, done, problem, tolerance, rounds)
         except Exception as error:
             self._check_weights(versions)
@@ -252,26 +257,26 @@ class DeepExplainer:
             values = [np.zeros((0, *each.shape[1:], *tail)) for each in rows]
         return replace(done, values=values)
 
-    def _rounds(self, problem: Problem, row: int) -> bool:
-        """Whether the attributions of a sample are additive once they are computed in float64."""
-        inputs = [each[row : row + 1] for each in problem.samples]
+    def _in_float64(self, problem: Problem, rows: Tensor) -> Explained | None:
+        """Explain samples once more in float64; None if that does not add up, or cannot be done."""
+        part = problem.of_rows(rows)
         asked = self._asked.same_of(Twin(self._original.model).model.double())
-        references = [each[row] for each in problem.references] if problem.own else problem.references
         try:
-            explainer = DeepExplainer(
-                asked.model if asked.layer is None else (asked.model, asked.layer),
-                doubled(references, self._multi_input),
-                output=asked.output,
-                attribute_to_layer_input=asked.attribute_to_layer_input,
-                progress=False,
-            )
-            # Also where the model goes back to float32 by itself: there is nothing wider to ask.
-            explainer._wide = True
-            explainer.shap_values(doubled(inputs, self._multi_input))
+            with default_dtype(torch.float64):
+                explainer = DeepExplainer(
+                    asked.model if asked.layer is None else (asked.model, asked.layer),
+                    doubled(self._data, self._multi_input),
+                    output=asked.output,
+                    attribute_to_layer_input=asked.attribute_to_layer_input,
+                    progress=False,
+                )
+                # Also where the model goes back to float32 by itself: there is nothing wider to ask.
+                explainer._wide = True
+                own = doubled(part.references, self._multi_input) if problem.own else None
+                return explainer._explain(doubled(part.samples, self._multi_input), None, "max", True, own)
         except Exception:
             # An operation without a rule, or a model that is bound to its dtype.
-            return False
-        return True
+            return None
 
     def _proven(self, inputs: Inputs, outputs: Tensor) -> bool:
         """Hold outputs against the user's own code; False if that runs from now on, in place of a graph.
@@ -286,7 +291,13 @@ class DeepExplainer:
             assert self._target.rewritten is not None
             reason = self._original.proves(self._target.rewritten, inputs)
         if not reason:
-            return True
+            gap = self._original.gap(inputs, outputs)
+            if gap <= _APART:
+                return True
+            raise UnprovenError(
+                f"what is explained differs from what the model gives, by {gap:.2g} of the largest output: "
+                "does its code draw random numbers, write to .data, or go by the number of rows?"
+            )
         if self._target.code is not None or not isinstance(self._target.rewritten, fx.GraphModule):
             raise wrong(self._original.model, reason)
         reason = f"a graph of it computes something else: {reason}"

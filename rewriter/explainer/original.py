@@ -84,6 +84,14 @@ class Original:
         same = (expected == got) | (expected.isnan() & got.isnan())
         return bool((same | ((expected - got).abs() <= CLOSE[expected.dtype] * scale)).all())
 
+    def gap(self, inputs: list[Tensor], got: Tensor) -> float:
+        """Return the largest difference of outputs, relative to the largest of each."""
+        expected = self.outputs(inputs)
+        expected = expected.reshape(len(expected), -1).double()
+        differs = (expected - got.reshape(len(got), -1).to(expected)).abs().nan_to_num(0.0)
+        scale = torch.where(expected.isfinite(), expected.abs(), 0).amax(0).clamp_min(1e-30)
+        return float((differs / scale).max()) if differs.numel() else 0.0
+
     def proves(self, rewritten: nn.Module, inputs: list[Tensor]) -> str:
         """Return why a rewritten model is another function; ``""`` if it only rounds differently."""
         try:

@@ -56,7 +56,8 @@ def first_break(target: Target, problem: Problem, row: int, column: int) -> str:
         return f"{str(error)[:1].upper()}{str(error)[1:]}."
     except Exception as error:
         return f"What loses it cannot be told: the model fails with {type(error).__name__}: {error}."
-    return _NONE
+    known = _without_rule(model, problem.samples)
+    return f"Without a rule: {known}." if known else _NONE
 
 
 def why_not_explained(target: Target, samples: Inputs, error: Exception) -> str:
@@ -64,19 +65,23 @@ def why_not_explained(target: Target, samples: Inputs, error: Exception) -> str:
     model = target.model if target.rewritten is None else target.rewritten
     line = line_of(error)
     place = f"{failed_in(error)} ({line})" if line else failed_in(error)
+    known = _without_rule(model, samples)
+    advice = f"; without a rule: {known}" if known else ""
+    return (
+        f"explaining fails in {place}: {type(error).__name__}: {error}{advice}. A model is explained by a "
+        "run with gradients, through operations that have a rule or a gradient of torch's"
+    )
+
+
+def _without_rule(model: nn.Module, samples: Inputs) -> str:
+    """List what the report of a rewritten model, or a run of its code, knows to have no rule."""
     try:
         without = [*Report.of(model).uncovered]
         without += uncovered_calls(model, islands_of(model), tuple(each.clone() for each in samples), {})
     except Exception:
         without = []
-    names = dict.fromkeys(
-        f"{each.operation} ({each.source})" if each.source else each.operation for each in without
-    )
-    advice = f"; without a rule: {', '.join(names)}" if names else ""
-    return (
-        f"explaining fails in {place}: {type(error).__name__}: {error}{advice}. A model is explained by a "
-        "run with gradients, through operations that have a rule or a gradient of torch's"
-    )
+    names = (f"{each.operation} ({each.source})" if each.source else each.operation for each in without)
+    return ", ".join(dict.fromkeys(names))
 
 
 def _gaps(

@@ -59,7 +59,7 @@ class Lookup:
                 samples and references.
 
         """
-        values = attributions.flatten(1).to(sums[0].dtype)
+        values = attributions.flatten(1).double()
         origins = self.origins.flatten().to(values.device)
         if bool((values != 0).any(0)[origins < 0].any()):
             raise RewriteError(
