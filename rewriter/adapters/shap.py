@@ -79,8 +79,9 @@ def _has_rule(module: nn.Module) -> bool:
     from shap.explainers._deep import deep_pytorch
 
     kind = type(module)
-    known = kind is getattr(nn, kind.__name__, None) and kind.__name__ in deep_pytorch.op_handler
-    return known and is_plain(module)
+    rule = deep_pytorch.op_handler.get(kind.__name__)
+    leaves_gradients = rule in (None, deep_pytorch.passthrough, deep_pytorch.linear_1d)
+    return kind is getattr(nn, kind.__name__, None) and not leaves_gradients and is_plain(module)
 
 
 AUTOMATIC = Automatic("register_shap", _has_rule)

@@ -43,7 +43,7 @@ def test_what_shap_explains_right_is_left_to_it(case: str) -> None:
     np.testing.assert_array_equal(values, expected)
 
 
-@pytest.mark.parametrize("case", ["linear", "tanh", "pool", "images", "steps inside"])
+@pytest.mark.parametrize("case", PLAIN)
 def test_what_captum_explains_right_is_left_to_it(case: str) -> None:
     model = ready(PLAIN[case]()).eval()
     x, baselines = data(4, 6)

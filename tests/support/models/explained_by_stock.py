@@ -45,6 +45,17 @@ class StepsInside(nn.Module):
         return self.head(y.unflatten(0, (x.shape[0], -1)).sum(1))
 
 
+class LinearTwice(nn.Module):
+    """A linear layer runs twice, once with time first; an activation once, on the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.act, self.head = nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.inner(self.inner(x.transpose(0, 1))[-1])))
+
+
 class Functional(nn.Module):
     """An activation that is no module."""
 
@@ -115,6 +126,7 @@ PLAIN: dict[str, Callable[[], nn.Module]] = {
         nn.Linear(24, 2),
     ),
     "steps inside": StepsInside,
+    "linear twice": LinearTwice,
 }
 
 
