@@ -55,8 +55,8 @@ class DeepExplainer:
             index or a tuple, a function of the layer's (first) output, or None for all of it.
             The part must have the batch in dimension 0; it may have any shape beyond that.
         attribute_to_layer_input: with ``(model, layer)``; False to explain the layer's output instead.
-        feature_names: names of the last dimension of the input, or of all its elements; the columns of a
-            data frame by default.
+        feature_names: names of all elements of the input, or of its last dimension, to have them in one
+            dimension of an explanation (see :meth:`__call__`); the columns of a data frame by default.
         output_names: names of the outputs.
         max_memory: bytes to work in, beside inputs and results; a quarter of what is free by default.
         progress: show a bar (if tqdm is installed) for work that takes more than a few seconds.
@@ -181,10 +181,19 @@ class DeepExplainer:
         return values if ranked_outputs is None else (values, done.chosen)
 
     def __call__(self, X: Any, *, references: Any = None, check_additivity: bool | float = True) -> Any:
-        """Return a ``shap.Explanation`` for ``shap.plots``, with named features flattened to one dimension.
+        """Return a ``shap.Explanation`` for ``shap.plots``, in the shapes of stock shap.
 
-        Its values are (M, features) for a model with one output, else (M, features, outputs), of which
-        ``explanation[..., k]`` is what most plots take. See :meth:`shap_values` for the arguments.
+        Its values are (M, *shape) for a model with one output, else (M, *shape, outputs), of which
+        ``explanation[..., k]`` is what most plots take; the data are (M, *shape). shap has names for one
+        dimension only: where ``feature_names`` are given, and for several inputs, all features are in one,
+        (M, features) and (M, features, outputs). See :meth:`shap_values` for the arguments.
+
+        Example:
+            >>> import pytest; _ = pytest.importorskip("shap")
+            >>> model, images = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), torch.randn(3, 1, 8, 8)
+            >>> DeepExplainer(model, images)(images).shape
+            (3, 1, 8, 8, 2)
+
         """
         done = self._explain(X, None, "max", check_additivity, references)
         if self._cut is not None:
