@@ -19,6 +19,7 @@ class Problem:
         references: likewise, N rows each; for ``own`` (M, N, *).
         chosen: (M, K), indices of the outputs, flattened.
         own: each sample has references of its own.
+        multipliers: they are asked for, too, beside the attributions that they make.
 
     Example:
         >>> problem = Problem([torch.zeros(3, 2)], [torch.zeros(5, 2)], torch.zeros(3, 1).int())
@@ -31,6 +32,7 @@ class Problem:
     references: Inputs
     chosen: Tensor
     own: bool = False
+    multipliers: bool = False
 
     @property
     def rows(self) -> int:

@@ -106,10 +106,12 @@ def _merged(problem: Problem, done: Sequence[_InContext]) -> Explained:
             whole[group.rows.numpy()] = piece
         return whole
 
-    values = [put([part.values[k] for part in parts]) for k in range(len(parts[0].values))]
-    data = [put([part.data[k] for part in parts]) for k in range(len(parts[0].data))]
+    values, data, multipliers = (
+        [put(list(each)) for each in zip(*lists, strict=True)]
+        for lists in zip(*((part.values, part.data, part.multipliers) for part in parts), strict=True)
+    )
     outputs, base = put([part.outputs for part in parts]), put([part.base for part in parts])
-    return Explained(values, data, outputs, base, problem.chosen)
+    return Explained(values, data, outputs, base, problem.chosen, multipliers)
 
 
 def _give(values: Sequence[Array], effect: Array, differ: Sequence[Array]) -> None:

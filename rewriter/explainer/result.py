@@ -29,6 +29,7 @@ class Explained:
         outputs: (M, all outputs).
         base: the mean over the references, (M, all outputs).
         chosen: (M, K) indices of the outputs that are explained.
+        multipliers: as ``values``, their mean over the references, if they are asked for.
 
     """
 
@@ -37,6 +38,7 @@ class Explained:
     outputs: Array
     base: Array
     chosen: Tensor
+    multipliers: list[Array]
 
 
 def collect(
@@ -54,23 +56,28 @@ def collect(
     rows = problem.rows
     values: list[Array] = []
     outputs = base = np.zeros((rows, problem.outputs))
+    attributions = len(problem.samples)
     for part in _with_progress(parts, rows * problem.count if progress else 0):
+        found = [*part.sums, *part.multipliers]
         if not values:
-            values = [np.zeros((rows, *each.shape[2:], problem.outputs)) for each in part.sums]
+            attributions = len(part.sums)
+            values = [np.zeros((rows, *each.shape[2:], problem.outputs)) for each in found]
             outputs = np.zeros((rows, part.outputs.shape[1]))
             base = np.zeros_like(outputs)
         here = slice(part.begin, part.end)
-        for total, each in zip(values, part.sums, strict=True):
+        for total, each in zip(values, found, strict=True):
             total[here] += each.movedim(0, -1).cpu().numpy()
         outputs[here] = part.outputs.double().cpu().numpy()
         base[here] += part.base.double().cpu().numpy()
     if not values:
-        values = [np.zeros((rows, *each.shape[1:], problem.outputs)) for each in problem.samples]
+        inputs = problem.samples * (1 + problem.multipliers)
+        values = [np.zeros((rows, *each.shape[1:], problem.outputs)) for each in inputs]
     for total in values:
         total /= problem.count
     shaped = [each.reshape(*each.shape[:-1], *tail) for each in values]
     data = [each.cpu().numpy() for each in problem.samples]
-    return Explained(shaped, data, outputs, base / problem.count, problem.chosen)
+    base /= problem.count
+    return Explained(shaped[:attributions], data, outputs, base, problem.chosen, shaped[attributions:])
 
 
 def _with_progress(parts: Iterable[Part], total: int) -> Iterator[Part]:

@@ -193,8 +193,11 @@ def test_data_of_an_inner_module_are_what_it_gets() -> None:
 
 
 def explain_classes() -> Any:
-    names = {"output_names": ["no", "yes"], "feature_names": ["a", "b", "c"]}
-    return DeepExplainer(gallery.Classifier(), torch.randn(6, 2, 3), **names)(torch.randn(8, 2, 3))
+    features, outputs = ["a", "b", "c"], ["no", "yes"]
+    explainer = DeepExplainer(
+        gallery.Classifier(), torch.randn(6, 2, 3), feature_names=features, output_names=outputs
+    )
+    return explainer(torch.randn(8, 2, 3))
 
 
 def explain_states() -> Any:
