@@ -26,15 +26,13 @@ def as_found(model: nn.Module) -> Iterator[None]:
         (False, True)
 
     """
-    modules = list(model.modules())
-    attributes = [_snapshot(module) for module in modules]
+    found = Found(model)
     buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in model.parameters()]
     try:
         yield
     finally:
-        for module, found in zip(modules, attributes, strict=True):
-            _restore(module, found)
+        found.restore()
         for buffer, version, value in buffers:
             if buffer._version != version:
                 with torch.no_grad():
@@ -47,11 +45,51 @@ def as_found(model: nn.Module) -> Iterator[None]:
 Snapshot = dict[str, tuple[Any, Any]]
 
 
+class Found:
+    """The attributes of all modules of a model, and what their lists, sets and dictionaries held.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> found = Found(model)
+        >>> model.x = 1
+        >>> found.is_as(model)
+        False
+        >>> found.restore()
+        >>> found.is_as(model), hasattr(model, "x")
+        (True, False)
+
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [(module, _snapshot(module)) for module in model.modules()]
+
+    def restore(self) -> None:
+        """Make the modules what they were."""
+        for module, found in self._modules:
+            _restore(module, found)
+
+    def is_as(self, model: nn.Module) -> bool:
+        """Whether a model is this one, and nobody set an attribute since."""
+        modules = list(model.modules())
+        return len(modules) == len(self._modules) and all(
+            module is known and _is_same(module, found)
+            for module, (known, found) in zip(modules, self._modules, strict=True)
+        )
+
+
 def _snapshot(module: nn.Module) -> Snapshot:
     return {
         key: (value, copy.copy(value) if isinstance(value, dict | list | set) else None)
         for key, value in module.__dict__.items()
     }
+
+
+def _is_same(module: nn.Module, found: Snapshot) -> bool:
+    state = module.__dict__
+    return state.keys() == found.keys() and all(
+        state[key] is value and (content is None or _same_items(value, content))
+        for key, (value, content) in found.items()
+    )
 
 
 def _restore(module: nn.Module, found: Snapshot) -> None:

@@ -4,7 +4,8 @@ shap finds rules by class name in a table, stores what they need on the modules 
 after a success. That table is left alone: shap is kept from hooking our modules, one by one, for the time of
 one ``shap_values`` call in which :func:`rewriter.adapters.pairs.bound_rules` binds the rules, after which
 the model is as it was found. Models without a rewritten part get stock behaviour, untouched, and so does a
-class of the user's that is called as one of ours.
+class of the user's that is called as one of ours. With ``register_shap(automatic=True)`` models are
+decomposed when an explainer is made of them.
 """
 
 from __future__ import annotations
@@ -20,31 +21,51 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from passes.leaves import Atom, Layout
-from rewriter.adapters.guard import EXPLAINING, guard_method, holds_atoms
+from rewriter.adapters.automatic import Automatic, layer_of
+from rewriter.adapters.guard import EXPLAINING, Given, guard_method, holds_atoms
 from rewriter.adapters.integers import integers_as_numbers
 from rewriter.adapters.layers import handed_on, layer_called
 from rewriter.adapters.pairs import bound_rules
 from rewriter.adapters.restore import as_found
+from rewriter.adapters.stock_rules import is_plain
 from rewriter.compiler.first_calls import prove_first, unwatched
 from rewriter.compiler.islands import islands_of
 
 
-def register_shap() -> None:
-    """Teach shap's ``DeepExplainer`` our atoms, now.
+def register_shap(*, automatic: bool | None = None) -> None:
+    """Teach shap's ``DeepExplainer`` our atoms, now; on request let it decompose models by itself.
 
-    ``import rewriter`` arranges this for whenever shap is imported, so there is no need to call it;
+    ``import rewriter`` arranges the former for whenever shap is imported, so there is no need to call it;
     it exists for those who reload shap or like to see it done. Calling it again changes nothing.
+
+    Args:
+        automatic: True, and from then on ``shap.DeepExplainer(model, background)``, and with
+            ``(model, layer)``, decompose whatever PyTorch model they are given, with the values that
+            ``rewriter.decompose(model)`` has; the model itself is not changed. What shap explains right by
+            itself, every Keras model on TensorFlow among it, is left to it, bit for bit. False, and new
+            explainers are stock shap's again, while those that were made keep what they have. None leaves it
+            as it is, at first off. It holds for the whole process and all of its threads.
 
     Raises:
         ImportError: if shap is not installed.
 
     Example:
-        >>> register_shap()
+        >>> import shap, torch
+        >>> register_shap(automatic=True)
+        >>> model, background = nn.Sequential(nn.Linear(3, 4), nn.Softmax(1)), torch.randn(5, 3)
+        >>> explainer = shap.DeepExplainer(model, background)
+        >>> register_shap(automatic=False)
+        >>> x = torch.randn(2, 3)
+        >>> gap = explainer.shap_values(x).sum(1) - (model(x).detach().numpy() - explainer.expected_value)
+        >>> bool(abs(gap).max() < 1e-6)
+        True
 
     """
     from shap.explainers._deep import deep_pytorch
 
     teach(deep_pytorch)
+    if automatic is not None:
+        AUTOMATIC.on = bool(automatic)
 
 
 def teach(deep_pytorch: ModuleType) -> None:
@@ -53,25 +74,57 @@ def teach(deep_pytorch: ModuleType) -> None:
     guard_method(deep_pytorch.PyTorchDeep, "shap_values", _explaining)
 
 
+def _has_rule(module: nn.Module) -> bool:
+    """Whether shap has a rule for a module of torch's, which it finds by the name of the class."""
+    from shap.explainers._deep import deep_pytorch
+
+    kind = type(module)
+    rule = deep_pytorch.op_handler.get(kind.__name__)
+    leaves_gradients = rule in (None, deep_pytorch.passthrough, deep_pytorch.linear_1d)
+    return kind is getattr(nn, kind.__name__, None) and not leaves_gradients and is_plain(module)
+
+
+AUTOMATIC = Automatic("register_shap", _has_rule)
+
+
 @contextmanager
-def _constructing(_: Any, model: Any, data: Any = None, *args: Any, **kwargs: Any) -> Iterator[None]:
-    """Shap sets evaluation mode for good when an explainer is made."""
+def _constructing(given: Given) -> Iterator[Given]:
+    """Decompose a model if that was asked for; keep its mode: shap sets another for good."""
+    model, data, given = _decomposed(given, **_named(given, "model", "data"))
     root, layer = model if isinstance(model, tuple) else (model, None)
     if not holds_atoms(root):
-        yield
+        yield given
         return
     prove_first(root, data)
     with EXPLAINING, as_found(root), unwatched(), layer_called(root, layer, "input", _inputs(data)):
-        yield
+        yield given
+
+
+def _named(given: Given, *names: str) -> dict[str, Any]:
+    """Return arguments by their names, None for one that is missing."""
+    return dict.fromkeys(names) | dict(zip(names, given.args, strict=False)) | given.kwargs
+
+
+def _decomposed(given: Given, model: Any, data: Any, **more: Any) -> tuple[Any, Any, Given]:
+    """Return what shap is to explain, by what, and the call that says so."""
+    root, layer = model if isinstance(model, tuple) and len(model) == 2 else (model, None)
+    if not AUTOMATIC.takes(root):
+        return model, data, given
+    rewritten = AUTOMATIC.of(root, data if isinstance(data, list) else [data])
+    if rewritten is None:
+        return model, data, given
+    model = rewritten if layer is None else (rewritten, layer_of(rewritten, root, layer))
+    return model, data, given._replace(args=(), kwargs={"model": model, "data": data, **more})
 
 
 @contextmanager
-def _explaining(explainer: Any, X: Any = None, *args: Any, **kwargs: Any) -> Iterator[None]:
+def _explaining(given: Given) -> Iterator[Given]:
+    explainer = given.owner
     model = explainer.model
     if not holds_atoms(model):
-        yield
+        yield given
         return
-    prove_first(model, X)
+    prove_first(model, _named(given, "X")["X"])
     with (
         EXPLAINING,
         as_found(model),
@@ -81,7 +134,7 @@ def _explaining(explainer: Any, X: Any = None, *args: Any, **kwargs: Any) -> Ite
         _gradients_left_alone(model, explainer.layer),
         integers_as_numbers(explainer),
     ):
-        yield
+        yield given
 
 
 @contextmanager

@@ -92,6 +92,7 @@ class Part:
         outputs: the model's, (end - begin, *).
         sums: for each input the sum over those references, (K, end - begin, *shape), float64.
         pairs: the number of pairs.
+        multipliers: likewise of the multipliers, if they are asked for.
 
     """
 
@@ -101,6 +102,7 @@ class Part:
     base: Tensor
     sums: Inputs
     pairs: int
+    multipliers: Inputs
 
 
 @dataclass(frozen=True)
@@ -203,10 +205,12 @@ class _Block:
 
     def _part(self, begin: int, end: int, tape: Tape, base: Tensor) -> Part:
         tape.outers = self.outers
-        sums, outputs = _pair(self.target, self.problem.of_rows(slice(begin, end)), tape, self.tiles)
+        sums, multipliers, outputs = _pair(
+            self.target, self.problem.of_rows(slice(begin, end)), tape, self.tiles
+        )
         count = self.problem.count
         total = torch.unflatten(base, 0, (count, -1)).sum(0)
-        return Part(begin, end, outputs, total, sums, (end - begin) * count)
+        return Part(begin, end, outputs, total, sums, (end - begin) * count, multipliers)
 
 
 def _rows(problem: Problem) -> Iterator[Inputs]:
@@ -290,8 +294,8 @@ def _flat(output: Tensor) -> Tensor:
     return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
 
-def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[Inputs, Tensor]:
-    """Return the sums of attributions over the references, and the outputs of the samples."""
+def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[Inputs, Inputs, Tensor]:
+    """Return the sums of attributions, and of multipliers, over the references, and the samples' outputs."""
     samples, references, chosen = problem.samples, problem.stacked(), problem.chosen
     pairing = Pairing(problem.rows, problem.count, problem.own)
     if not pairing.own and pairing.samples == pairing.references:
@@ -319,6 +323,7 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
     sums = [
         torch.zeros(chosen.shape[1], *leaf.shape, dtype=torch.float64, device=leaf.device) for leaf in leaves
     ]
+    slopes = [torch.zeros_like(each) for each in sums] if problem.multipliers else []
     if target.interim is not None:
         # Of what is looked up, by row: it has no place in what is explained.
         sums.append(sums[-1].new_zeros(chosen.T.shape))
@@ -334,6 +339,9 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
             for total, each, delta in zip(sums, multipliers[: len(leaves)], deltas, strict=False):
                 if each is not None and delta is not None:
                     total[k0:k1] += (torch.unflatten(each, 0, (k1 - k0, end - begin)) * delta).sum(1)
+            for total, each in zip(slopes, multipliers[: len(slopes)], strict=True):
+                if each is not None:
+                    total[k0:k1] += torch.unflatten(each, 0, (k1 - k0, end - begin)).sum(1)
             integers = [each[k0:k1] for each, leaf in zip(sums, leaves, strict=False) if is_integer(leaf)]
             for lookup, each in zip(tape.lookups, multipliers[len(leaves) :], strict=True):
                 if each is not None:
@@ -343,7 +351,8 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
                         lookup.place(found, integers)
                     else:
                         sums[-1][k0:k1] += lookup.by_row(found, pairing)
-    return [each[:, : problem.rows] for each in sums], flat.detach()[: problem.rows]
+    rows = slice(problem.rows)
+    return [each[:, rows] for each in sums], [each[:, rows] for each in slopes], flat.detach()[rows]
 
 
 def _leaf(tensor: Tensor) -> Tensor:

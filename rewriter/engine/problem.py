@@ -20,6 +20,7 @@ class Problem:
         chosen: (M, K), indices of the outputs, flattened.
         own: each sample has references of its own.
         read_as: one row of each input, by whose decisions the references are read; None for their own.
+        multipliers: they are asked for, too, beside the attributions that they make.
 
     Example:
         >>> problem = Problem([torch.zeros(3, 2)], [torch.zeros(5, 2)], torch.zeros(3, 1).int())
@@ -33,6 +34,7 @@ class Problem:
     chosen: Tensor
     own: bool = False
     read_as: Inputs | None = None
+    multipliers: bool = False
 
     @property
     def rows(self) -> int:

@@ -58,6 +58,14 @@ class SharedWeights:
         """Return what changes whenever weights are written to by an operation of torch's."""
         return tuple(-1 if tensor.is_inference() else tensor._version for tensor in self._held)
 
+    def check_unwritten(self, versions: tuple[int, ...]) -> None:
+        """Raise RewriteError if something was written to since the versions were these."""
+        if self.versions() != versions:
+            raise RewriteError(
+                "the model's weights or buffers were written to while it was explained; stop training it "
+                "for that time, or explain copy.deepcopy(model)"
+            )
+
     def checksums(self) -> tuple[int, ...]:
         """Return a number for each tensor: ``parameter.data`` is written to without a new version."""
         return tuple(_checksum(tensor) for tensor in self._held)

@@ -26,6 +26,32 @@ Array = np.ndarray[Any, Any]
 Explain = Callable[[Problem], Explained]
 
 
+def explained_as_read(
+    target: Target,
+    problem: Problem,
+    contexts: Sequence[int],
+    run: Callable[[Inputs], Tensor],
+    explain: Explain,
+) -> Explained:
+    """Explain samples by references of which the model reads lengths and masks as of the samples.
+
+    Args:
+        target: what is explained.
+        problem: what is to be explained.
+        contexts: which inputs are contexts.
+        run: returns the model's outputs.
+        explain: explains samples whose references share what they are read by.
+
+    """
+
+    def read(problem: Problem) -> Explained:
+        if not decides_otherwise(target, problem):
+            return explain(problem)
+        return explained_as_decided(target, problem, run, explain)
+
+    return explained_in_context(target, problem, contexts, run, read) if contexts else read(problem)
+
+
 def explained_in_context(
     target: Target,
     problem: Problem,
@@ -200,10 +226,12 @@ def _merged(problem: Problem, done: Sequence[_InContext]) -> Explained:
             whole[group.rows.numpy()] = piece
         return whole
 
-    values = [put([part.values[k] for part in parts]) for k in range(len(parts[0].values))]
-    data = [put([part.data[k] for part in parts]) for k in range(len(parts[0].data))]
+    values, data, multipliers = (
+        [put(list(each)) for each in zip(*lists, strict=True)]
+        for lists in zip(*((part.values, part.data, part.multipliers) for part in parts), strict=True)
+    )
     outputs, base = put([part.outputs for part in parts]), put([part.base for part in parts])
-    return Explained(values, data, outputs, base, problem.chosen)
+    return Explained(values, data, outputs, base, problem.chosen, multipliers)
 
 
 def _give(values: Sequence[Array], effect: Array, differ: Sequence[Array]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
@@ -15,6 +17,7 @@ from passes.user_code.structure import map_tensors, tensors_in
 from rewriter.engine.attribution import Target
 from rewriter.engine.problem import Inputs
 from rewriter.engine.tape import Tape, current, running
+from rewriter.explainer.result import Explained
 
 Side = Literal["input", "output"]
 # Rows that are tried to tell where the batch is in what is merged with it.
@@ -178,6 +181,22 @@ class Cut:
             found = zip(taken(target, list(rows)), self.places, strict=True)
             parts.append([rows_first(x, place, len(rows[0])) for x, place in found if place is not None])
         return [torch.cat(each) for each in zip(*parts, strict=True)]
+
+    def of_layer(self, done: Explained, target: Target, data: Inputs) -> Explained:
+        """Leave out what goes from the inputs around the layer, which counts in sums alone.
+
+        Args:
+            done: attributions to the layer, and to the model's inputs.
+            target: with this cut in it.
+            data: some rows of the model's inputs.
+
+        """
+        values, multipliers = done.values[: self.count], done.multipliers[: self.count]
+        if not len(done.outputs):
+            tail = done.values[0].shape[data[0].dim() :]
+            rows = self.rows_of(target, [each[:1] for each in data])
+            values = multipliers = [np.zeros((0, *each.shape[1:], *tail)) for each in rows]
+        return replace(done, values=values, multipliers=multipliers)
 
     def _dim(self, two: Tensor, three: Tensor) -> Place | None:
         if two.shape == three.shape:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,30 +15,36 @@ from passes.errors import RewriteError
 from passes.user_code.twin import Twin
 from rewriter.compiler.decompose import wrong
 from rewriter.compiler.first_calls import prove_first
-from rewriter.compiler.proof import UnprovenError, default_dtype
+from rewriter.compiler.proof import default_dtype
 from rewriter.engine.attribution import Remembered, attribute
 from rewriter.engine.contexts import context_inputs
-from rewriter.engine.integers.lookups import holds_embedding
 from rewriter.engine.kept_state import keeps_state
 from rewriter.engine.problem import Inputs, Problem
 from rewriter.engine.sweeps.compiled import compiling
 from rewriter.engine.tiles import spans
 from rewriter.explainer.additivity import check_sums
-from rewriter.explainer.arguments import bytes_of, doubled, tolerance_of
-from rewriter.explainer.contexts import decides_otherwise, explained_as_decided, explained_in_context
+from rewriter.explainer.arguments import (
+    Order,
+    background_of,
+    bytes_of,
+    check_outputs,
+    chosen_outputs,
+    doubled,
+    references_for,
+    refuse_tensorflows,
+    samples_of,
+    tolerance_of,
+)
+from rewriter.explainer.contexts import explained_as_read
 from rewriter.explainer.coupled_rows import check_rows_apart
-from rewriter.explainer.cut import Cut
 from rewriter.explainer.result import Explained, Names, collect
 from rewriter.explainer.suspects import why_not_explained
 from rewriter.explainer.target import Asked, Output, linked_target
-from rewriter.inputs import Model, as_inputs, check_like
+from rewriter.inputs import Model, as_inputs
 
 Array = np.ndarray[Any, Any]
-Order = Literal["max", "min", "max_abs"]
 # Rows of a run without attributions, whose memory nobody plans.
 _ROWS = 16
-# Relative to the largest output; more than what the order of sums makes of float32.
-_APART = 1e-3
 
 
 class DeepExplainer:
@@ -59,8 +65,8 @@ class DeepExplainer:
             index or a tuple, a function of the layer's (first) output, or None for all of it.
             The part must have the batch in dimension 0; it may have any shape beyond that.
         attribute_to_layer_input: with ``(model, layer)``; False to explain the layer's output instead.
-        feature_names: names of the last dimension of the input, or of all its elements; the columns of a
-            data frame by default.
+        feature_names: names of all elements of the input, or of its last dimension, to have them in one
+            dimension of an explanation (see :meth:`__call__`); the columns of a data frame by default.
         output_names: names of the outputs.
         max_memory: bytes to work in, beside inputs and results; a quarter of what is free by default.
         progress: show a bar (if tqdm is installed) for work that takes more than a few seconds.
@@ -106,28 +112,13 @@ class DeepExplainer:
         progress: bool = True,
         compiled: bool = True,
     ) -> None:
-        for name, value in (("session", session), ("learning_phase_flags", learning_phase_flags)):
-            if value is not None:
-                raise RewriteError(
-                    f"{name}: expected None, got {type(value).__name__}; it belongs to TensorFlow 1, and "
-                    "this explains PyTorch models: leave it out"
-                )
+        refuse_tensorflows(session=session, learning_phase_flags=learning_phase_flags)
         with torch.inference_mode(False):
             self._asked = Asked.of(model, output, attribute_to_layer_input)
             self._target, self._cut = linked_target(self._asked)
             self._original = self._asked.original()
         self._multi_input = isinstance(data, list | tuple)
-        given = as_inputs(data, next(self._target.model.parameters(), None), "background")
-        if not given or given[0].shape[0] == 0:
-            raise RewriteError("background: expected at least one sample, got none")
-        check_like(given, given, "background")
-        if not any(each.is_floating_point() for each in given) and not holds_embedding(self._target.model):
-            raise RewriteError(
-                f"background: expected floating point numbers, got {given[0].dtype}; integers have no "
-                "attributions, unless an nn.Embedding looks them up"
-            )
-        # A copy, which nobody else writes to.
-        self._data = [each.clone() for each in given]
+        self._data = background_of(data, self._target.model)
         if feature_names is None and hasattr(data, "columns"):
             feature_names = [str(name) for name in data.columns]
         self._names = Names(feature_names, output_names)
@@ -166,7 +157,8 @@ class DeepExplainer:
                 the tolerance relative to each output's own change from its mean over the background, by
                 default 1e-4 in float32 and 1e-8 in float64. What float32 leaves beyond that is judged in
                 float64, where it is gone if it was rounding.
-            references: a background of its own for each sample, (M, N, *shape).
+            references: a background of its own for each sample, (M, N, *shape), a list of them for several
+                inputs; or a function that makes it of the samples, which it gets as tensors.
 
         Returns:
             An array (M, *shape, *output shape), a list of them for several inputs, one per input; with
@@ -181,15 +173,65 @@ class DeepExplainer:
 
         """
         done = self._explain(X, ranked_outputs, output_rank_order, check_additivity, references)
-        several = len(done.values) > 1 if self._cut else self._multi_input
-        values = done.values if several else done.values[0]
-        return values if ranked_outputs is None else (values, done.chosen)
+        return self._returned(done.values, None if ranked_outputs is None else done.chosen)
+
+    def multipliers(
+        self,
+        X: Any,
+        ranked_outputs: int | None = None,
+        output_rank_order: Order = "max",
+        check_additivity: bool | float = True,
+        *,
+        references: Any = None,
+    ) -> Any:
+        """Return the multipliers of ``X``, their mean over the background.
+
+        They are what SHAP values are made of: with one reference x0 the value is multiplier · (x - x0).
+        They say how much an output changes per unit of an input, as with captum's
+        ``multiply_by_inputs=False``, and do not add up by themselves; what is checked are the SHAP values
+        that they make. The arguments, and the shapes of what is returned, are those of :meth:`shap_values`.
+        Lengths, masks and other integers have none: 0.
+
+        Raises:
+            AdditivityError: naming the first operation of the model that has no exact rule.
+            RewriteError: as :meth:`shap_values`, and for a model of integers alone.
+
+        Example:
+            >>> linear = nn.Linear(3, 1)
+            >>> explainer = DeepExplainer(linear, torch.randn(5, 3))
+            >>> np.allclose(explainer.multipliers(torch.randn(2, 3))[..., 0], linear.weight.detach())
+            True
+
+        """
+        if self._cut is None and not any(each.is_floating_point() for each in self._data):
+            raise RewriteError(
+                "X: integers have no multipliers; explain (model, embedding) with the nn.Embedding that "
+                "looks them up"
+            )
+        done = self._explain(
+            X, ranked_outputs, output_rank_order, check_additivity, references, multipliers=True
+        )
+        return self._returned(done.multipliers, None if ranked_outputs is None else done.chosen)
+
+    def _returned(self, values: list[Array], chosen: Tensor | None) -> Any:
+        several = len(values) > 1 if self._cut else self._multi_input
+        found = values if several else values[0]
+        return found if chosen is None else (found, chosen)
 
     def __call__(self, X: Any, *, references: Any = None, check_additivity: bool | float = True) -> Any:
-        """Return a ``shap.Explanation`` for ``shap.plots``, with named features flattened to one dimension.
+        """Return a ``shap.Explanation`` for ``shap.plots``, in the shapes of stock shap.
 
-        Its values are (M, features) for a model with one output, else (M, features, outputs), of which
-        ``explanation[..., k]`` is what most plots take. See :meth:`shap_values` for the arguments.
+        Its values are (M, *shape) for a model with one output, else (M, *shape, outputs), of which
+        ``explanation[..., k]`` is what most plots take; the data are (M, *shape). shap has names for one
+        dimension only: where ``feature_names`` are given, and for several inputs, all features are in one,
+        (M, features) and (M, features, outputs). See :meth:`shap_values` for the arguments.
+
+        Example:
+            >>> import pytest; _ = pytest.importorskip("shap")
+            >>> model, images = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), torch.randn(3, 1, 8, 8)
+            >>> DeepExplainer(model, images)(images).shape
+            (3, 1, 8, 8, 2)
+
         """
         done = self._explain(X, None, "max", check_additivity, references)
         if self._cut is not None:
@@ -198,8 +240,19 @@ class DeepExplainer:
             done = replace(done, data=[each.cpu().numpy() for each in data])
         return self._names.explanation(done, self._output_shape)
 
-    def stream(self, batches: Iterable[Any], *, check_additivity: bool | float = True) -> Iterator[Any]:
+    def stream(
+        self,
+        batches: Iterable[Any],
+        *,
+        references: Callable[..., Any] | None = None,
+        check_additivity: bool | float = True,
+    ) -> Iterator[Any]:
         """Yield a ``shap.Explanation`` for each batch of samples, for data that exceed the memory.
+
+        Args:
+            batches: samples, as for :meth:`shap_values`.
+            references: a function that makes a background for each sample of a batch.
+            check_additivity: as for :meth:`shap_values`.
 
         Example:
             >>> import pytest; _ = pytest.importorskip("shap")
@@ -209,7 +262,7 @@ class DeepExplainer:
 
         """
         for batch in batches:
-            yield self(batch, check_additivity=check_additivity)
+            yield self(batch, references=references, check_additivity=check_additivity)
 
     def _explain(
         self,
@@ -218,44 +271,35 @@ class DeepExplainer:
         order: Order,
         check_additivity: bool | float,
         references: Any,
+        *,
+        multipliers: bool = False,
     ) -> Explained:
-        if isinstance(X, list | tuple) != self._multi_input:
-            wanted = f"a list of {len(self._data)} tensors" if self._multi_input else "one tensor"
-            raise RewriteError(f"X: expected {wanted} like the background, got {type(X).__name__}")
         tolerance = tolerance_of(check_additivity, wide=self._wide)
-        samples = as_inputs(X, self._data, "X")
-        check_like(samples, self._data, "X")
+        samples = samples_of(X, self._data, self._multi_input)
         own = references is not None
-        background = as_inputs(references, self._data, "references") if own else self._data
         if own:
-            check_like(background, self._data, "references", samples=samples[0].shape[0])
+            references = references_for(references, samples, self._data, self._multi_input)
         self._target.weights.check()
         versions = self._target.weights.versions()
         try:
             with self._full_precision(), compiling(self._compiled):
-                problem = Problem(samples, background, self._choose(samples, ranked, order), own)
+                count = self._output_shape.numel()
+                chosen = chosen_outputs(self._run, samples, count, ranked, order)
+                problem = Problem(samples, references or self._data, chosen, own, multipliers=multipliers)
                 done = self._explained(problem, self._output_shape if ranked is None else None)
                 if tolerance is not None:
                     rounds = None if self._wide else partial(self._in_float64, problem)
                     check_sums(self._target, done, problem, tolerance, rounds)
         except Exception as error:
-            self._check_weights(versions)
+            self._target.weights.check_unwritten(versions)
             if isinstance(error, RewriteError | MemoryError | Warning | torch.OutOfMemoryError):
                 raise
             raise RewriteError(why_not_explained(self._target, samples, error)) from error
-        self._check_weights(versions)
+        self._target.weights.check_unwritten(versions)
         if not self._proven(samples, torch.from_numpy(done.outputs)):
-            return self._explain(X, ranked, order, check_additivity, references)
-        return done if self._cut is None else self._of_layer(self._cut, done)
-
-    def _of_layer(self, cut: Cut, done: Explained) -> Explained:
-        """Leave out what goes from the inputs around the layer, which counts in sums alone."""
-        values = done.values[: cut.count]
-        if not len(done.outputs):
-            tail = done.values[0].shape[self._data[0].dim() :]
-            rows = cut.rows_of(self._target, [each[:1] for each in self._data])
-            values = [np.zeros((0, *each.shape[1:], *tail)) for each in rows]
-        return replace(done, values=values)
+            again = references if self._multi_input or not own else references[0]
+            return self._explain(X, ranked, order, check_additivity, again, multipliers=multipliers)
+        return done if self._cut is None else self._cut.of_layer(done, self._target, self._data)
 
     def _in_float64(self, problem: Problem, rows: Tensor) -> Explained | None:
         """Explain samples once more in float64; None if that does not add up, or cannot be done."""
@@ -291,13 +335,8 @@ class DeepExplainer:
             assert self._target.rewritten is not None
             reason = self._original.proves(self._target.rewritten, inputs)
         if not reason:
-            gap = self._original.gap(inputs, outputs)
-            if gap <= _APART:
-                return True
-            raise UnprovenError(
-                f"what is explained differs from what the model gives, by {gap:.2g} of the largest output: "
-                "does its code draw random numbers, write to .data, or go by the number of rows?"
-            )
+            self._original.check_gap(inputs, outputs)
+            return True
         if self._target.code is not None or not isinstance(self._target.rewritten, fx.GraphModule):
             raise wrong(self._original.model, reason)
         reason = f"a graph of it computes something else: {reason}"
@@ -307,13 +346,6 @@ class DeepExplainer:
                 self._cut.measure(self._target, self._data)
         self._remembered = Remembered()
         return False
-
-    def _check_weights(self, versions: tuple[int, ...]) -> None:
-        if self._target.weights.versions() != versions:
-            raise RewriteError(
-                "the model's weights or buffers were written to while it was explained; stop training it "
-                "for that time, or explain copy.deepcopy(model)"
-            )
 
     def _explained(self, problem: Problem, output_shape: torch.Size | None) -> Explained:
         tail = (problem.outputs,) if output_shape is None else tuple(output_shape)
@@ -326,30 +358,7 @@ class DeepExplainer:
             parts = attribute(self._target, problem, max_memory=self._max_memory, remembered=remembered)
             return collect(parts, problem, tail, progress=self._progress)
 
-        def explain_as_read(problem: Problem) -> Explained:
-            if not decides_otherwise(self._target, problem):
-                return explain(problem)
-            return explained_as_decided(self._target, problem, self._run, explain)
-
-        if not contexts:
-            return explain_as_read(problem)
-        return explained_in_context(self._target, problem, contexts, self._run, explain_as_read)
-
-    def _choose(self, samples: Inputs, ranked: Any, order: Order) -> Tensor:
-        """Return the indices (M, K) of the outputs to explain."""
-        rows, count = samples[0].shape[0], self._output_shape.numel()
-        if ranked is not None and not (isinstance(ranked, int | np.integer) and ranked >= 1):
-            raise RewriteError(f"ranked_outputs: expected None or a positive integer, got {ranked!r}")
-        if ranked is not None and order not in ("max", "min", "max_abs"):
-            raise RewriteError(f"output_rank_order: expected 'max', 'min' or 'max_abs', got {order!r}")
-        if ranked is None or count == 1:
-            return torch.arange(count).repeat(rows, 1).int()
-        if rows == 0:
-            return torch.empty(0, min(int(ranked), count), dtype=torch.long)
-        outputs = self._run(samples)
-        outputs = outputs.reshape(len(outputs), -1)
-        values = outputs.abs() if order == "max_abs" else outputs
-        return values.sort(descending=order != "min")[1][:, :ranked].cpu()
+        return explained_as_read(self._target, problem, contexts, self._run, explain)
 
     def _first_run(self) -> Tensor:
         """Run the background.
@@ -372,14 +381,7 @@ class DeepExplainer:
             raise RewriteError(
                 f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: {error}"
             ) from error
-        if outputs.dtype not in (torch.float32, torch.float64) or not outputs[0].numel():
-            raise RewriteError(
-                f"expected outputs in float32 or float64, at least one per sample, got {outputs.dtype} of "
-                f"shape {tuple(outputs.shape)}; pass output=… to say which part of what the model returns "
-                "is to be explained"
-            )
-        if not bool(outputs.isfinite().all()):
-            raise RewriteError("expected finite outputs, got NaN or infinity for the background")
+        check_outputs(outputs)
         return outputs
 
     def _full_precision(self) -> torch.autocast:

@@ -18,6 +18,8 @@ from rewriter.explainer.layers import return_output_of
 
 # Rows that run at once.
 _ROWS = 64
+# Relative to the largest output; more than what the order of sums makes of float32.
+_APART = 1e-3
 
 
 class Original:
@@ -84,13 +86,24 @@ class Original:
         same = (expected == got) | (expected.isnan() & got.isnan())
         return bool((same | ((expected - got).abs() <= CLOSE[expected.dtype] * scale)).all())
 
-    def gap(self, inputs: list[Tensor], got: Tensor) -> float:
-        """Return the largest difference of outputs, relative to the largest of each."""
+    def check_gap(self, inputs: list[Tensor], got: Tensor) -> None:
+        """Raise UnprovenError if outputs that were explained are not those of the model.
+
+        Args:
+            inputs: of both.
+            got: what was explained.
+
+        """
         expected = self.outputs(inputs)
         expected = expected.reshape(len(expected), -1).double()
         differs = (expected - got.reshape(len(got), -1).to(expected)).abs().nan_to_num(0.0)
         scale = torch.where(expected.isfinite(), expected.abs(), 0).amax(0).clamp_min(1e-30)
-        return float((differs / scale).max()) if differs.numel() else 0.0
+        gap = float((differs / scale).max()) if differs.numel() else 0.0
+        if gap > _APART:
+            raise UnprovenError(
+                f"what is explained differs from what the model gives, by {gap:.2g} of the largest output: "
+                "does its code draw random numbers, write to .data, or go by the number of rows?"
+            )
 
     def proves(self, rewritten: nn.Module, inputs: list[Tensor]) -> str:
         """Return why a rewritten model is another function; ``""`` if it only rounds differently."""

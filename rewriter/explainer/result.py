@@ -29,6 +29,7 @@ class Explained:
         outputs: (M, all outputs).
         base: the mean over the references, (M, all outputs).
         chosen: (M, K) indices of the outputs that are explained.
+        multipliers: as ``values``, their mean over the references, if they are asked for.
 
     """
 
@@ -37,6 +38,7 @@ class Explained:
     outputs: Array
     base: Array
     chosen: Tensor
+    multipliers: list[Array]
 
 
 def collect(
@@ -54,23 +56,28 @@ def collect(
     rows = problem.rows
     values: list[Array] = []
     outputs = base = np.zeros((rows, problem.outputs))
+    attributions = len(problem.samples)
     for part in _with_progress(parts, rows * problem.count if progress else 0):
+        found = [*part.sums, *part.multipliers]
         if not values:
-            values = [np.zeros((rows, *each.shape[2:], problem.outputs)) for each in part.sums]
+            attributions = len(part.sums)
+            values = [np.zeros((rows, *each.shape[2:], problem.outputs)) for each in found]
             outputs = np.zeros((rows, part.outputs.shape[1]))
             base = np.zeros_like(outputs)
         here = slice(part.begin, part.end)
-        for total, each in zip(values, part.sums, strict=True):
+        for total, each in zip(values, found, strict=True):
             total[here] += each.movedim(0, -1).cpu().numpy()
         outputs[here] = part.outputs.double().cpu().numpy()
         base[here] += part.base.double().cpu().numpy()
     if not values:
-        values = [np.zeros((rows, *each.shape[1:], problem.outputs)) for each in problem.samples]
+        inputs = problem.samples * (1 + problem.multipliers)
+        values = [np.zeros((rows, *each.shape[1:], problem.outputs)) for each in inputs]
     for total in values:
         total /= problem.count
     shaped = [each.reshape(*each.shape[:-1], *tail) for each in values]
     data = [each.cpu().numpy() for each in problem.samples]
-    return Explained(shaped, data, outputs, base / problem.count, problem.chosen)
+    base /= problem.count
+    return Explained(shaped[:attributions], data, outputs, base, problem.chosen, shaped[attributions:])
 
 
 def _with_progress(parts: Iterable[Part], total: int) -> Iterator[Part]:
@@ -101,27 +108,33 @@ class Names:
     outputs: Sequence[str] | None = None
 
     def explanation(self, done: Explained, output_shape: torch.Size) -> Any:
-        """Return a ``shap.Explanation`` with the features of all inputs in one dimension.
+        """Return a ``shap.Explanation`` in the shapes of stock shap, outputs in one dimension, the last.
+
+        Its names are those of one dimension: names of features, and several inputs, which it has no room for
+        else, have all features put into one.
 
         Raises:
             ImportError: if shap is not installed.
+            RewriteError: if the number of names fits neither the elements nor the last dimension.
 
         """
         import shap
 
         rows, count = len(done.data[0]), output_shape.numel()
-        sizes = [int(np.prod(each.shape[1:])) for each in done.data]
-        values = np.concatenate(
-            [each.reshape(rows, n, count) for each, n in zip(done.values, sizes, strict=True)], 1
-        )
-        data = np.concatenate([each.reshape(rows, n) for each, n in zip(done.data, sizes, strict=True)], 1)
-        base = done.base
+        shapes = [each.shape[1:] for each in done.data]
+        flat = len(shapes) > 1 or len(shapes[0]) < 2 or self.features is not None
+        shapes = [(int(np.prod(shape)),) for shape in shapes] if flat else shapes
+        values = [each.reshape(rows, *shape, count) for each, shape in zip(done.values, shapes, strict=True)]
+        data = [each.reshape(rows, *shape) for each, shape in zip(done.data, shapes, strict=True)]
+        together, base = np.concatenate(values, 1), done.base
         if count == 1:
-            values, base = values[..., 0], base.reshape(rows)
-        names = self.of_features([each.shape[1:] for each in done.data])
-        outputs = None if count == 1 else self.of_outputs(output_shape)
+            together, base = together[..., 0], base.reshape(rows)
         return shap.Explanation(
-            values=values, base_values=base, data=data, feature_names=names, output_names=outputs
+            values=together,
+            base_values=base,
+            data=np.concatenate(data, 1),
+            feature_names=self.of_features([each.shape[1:] for each in done.data]) if flat else None,
+            output_names=None if count == 1 else self.of_outputs(output_shape),
         )
 
     def of_features(self, shapes: Sequence[tuple[int, ...]]) -> list[str]:

@@ -145,9 +145,27 @@ def test_explanation_for_plots() -> None:
     np.testing.assert_allclose(explanation.values.sum(1) + explanation.base_values, f, atol=1e-6)
     parts = list(explainer.stream(x.split(3)))
     np.testing.assert_allclose(np.concatenate([part.values for part in parts]), explanation.values, atol=1e-8)
-    single = DeepExplainer(nn.Sequential(model, nn.Linear(3, 1)), background)(x)
+    each = [f"step {t} {name}" for t in range(5) for name in "abc"]
+    single = DeepExplainer(nn.Sequential(model, nn.Linear(3, 1)), background, feature_names=each)(x)
     assert single.shape == (4, 15)
     assert single.base_values.shape == (4,)
+    assert single.feature_names == each
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("shape", [(5, 3), (2, 4, 4, 3), (7,)])
+def test_explanation_has_the_shapes_of_stock_shap(shape: tuple[int, ...], outputs: int) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.Tanh(), nn.Linear(4, outputs)).double()
+    x, background = (torch.randn(n, *shape, dtype=torch.float64) for n in (2, 4))
+    model(x)
+    ours, theirs = DeepExplainer(model, background)(x), shap.DeepExplainer(decompose(model), background)(x)
+    # Stock shap keeps a last dimension of size 1 for one output.
+    assert_same(ours.values.reshape(theirs.values.shape), theirs.values, 1e-11)
+    assert ours.shape == (2, *shape, outputs)[: len(shape) + 1 + (outputs > 1)]
+    np.testing.assert_array_equal(ours.data, theirs.data.numpy())
+    each = ours[..., 2] if outputs > 1 else ours
+    f = model(x).detach().numpy()[:, -1]
+    np.testing.assert_allclose(each.values.reshape(2, -1).sum(1) + each.base_values, f, rtol=0, atol=1e-11)
 
 
 def test_names_and_data_of_several_inputs() -> None:
@@ -167,16 +185,19 @@ def test_data_of_an_inner_module_are_what_it_gets() -> None:
     tokens, background = torch.randint(10, (4, 5)), torch.randint(10, (6, 5))
     explainer = DeepExplainer((model, model.get_submodule("1.rnn")), background)
     explanation = explainer(tokens)
-    assert explanation.shape == (4, 15, 2)
+    assert explanation.shape == (4, 5, 3, 2)
     with torch.no_grad():
-        np.testing.assert_array_equal(explanation.data, model[0](tokens).flatten(1).numpy())
+        np.testing.assert_array_equal(explanation.data, model[0](tokens).numpy())
         f = (model(tokens) - model(background).mean(0)).numpy()
-    np.testing.assert_allclose(explanation.values.sum(1), f, atol=1e-6)
+    np.testing.assert_allclose(explanation.values.sum((1, 2)), f, atol=1e-6)
 
 
 def explain_classes() -> Any:
-    names = ["no", "yes"]
-    return DeepExplainer(gallery.Classifier(), torch.randn(6, 2, 3), output_names=names)(torch.randn(8, 2, 3))
+    features, outputs = ["a", "b", "c"], ["no", "yes"]
+    explainer = DeepExplainer(
+        gallery.Classifier(), torch.randn(6, 2, 3), feature_names=features, output_names=outputs
+    )
+    return explainer(torch.randn(8, 2, 3))
 
 
 def explain_states() -> Any:
@@ -185,7 +206,10 @@ def explain_states() -> Any:
 
 
 def explain_everything(output: Any) -> Any:
-    return DeepExplainer(Everything(), torch.randn(6, 2, 3), output=output)(torch.randn(8, 2, 3))
+    explainer = DeepExplainer(
+        Everything(), torch.randn(6, 2, 3), output=output, feature_names=["a", "b", "c"]
+    )
+    return explainer(torch.randn(8, 2, 3))
 
 
 # How to get one output of an explanation.
@@ -217,13 +241,39 @@ def test_plots_take_it(case: str) -> None:
         pyplot.close("all")
 
 
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_plots_take_sequences_images_and_texts_in_their_shapes() -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    steps = DeepExplainer(gallery.Classifier(), torch.randn(6, 5, 3))(torch.randn(8, 5, 3))[..., 1]
+    assert steps.shape == (8, 5, 3)
+    for plot in (shap.plots.bar, shap.plots.beeswarm, shap.plots.violin):
+        # One step, and channels and steps summed.
+        for part in (steps[:, -1], steps.sum(1), steps.sum(2)):
+            plot(part, show=False)
+            pyplot.close("all")
+    shap.plots.waterfall(steps[0, -1], show=False)
+    images = torch.rand(2, 6, 6, 3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
+    names = ["cat", "dog"]
+    shap.plots.image(DeepExplainer(model, torch.rand(4, 6, 6, 3), output_names=names)(images), show=False)
+    assert {"cat", "dog"} <= {each.get_title() for each in pyplot.gcf().axes}
+    pyplot.close("all")
+    reader = nn.Sequential(nn.Embedding(9, 3), gallery.Classifier("GRU")).eval()
+    told = DeepExplainer(reader, torch.randint(9, (4, 5)), output_names=names)(torch.randint(9, (2, 5)))
+    assert told.shape == (2, 5, 2)
+    told.data = np.array([[f"word{token} " for token in row] for row in told.data])
+    assert "word" in shap.plots.text(told[0], display=False)
+    assert "word" in shap.plots.text(told[..., 1], display=False)
+
+
 def test_no_samples() -> None:
     explainer = DeepExplainer(gallery.Classifier(), torch.randn(3, 5, 3))
     assert explainer.shap_values(torch.empty(0, 5, 3)).shape == (0, 5, 3, 2)
     values, ranks = explainer.shap_values(torch.empty(0, 5, 3), ranked_outputs=1)
     assert values.shape == (0, 5, 3, 1)
     assert ranks.shape == (0, 1)
-    assert explainer(torch.empty(0, 5, 3)).shape == (0, 15, 2)
+    assert explainer(torch.empty(0, 5, 3)).shape == (0, 5, 3, 2)
 
 
 class OverTheBatch(nn.Module):
