@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
+from problems.hand_written import HAND_WRITTEN
 from timing import arguments, exponent, interleaved, publish
 from torch import nn
 
 import rewriter
 
 NAMES = ("rolled", "flat", "torch.export")
+# The peer takes minutes; these show how it compares.
+WITH_PEER = ("nn.LSTM", "a loop over Linears")
+
+
+def _lstm(layers: int) -> Callable[[int], nn.Module]:
+    return lambda _: nn.LSTM(8, 16, num_layers=layers, batch_first=True)
+
+
+MODELS: dict[str, Callable[[int], nn.Module]] = {
+    "nn.LSTM": _lstm(1),
+    "nn.LSTM, 2 layers": _lstm(2),
+    **HAND_WRITTEN,
+}
 
 
 def main() -> None:
@@ -19,14 +34,12 @@ def main() -> None:
     warnings.simplefilter("ignore")
     lengths = (2, 4) if options.quick else (50, 100, 200, 400)
     rows, records, notes = [], [], []
-    for layers in (1,) if options.quick else (1, 2):
-        torch.manual_seed(0)
-        model = nn.LSTM(8, 16, num_layers=layers, batch_first=True).eval()
-        # The peer takes minutes; one layer shows how it compares.
-        names = NAMES if layers == 1 else NAMES[:2]
+    for kind, build in MODELS.items():
+        names = NAMES if kind in WITH_PEER else NAMES[:2]
         medians: dict[str, list[float]] = {name: [] for name in names}
         for length in lengths:
-            x = torch.randn(2, length, 8)
+            torch.manual_seed(0)
+            model, x = build(length).eval(), torch.randn(2, length, 8)
             contestants = {
                 "rolled": lambda model=model: rewriter.decompose(model),
                 "flat": lambda model=model, x=x: rewriter.decompose(model, x),
@@ -39,11 +52,11 @@ def main() -> None:
             for name in names:
                 medians[name].append(seconds[name])
             shown = (f"{seconds[name]:.3f}" if name in seconds else "-" for name in NAMES)
-            rows.append((str(layers), str(length), *shown))
-            records.append({"layers": layers, "T": length} | {f"{name}_s": seconds[name] for name in names})
+            rows.append((kind, str(length), *shown))
+            records.append({"model": kind, "T": length} | {f"{name}_s": seconds[name] for name in names})
         growth = ", ".join(f"{name} T^{exponent(lengths, medians[name]):.2f}" for name in names)
-        notes.append(f"growth with {layers} layer(s): {growth}")
-    header = ("layers", "T", *(f"{name} s" for name in NAMES))
+        notes.append(f"growth, {kind}: {growth}")
+    header = ("model", "T", *(f"{name} s" for name in NAMES))
     publish("decompose_time", options, header, rows, notes, records)
 
 

@@ -19,9 +19,9 @@ from passes.graph.tracer import GraphTracer
 from passes.leaves import Atom, Layout
 from passes.recurrent.recurrence import Recurrence
 from passes.stand_in import StandIn
-from passes.user_code.audit import watch
+from passes.user_code.audit import innermost, watch
 from passes.user_code.hooks import has_hooks
-from passes.user_code.randomness import TorchDraws, random_state, same_random_state
+from passes.user_code.randomness import TorchDraws, same_random_state, state_outside_torch
 from passes.user_code.source import user_line
 from passes.user_code.state import state_of
 from passes.user_code.surroundings import unnoticed
@@ -126,12 +126,15 @@ class LoweringTracer(GraphTracer):
 
     def drawn(self) -> dict[str, Any]:
         """Return what tells whether random numbers were drawn: by this thread, where that can be told."""
-        state = random_state()
-        return state | {"torch": self.draws.count, "cuda": None}
+        return state_outside_torch() | {"torch": self.draws.count}
 
     def decided(self, what: str) -> None:
         """Note that the running code went on by something that a graph would fix."""
         self.found.setdefault(self.where(), what)
+
+    def running(self) -> tuple[str, ...]:
+        """The qualified names of the modules whose forwards are running, innermost last."""
+        return tuple(self.inside)
 
     def where(self) -> str:
         """The qualified name of the module whose forward is running."""
@@ -194,33 +197,59 @@ def trace_where_possible(model: nn.Module, code: str | None = None, layers: Iter
     if reason is not None:
         return Traced(model, {"": reason})
     layers = set(layers)
+    # A trace for each of the steps of a loop, each a module of its own, would take their square.
+    expected: dict[str, str] = {}
+    expecting = True
     while True:
-        graph, where, reason = _traced(model, islands, layers)
-        if graph is not None:
-            return Traced(graph, islands)
+        attempt = _traced(model, [*islands, *expected], layers)
+        if expected and attempt.failed:
+            # One may have failed before the next was found, so they are found one by one.
+            expected, expecting = {}, False
+            continue
+        islands |= expected
+        if attempt.graph is not None:
+            return Traced(attempt.graph, islands)
+        where = attempt.where
         # What was kept whole already and still stands in the way is written to by code around it.
         while where in islands and where:
             where = where.rpartition(".")[0]
-        islands[where] = reason
+        islands[where] = attempt.reason
         if where == "":
             return Traced(model, islands)
+        expected = dict(attempt.then) if expecting else {}
 
 
-def _traced(
-    original: nn.Module, opaque: Iterable[str], layers: Iterable[str]
-) -> tuple[fx.GraphModule | None, str, str]:
+@dataclass(frozen=True)
+class _Attempt:
+    """What came of one trace.
+
+    Args:
+        graph: None if something stands in the way.
+        where: the module that does.
+        reason: why.
+        failed: whether the trace ended with an error.
+        then: what the next traces will find, if the modules before are kept whole.
+
+    """
+
+    graph: fx.GraphModule | None
+    where: str = ""
+    reason: str = ""
+    failed: bool = False
+    then: tuple[tuple[str, str], ...] = ()
+
+
+def _traced(original: nn.Module, opaque: Iterable[str], layers: Iterable[str]) -> _Attempt:
     """Return what the first trace does, unless random numbers stood in its way that others may have drawn."""
     for _ in range(_ATTEMPTS - 1):
         found = _try_trace(original, opaque, layers)
-        if found[2] != _DRAWS:
+        if found.reason != _DRAWS:
             return found
     return _try_trace(original, opaque, layers)
 
 
-def _try_trace(
-    original: nn.Module, opaque: Iterable[str], layers: Iterable[str]
-) -> tuple[fx.GraphModule | None, str, str]:
-    """Return a graph; or None, the module that stands in the way, and why."""
+def _try_trace(original: nn.Module, opaque: Iterable[str], layers: Iterable[str]) -> _Attempt:
+    """Return a graph; or the module that stands in the way, and why."""
     twin = Twin(original)
     model = twin.model
     tracer = LoweringTracer((model.get_submodule(name) for name in opaque), layers)
@@ -228,15 +257,17 @@ def _try_trace(
     before = tracer.drawn()
     with unnoticed(original) as outside:
         try:
-            with watch(tracer.where) as ran, factories_recorded(), tracer.draws:
+            with watch(tracer.running) as ran, factories_recorded(), tracer.draws:
                 graph = tracer.trace(model)
         except PassError:
             raise
         except Exception as error:
-            return None, tracer.where(), f"{type(error).__name__}: {error}".splitlines()[0]
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            return _Attempt(None, tracer.where(), reason, failed=True)
         drew = not same_random_state(before, tracer.drawn())
         written = outside.changed()
-    found = ran.hazards(tracer.recorded) | tracer.found
+    of_code = ran.hazards(tracer.recorded)
+    found = of_code | tracer.found
     if drew and _DRAWS not in found.values():
         found[""] = _DRAWS
     if written:
@@ -247,10 +278,13 @@ def _try_trace(
         if before_trace.get(place) != value:
             found.setdefault(place[0], f"stores values on {place[1]}")
     # What a part does counts against that part alone: the rest can still become a graph.
-    where = max(found, key=len, default=None)
-    if where is not None:
-        return None, where, found[where]
-    return graph_module(original, graph), "", ""
+    if not found:
+        return _Attempt(graph_module(original, graph))
+    where = innermost(found)
+    # Of what code does, each place is known; what else was found may be the deed of any.
+    alone = found == of_code and not ran.modes
+    then = [each for each in ran.one_by_one(tracer.recorded) if each[0] not in ("", where)] if alone else []
+    return _Attempt(None, where, found[where], then=tuple(then))
 
 
 def _is_torch_layer(cls: type[nn.Module]) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import fx, nn
 
 from passes.errors import PassError
 from passes.leaves import Atom
 from passes.pipeline import Pass, PassResult
+from passes.user_code.clone import clone_structure
 
 
 class UnshareAtoms(Pass):
@@ -29,7 +28,7 @@ class UnshareAtoms(Pass):
             if k:
                 cell, _, leaf = node.target.rpartition(".")
                 node.target = f"{cell or leaf}_call{k}.{leaf}"
-                model.add_submodule(node.target, copy.deepcopy(atom))
+                model.add_submodule(node.target, clone_structure(atom))
                 node._rename(node.target.replace(".", "_"))
                 modified = True
         return PassResult(model, modified)

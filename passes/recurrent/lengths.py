@@ -14,22 +14,24 @@ from passes.errors import RewriteError
 from passes.recurrent.kernels import KERNELS
 from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.unroll import Call
+from passes.user_code.hooks import modes_kept
 from passes.user_code.surroundings import unnoticed
-from passes.user_code.twin import Twin
+from passes.user_code.twin import OnCopies, Twin
 
 
 def record_calls(
-    model: nn.Module, example_inputs: Any, *, all_rewritten: bool = True
+    model: nn.Module, example_inputs: Any, *, all_rewritten: bool = True, is_graph: bool = False
 ) -> dict[int, list[Call]]:
     """Return the calls of each recurrence of ``model``, by ``id``, in the order they are made.
 
-    The run is in evaluation mode, without gradients, on a copy of the model and of the inputs, and
-    leaves the random number generators as they were.
+    The run is in evaluation mode, without gradients, on copies of the model, or of its tensors, and of the
+    inputs, and leaves the random number generators as they were.
 
     Args:
         model: at the rolled level.
         example_inputs: what :func:`as_arguments` reads.
         all_rewritten: no recurrent kernel of torch's may run.
+        is_graph: none of the user's code is left in it, and nobody else runs it.
 
     Raises:
         RewriteError: if the model does not take the inputs, or runs a recurrent kernel although
@@ -43,24 +45,30 @@ def record_calls(
         [Call(length=5, masked=False)]
 
     """
-    probe = Twin(model).model.eval()
+    in_place = is_graph and OnCopies.runs(model)
+    probe = model if in_place else Twin(model).model
+    run = OnCopies(model) if in_place else probe
     calls: dict[int, list[Call]] = {}
+    hooks = []
     for module, twin in zip(model.modules(), probe.modules(), strict=True):
         if isinstance(module, Recurrence):
             made = calls.setdefault(id(module), [])
-            twin.register_forward_pre_hook(_noting(made))
+            hooks.append(twin.register_forward_pre_hook(_noting(made)))
     # The model may write to its inputs.
     args, kwargs = as_arguments(copied(example_inputs))
     kernels = _KernelCalls()
     try:
-        with torch.no_grad(), unnoticed(model), kernels:
-            probe(*args, **kwargs)
+        with torch.no_grad(), unnoticed(model), modes_kept(probe), kernels:
+            run.eval()(*args, **kwargs)
     except RewriteError:
         raise
     except Exception as error:
         raise RewriteError(
             f"example_inputs do not run through the model: {type(error).__name__}: {error}"
         ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
     if kernels.names and all_rewritten:
         raise RewriteError(
             f"the model runs torch's own {', '.join(sorted(kernels.names))} in a layer that was not found "

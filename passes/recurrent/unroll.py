@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +14,7 @@ from passes.graph.tracer import AtomTracer
 from passes.leaves import Layout
 from passes.pipeline import Pass, PassResult
 from passes.recurrent.recurrence import Recurrence, State, run
+from passes.user_code.clone import clone_structure
 
 
 class Call(NamedTuple):
@@ -94,7 +94,7 @@ class Unrolled(nn.Module):
         self.call = call
         self.clock = clock
         for t in range(call.length):
-            self.add_module(f"t{t}", copy.deepcopy(recurrence.cell))
+            self.add_module(f"t{t}", clone_structure(recurrence.cell))
 
     def forward(self, gates: Tensor, mask: Tensor | None, *state: Tensor) -> State:
         """Run all steps as :class:`Recurrence` does."""

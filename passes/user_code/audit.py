@@ -11,13 +11,14 @@ call, as it does for torch.fx.
 from __future__ import annotations
 
 import dis
+import functools
 import gc
 import os
 import sys
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -30,39 +31,91 @@ _AUDITED = tuple(os.path.join(TORCH, "nn", folder, "") for folder in ("modules",
 _NOT_AUDITED = tuple(os.path.join(TORCH, "nn", "modules", name) for name in ("module.py", "container.py"))
 
 
+class Ran(NamedTuple):
+    """A function that ran in one place.
+
+    Args:
+        code: of the function.
+        inside: the modules that were running, innermost last.
+        owner: the class of its ``self``, if that is a module.
+
+    """
+
+    code: CodeType
+    inside: tuple[str, ...]
+    owner: type | None
+
+    @property
+    def place(self) -> str:
+        """The innermost module that was running."""
+        return self.inside[-1] if self.inside else ""
+
+
 class RanCode:
     """The user's code that ran while :func:`watch` was active."""
 
     def __init__(self) -> None:
-        self.places: dict[CodeType, tuple[str, type | None]] = {}
+        self.ran: list[Ran] = []
         self.modes: dict[str, str] = {}
 
     def hazards(self, recorded: Container[tuple[CodeType, int]] = ()) -> dict[str, str]:
-        """Return what a graph would have fixed, by the place where it ran.
+        """Return what a graph would have fixed, by the place where it ran first.
 
         Args:
             recorded: instructions that assigned to an item and became a node of the graph.
 
         """
+        return self._found(self._read(recorded))
+
+    def one_by_one(self, recorded: Container[tuple[CodeType, int]] = ()) -> Iterator[tuple[str, str]]:
+        """Yield places, innermost first, and what is found there if nothing runs in those before."""
+        read = self._read(recorded)
+        while found := self._found(read):
+            place = innermost(found)
+            yield place, found[place]
+            left = [each for each in read if place not in each[0].inside]
+            if len(left) == len(read):
+                return
+            read = left
+
+    def _read(self, recorded: Container[tuple[CodeType, int]]) -> list[tuple[Ran, str | None]]:
+        each_once = {(id(each.code), each.owner): each for each in self.ran}
+        told = {key: hazard(each.code, each.owner, recorded) for key, each in each_once.items()}
+        return [(each, told[id(each.code), each.owner]) for each in self.ran]
+
+    def _found(self, read: list[tuple[Ran, str | None]]) -> dict[str, str]:
         found = dict(self.modes)
-        for code, (place, owner) in self.places.items():
-            reason = hazard(code, owner, recorded)
-            if reason is not None:
-                found.setdefault(place, reason)
+        seen: set[int] = set()
+        for each, reason in read:
+            if id(each.code) not in seen:
+                seen.add(id(each.code))
+                if reason is not None:
+                    found.setdefault(each.place, reason)
         return found
 
 
+def innermost(found: Iterable[str]) -> str:
+    """Return the place to blame first: the rest of the model can still become a graph.
+
+    Example:
+        >>> innermost(["", "encoder", "encoder.0"])
+        'encoder.0'
+
+    """
+    return max(found, key=len)
+
+
 @contextmanager
-def watch(where: Callable[[], str]) -> Iterator[RanCode]:
+def watch(inside: Callable[[], tuple[str, ...]]) -> Iterator[RanCode]:
     """Collect the code objects of all Python functions outside torch and this package that run.
 
     Args:
-        where: called when a function begins, to note its place.
+        inside: called when a function begins, to note in which modules, innermost last.
 
     Example:
         >>> def forward(x, scale=None):
         ...     return x if scale is None else x * scale
-        >>> with watch(lambda: "encoder") as ran:
+        >>> with watch(lambda: ("encoder",)) as ran:
         ...     y = forward(1)
         >>> list(ran.hazards())
         ['encoder']
@@ -70,16 +123,30 @@ def watch(where: Callable[[], str]) -> Iterator[RanCode]:
     """
     ran = RanCode()
     modes = _modes()
+    # By identity, since a code object computes its hash anew; they are held, so that it stays theirs.
+    audited: dict[int, bool] = {}
+    held: list[CodeType] = []
+    seen: set[tuple[int, tuple[str, ...]]] = set()
 
     def note(frame: FrameType, event: str, _: Any) -> None:  # pragma: no cover -- nothing is traced in it
-        code = frame.f_code
-        if event != "call" or code in ran.places or not _is_audited(code.co_filename):
+        if event != "call":
             return
+        code = frame.f_code
+        key = id(code)
+        if key not in audited:
+            audited[key] = _is_audited(code.co_filename)
+            held.append(code)
+        if not audited[key]:
+            return
+        where = inside()
+        if (key, where) in seen:
+            return
+        seen.add((key, where))
         owner = frame.f_locals.get("self")
-        ran.places[code] = where(), type(owner) if isinstance(owner, nn.Module) else None
+        ran.ran.append(Ran(code, where, type(owner) if isinstance(owner, nn.Module) else None))
         if _modes() != modes:
             reason = f"{code.co_qualname} runs under a decorator that switches gradients or autocast"
-            ran.modes.setdefault(where(), reason)
+            ran.modes.setdefault(ran.ran[-1].place, reason)
 
     before = sys.getprofile()
     collects = gc.isenabled()
@@ -192,6 +259,7 @@ def assigned_outside_init(owner: type) -> frozenset[str]:
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def _is_audited(filename: str) -> bool:
     if filename.startswith(_AUDITED):
         return not filename.startswith(_NOT_AUDITED)

@@ -8,7 +8,7 @@ import functools
 import sys
 import types
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -118,6 +118,8 @@ def _may_hold(value: Any) -> bool:
     return any(not isinstance(each, _UNCHANGING) for each in reached(value) if each is not value)
 
 
+_PLAIN = (type(None), bool, int, float, str)
+_CONTAINERS = (dict, OrderedDict, list, set)
 _UNCHANGING = (type(None), bool, int, float, str, type, types.FunctionType, types.ModuleType)
 
 
@@ -181,9 +183,11 @@ class _Cloner:
         self.seen[id(module)] = new
         state = {}
         for key, value in module.__dict__.items():
-            if key != "_graph":
+            if type(value) in _PLAIN:
+                state[key] = value
+            elif key != "_graph":
                 below = "" if key in ("_modules", "_parameters", "_buffers") else key
-                state[key] = self.value(value, ".".join(filter(None, (path, below))))
+                state[key] = self.value(value, f"{path}.{below}" if path and below else path or below)
         # A compiled forward would run the original.
         state.pop("_compiled_call_impl", None)
         state.pop("_before_call", None)
@@ -238,7 +242,8 @@ class _Cloner:
         return weakref.proxy(self.proxied[-1])
 
     def container(self, value: Any, path: str) -> Any:
-        new = copy.copy(value)
+        # A module has ten that are empty, and copy.copy takes long for one.
+        new = copy.copy(value) if value or type(value) not in _CONTAINERS else type(value)()
         self.seen[id(value)] = new
         if isinstance(value, dict):
             for key, item in value.items():

@@ -45,9 +45,23 @@ def random_state() -> dict[str, Any]:
         False
 
     """
-    state: dict[str, Any] = {"torch": torch.get_rng_state(), "random": random.getstate()}
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), **state_outside_torch()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def state_outside_torch() -> dict[str, Any]:
+    """Return the states of Python's and, where it is loaded, numpy's global generator.
+
+    Example:
+        >>> before = state_outside_torch()
+        >>> _ = random.random()
+        >>> same_random_state(before, state_outside_torch())
+        False
+
+    """
+    state: dict[str, Any] = {"random": random.getstate()}
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         state["numpy"] = numpy.random.get_state()
@@ -56,7 +70,10 @@ def random_state() -> dict[str, Any]:
 
 def same_random_state(a: dict[str, Any], b: dict[str, Any]) -> bool:
     """Whether nothing was drawn between two states."""
-    return a.keys() == b.keys() and all(_same(a[name], b[name]) for name in a)
+    # Python's is hundreds of integers, which are compared at once.
+    return a.keys() == b.keys() and all(
+        a[name] == b[name] if name == "random" else _same(a[name], b[name]) for name in a
+    )
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from types import FrameType
@@ -45,7 +46,7 @@ def user_line() -> str:
     while frame is not None:
         code = frame.f_code
         name = code.co_filename
-        if name.startswith(OURS) and code.co_name in STARTS:
+        if code.co_name in STARTS and name.startswith(OURS):
             return found
         if not found and is_users(name):
             found = f"{os.path.basename(name)}:{frame.f_lineno}"
@@ -64,6 +65,7 @@ def is_library(filename: str) -> bool:
     return filename.startswith((*_OWN, TORCH))
 
 
+@functools.lru_cache(maxsize=4096)
 def is_users(filename: str) -> bool:
     """Whether a file holds code that is neither torch's, nor Python's, nor of this package, nor made up.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.user_code.clone import private_clone
+from passes.user_code.hooks import has_hooks
 from passes.user_code.reach import reached
 from passes.user_code.tensors import TensorCopies
 
@@ -44,6 +45,43 @@ class Twin:
             for key, value in holder.items()
             if any(isinstance(each, Tensor) and self._copies.is_written(each) for each in reached(value))
         ]
+
+
+class OnCopies(nn.Module):
+    """Runs a model that writes to its tensors at most, with copies of them.
+
+    To copy its modules, thousands of atoms perhaps, takes longer. Nobody else may run the model meanwhile.
+
+    Args:
+        model: one that :meth:`runs` says yes to.
+
+    Example:
+        >>> model = nn.BatchNorm1d(1)
+        >>> _ = OnCopies(model)(torch.ones(2, 1))
+        >>> model.running_mean
+        tensor([0.])
+
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        copies = TensorCopies()
+        named = (*model.named_parameters(), *model.named_buffers())
+        self.tensors = {name: copies(tensor) for name, tensor in named}
+
+    @staticmethod
+    def runs(model: nn.Module) -> bool:
+        """Whether a model has nothing hooked to it, and no module by two names.
+
+        Of such a module torch.func.functional_call puts back the wrong tensors.
+        """
+        once = len(list(model.named_modules(remove_duplicate=False))) == len(list(model.modules()))
+        return once and not any(has_hooks(module) for module in model.modules())
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model."""
+        return torch.func.functional_call(self.model, self.tensors, args, kwargs)
 
 
 def _own_attributes(module: nn.Module) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def decompose(
             if prove and rolled is not model:
                 _prove_when_called(model, rolled, split=gates == "split", whole=scope == "model")
             return rolled
-        flat = partial(_flat, lower, example_inputs)
+        flat = partial(_flat, model, lower, example_inputs)
         return _proven(model, flat, example_inputs) if prove else flat(None)
 
 
@@ -141,7 +141,7 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
         raise RewriteError(f"unroll: expected a length of at least 1, got {length!r}")
     rolled = model if _report_of(model) else decompose(model)
     with _LOCK, torch.inference_mode(False):
-        return _unrolled(rolled, example_inputs, length)
+        return _unrolled(clone_structure(rolled), example_inputs, length)
 
 
 def _prove_when_called(model: nn.Module, rewritten: nn.Module, *, split: bool, whole: bool) -> None:
@@ -152,8 +152,13 @@ def _prove_when_called(model: nn.Module, rewritten: nn.Module, *, split: bool, w
         rewritten.register_forward_pre_hook(before, with_kwargs=True)
 
 
-def _flat(lower: Callable[..., nn.Module], example_inputs: Any, code: str | None) -> nn.Module:
-    return _reported(unroll(lower(code=code), example_inputs), example_inputs)
+def _flat(
+    model: nn.Module, lower: Callable[..., nn.Module], example_inputs: Any, code: str | None
+) -> nn.Module:
+    rolled = lower(code=code)
+    # A model that is decomposed already is lowered to itself.
+    own = rolled if rolled is not model else clone_structure(rolled)
+    return _reported(_unrolled(own, example_inputs, None), example_inputs)
 
 
 def _proven(model: nn.Module, flat: Callable[[str | None], nn.Module], example_inputs: Any) -> nn.Module:
@@ -221,26 +226,31 @@ def _uncovered(
 
 
 def _unrolled(rolled: nn.Module, example_inputs: Any, length: int | None) -> nn.Module:
+    """Write the steps out in a model that nobody else has."""
     report = Report.of(rolled)
-    clone = clone_structure(rolled)
+    owners = dict(rolled.named_parameters(remove_duplicate=False))
     if length is None:
-        calls = record_calls(clone, example_inputs, all_rewritten=not report.declines)
+        is_graph = isinstance(rolled, Lowered) and not report.islands
+        calls = record_calls(rolled, example_inputs, all_rewritten=not report.declines, is_graph=is_graph)
     else:
-        _check_length(clone, length)
-        recurrences = [module for module in clone.modules() if isinstance(module, Recurrence)]
+        _check_length(rolled, length)
+        recurrences = [module for module in rolled.modules() if isinstance(module, Recurrence)]
         calls = {id(module): [Call(length, masked=False)] for module in recurrences}
-    if isinstance(clone, fx.GraphModule):
-        put_taps(clone)
-    flat = Pipeline(Unroll(calls), UnshareAtoms(), Cleanup())(clone).model
+    flat = _without_recurrences(rolled, calls) if any(calls.values()) else rolled
     layers = tuple(_layer_report(flat, layer) for layer in report.layers)
     moved = {id(parameter): name for name, parameter in flat.named_parameters()}
-    owners = dict(rolled.named_parameters(remove_duplicate=False))
     names = {
         old: tuple(moved.get(id(owners.get(path)), path) for path in paths)
         for old, paths in report.parameter_names.items()
     }
     replace(report, layers=layers, parameter_names=names).attach(flat)
     return flat
+
+
+def _without_recurrences(rolled: nn.Module, calls: dict[int, list[Call]]) -> nn.Module:
+    if isinstance(rolled, fx.GraphModule):
+        put_taps(rolled)
+    return Pipeline(Unroll(calls), UnshareAtoms(), Cleanup())(rolled).model
 
 
 def _check_length(model: nn.Module, length: int) -> None:

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from passes.graph.graph_module import Lowered
 from passes.recurrent.lengths import as_arguments
-from passes.user_code.hooks import has_hooks, modes_kept
+from passes.user_code.hooks import modes_kept
 from passes.user_code.randomness import random_state_kept
 from passes.user_code.surroundings import unnoticed
-from passes.user_code.tensors import TensorCopies
-from passes.user_code.twin import Twin
+from passes.user_code.twin import OnCopies, Twin
 from rewriter.compiler.culprit import Arguments, first_difference, line_of
 from rewriter.compiler.report import Proven, Report
 from rewriter.places import describe, differences, map_tensors, numbers, walk
@@ -229,29 +228,10 @@ class _Trial:
         raise UnprovenError(f"on {what}, {place} differs by {worst:.2g} of the largest number in it{where}")
 
 
-class _OnCopies(nn.Module):
-    """Runs a graph of ours with copies of its tensors: to copy its thousands of atoms takes longer."""
-
-    def __init__(self, graph: nn.Module) -> None:
-        super().__init__()
-        self.graph = graph
-        copies = TensorCopies()
-        named = (*graph.named_parameters(), *graph.named_buffers())
-        self.tensors = {name: copies(tensor) for name, tensor in named}
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the graph."""
-        return torch.func.functional_call(self.graph, self.tensors, args, kwargs)
-
-
 def _to_run(rewritten: nn.Module) -> nn.Module:
     """Return what computes as a model does, and writes to nothing of it; nobody else runs it yet."""
     ours = isinstance(rewritten, Lowered) and not Report.of(rewritten).islands
-    # Of a module that has two names torch.func.functional_call puts back the wrong tensors.
-    once = len(list(rewritten.named_modules(remove_duplicate=False))) == len(list(rewritten.modules()))
-    if ours and once and not any(has_hooks(module) for module in rewritten.modules()):
-        return _OnCopies(rewritten)
-    return Twin(rewritten).model
+    return OnCopies(rewritten) if ours and OnCopies.runs(rewritten) else Twin(rewritten).model
 
 
 def _run(model: nn.Module, inputs: Arguments, *, gradients: bool = False) -> _Outcome:

@@ -70,10 +70,9 @@ class Flow:
         for each in (self.flows_in, self.flows_out, self.size):
             each.append(0.0)
 
-    def note(self, flows: list[float], m: Tensor, delta: Tensor, other: Tensor) -> None:
-        """Add what flows through a tensor, of which ``delta`` is the difference from ``other``."""
+    def note(self, flows: list[float], m: Tensor, delta: Tensor, size: Tensor) -> None:
+        """Add what flows through a tensor of numbers of some size, with a difference of ``delta``."""
         flows[-1] += dot(m, delta)
-        size = delta.abs() + 2 * other.abs().nan_to_num(0.0, 0.0, 0.0)
         self.size[-1] += float((m.detach().abs() * size).sum())
         self.eps = max(self.eps, torch.finfo(delta.dtype).eps)
 
@@ -157,7 +156,7 @@ class Followed(Explained):
             # What comes back to this alias comes through this call only.
             alias = value.view_as(value)
             if alias.requires_grad:
-                _on_multiplier(alias, partial(_note_in, flow, delta, value0))
+                _note(alias, flow, flow.flows_in, delta, value0)
             return alias
 
         entered, named = map_tensors(enter, args), map_tensors(enter, kwargs)
@@ -194,7 +193,7 @@ class Followed(Explained):
         if unseen:
             flow.reason = WITHOUT_GRADIENTS
             # Nobody notes the write: what comes back to the new numbers goes on to the old ones.
-            _on_multiplier(written, partial(_note_in, flow, *taken))
+            _note(written, flow, flow.flows_in, *taken)
         return None if result is None else written, changed if changed.requires_grad else written
 
     def _left(
@@ -218,7 +217,7 @@ class Followed(Explained):
             if output.requires_grad and _looks_up(call) and not varies:
                 _on_multiplier(output, partial(self._look_up, delta))
             elif output.requires_grad:
-                _on_multiplier(output, partial(_note_out, flow, delta, output0))
+                _note(output, flow, flow.flows_out, delta, output0)
         read = numbers_in(given)
         if differ(read, other.read):
             self.read.append((call, read, other.read))
@@ -252,7 +251,7 @@ class Followed(Explained):
             flow = Flow(call, self._by_numbers())
         if not any(each is flow for each in self.flows):
             self.flows.append(flow)
-        _on_multiplier(operand, partial(_note_out, flow, delta, operand0))
+        _note(operand, flow, flow.flows_out, delta, operand0)
 
     def _look_up(self, delta: Tensor, m: Tensor) -> None:
         self.looked_up += dot(m, delta)
@@ -319,6 +318,19 @@ def _shown(call: Call) -> str:
     return f"{call.operation} ({call.source})" if call.source else call.operation
 
 
+def _note(tensor: Tensor, flow: Flow, flows: list[float], delta: Tensor, other: Tensor) -> None:
+    """Have noted, for each output, what flows through a tensor; ``delta`` is its difference from another."""
+    sizes: list[Tensor] = []
+
+    def noted(m: Tensor) -> None:
+        # The same for all outputs; not before the backward pass, in which nothing is looked at.
+        if not sizes:
+            sizes.append(delta.abs() + 2 * other.abs().nan_to_num(0.0, 0.0, 0.0))
+        flow.note(flows, m, delta, sizes[0])
+
+    _on_multiplier(tensor, noted)
+
+
 def _on_multiplier(tensor: Tensor, note: Callable[[Tensor], None]) -> None:
     def noted(m: Tensor | None) -> None:
         # Of an output that nobody uses there is none.
@@ -326,14 +338,6 @@ def _on_multiplier(tensor: Tensor, note: Callable[[Tensor], None]) -> None:
             note(m)
 
     tensor.register_hook(noted)  # type: ignore[no-untyped-call]
-
-
-def _note_in(flow: Flow, delta: Tensor, other: Tensor, m: Tensor) -> None:
-    flow.note(flow.flows_in, m, delta, other)
-
-
-def _note_out(flow: Flow, delta: Tensor, other: Tensor, m: Tensor) -> None:
-    flow.note(flow.flows_out, m, delta, other)
 
 
 def dot(m: Tensor, delta: Tensor) -> float:
