@@ -67,7 +67,7 @@ def first_difference(original: nn.Module, rewritten: nn.Module, arguments: Argum
     modules = dict(original.named_modules())
     for name, tensors in expected.items():
         if name in got and _differ(tensors, got[name]):
-            return f", first in {name or 'the model itself'}{_place(modules.get(name))}"
+            return f", first in {name or 'the model itself'}{place_of(modules.get(name))}"
     return ""
 
 
@@ -88,7 +88,14 @@ def _differ(expected: list[Tensor], got: list[Tensor]) -> bool:
     return False
 
 
-def _place(module: nn.Module | None) -> str:
+def place_of(module: nn.Module | None) -> str:
+    """Return ``" (FILE:LINE)"`` of a module's forward, ``""`` unless that is the user's.
+
+    Example:
+        >>> place_of(nn.Tanh())
+        ''
+
+    """
     if module is None:
         return ""
     try:

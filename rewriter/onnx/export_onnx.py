@@ -14,7 +14,7 @@ from torch import nn
 from passes.errors import RewriteError
 from passes.user_code.hooks import modes_kept
 from passes.user_code.randomness import random_state_kept
-from rewriter.compiler.report import render_table
+from rewriter.compiler.report import printable, render_table
 from rewriter.inputs import Model, as_module
 from rewriter.onnx.arguments import check_arguments, check_installed, checked_path, given_axes, write_file
 from rewriter.onnx.check import Runtime, check_model, check_operators, check_reference, run_torch
@@ -79,7 +79,7 @@ class OnnxReport:
         for k in range(0, len(counts), _PER_ROW):
             rows += [("" if k else "operators", ", ".join(counts[k : k + _PER_ROW]))]
         rows += [(f"batch of {size}", f"relative error {error:.1e}") for size, error in self.errors.items()]
-        return render_table(("onnx", ""), rows)
+        return printable(render_table(("onnx", ""), rows))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for ``json.dumps``."""
