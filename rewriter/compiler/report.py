@@ -186,7 +186,10 @@ class Report:
             found = model.__dict__.get(name)
             if isinstance(found, Report):
                 return found
-        raise RewriteError(f"{type(model).__name__} was not made by decompose: it carries no report")
+        raise RewriteError(
+            f"{type(model).__name__} was not made by decompose: it carries no report; pass what "
+            "decompose returned"
+        )
 
     def attach(self, model: nn.Module) -> None:
         """Make ``model`` carry the report, as ``report`` unless the user's class uses that name."""

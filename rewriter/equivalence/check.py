@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from passes.errors import InputError, RewriteError
 from passes.user_code.clone import is_compiled
-from rewriter.compiler.culprit import failed_in, line_of
+from passes.user_code.source import where_failed
 from rewriter.equivalence.correspondence import Correspondence, correspondence
 from rewriter.equivalence.differences import Findings, differs_from_itself, short_name
 from rewriter.equivalence.first_layer import different_weights, first_layer
@@ -98,7 +98,9 @@ def check_equivalence(
         try:
             conditions, first = _first_run(pair.original, example_inputs, dtype)
         except Exception as error:
-            not_compared[short_name(dtype)] = f"the original does not run: {_said(error)}"
+            not_compared[short_name(dtype)] = (
+                f"the original does not run: {_said(error)}, {where_failed(error)}"
+            )
             continue
         notes += _default_dtype_note(conditions)
         notes += _entropy_note(first, pair, example_inputs, conditions, tolerances[dtype])
@@ -315,9 +317,7 @@ def _compare(expected: Run, pair: _Pair, inputs: Any, conditions: Conditions, fi
     try:
         got = run(pair.rewritten, inputs, conditions, expected.cotangents)
     except Exception as error:
-        line = line_of(error)
-        place = f"in {failed_in(error)}{f' ({line})' if line else ''}"
-        problem = f"the original runs, the rewritten model raises {_said(error)}, {place}"
+        problem = f"the original runs, the rewritten model raises {_said(error)}, {where_failed(error)}"
         if conditions.seed:
             problem += "; seeds=1 compares on the example alone"
         findings.problem(conditions, "run", "rewritten", problem)

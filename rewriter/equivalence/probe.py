@@ -200,6 +200,7 @@ class _ByLayer(fx.Interpreter):
 
     def __init__(self, model: fx.GraphModule, found: list[tuple[str, list[Tensor | None]]]) -> None:
         super().__init__(model)
+        self.extra_traceback = False
         self._found = found
         self._ends: dict[str, list[str]] = {}
         self._calls = {name: call for name, call in layer_calls(model).items() if call is not None}

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
+from passes.user_code.source import where_failed
 from passes.user_code.twin import Twin
-from rewriter.compiler.decompose import wrong
+from rewriter.compiler.proof import wrong
 from rewriter.engine.attribution import Remembered, attribute
 from rewriter.engine.contexts import context_inputs
 from rewriter.engine.integers.lookups import holds_embedding
@@ -353,12 +354,13 @@ class DeepExplainer:
         except Exception as error:
             got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in self._data)
             raise RewriteError(
-                f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: {error}"
+                f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: "
+                f"{error}, {where_failed(error)}"
             ) from error
         if outputs.dtype not in (torch.float32, torch.float64) or not outputs[0].numel():
             raise RewriteError(
                 f"expected outputs in float32 or float64, at least one per sample, got {outputs.dtype} of "
-                f"shape {tuple(outputs.shape)}; pass output=… to say which part of what the model returns "
+                f"shape {tuple(outputs.shape)}; pass output=... to say which part of what the model returns "
                 "is to be explained"
             )
         if not bool(outputs.isfinite().all()):

@@ -38,6 +38,8 @@ ONNX_OPERATORS = frozenset({
     "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tan", "Tanh", "ThresholdedRelu", "Tile",
     "TopK", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
 })  # fmt: skip
+# Above, relative errors have other reasons.
+_ROUNDING = 1e-3
 # Operators in a row of a printed report.
 _PER_ROW = 6
 
@@ -249,9 +251,18 @@ def _compare(
         if not errors[size] <= tolerance:
             raise RewriteError(
                 f"export_onnx: onnxruntime and torch differ by {errors[size]:.1e} (relative) for a {what}, "
-                f"more than tolerance={tolerance:.0e}; nothing was written"
+                f"more than tolerance={tolerance:.0e}; nothing was written: "
+                f"{_advice(errors[size], longer, timed)}"
             )
     return errors
+
+
+def _advice(error: float, longer: int, timed: bool) -> str:
+    if error < _ROUNDING:
+        return "if that is rounding to you, pass a larger tolerance"
+    if longer and timed:
+        return "the model's code fixes the length, as a loop over steps does; export with loops=False"
+    return "a graph fixes what the model's code decides by values, sizes or types of layers"
 
 
 def _shown(shape: tuple[int | str, ...]) -> str:
