@@ -25,6 +25,7 @@ class Decline:
         name: qualified name of the module in the user's model, ``""`` for the model itself.
         kind: class name of the module.
         reason: what stands in the way, and what to do about it.
+        source: file and line of the user's code that makes the module, ``""`` if none was found.
 
     Example:
         >>> print(Decline("encoder.rnn", "LSTM", "is parametrized"))
@@ -35,9 +36,11 @@ class Decline:
     name: str
     kind: str
     reason: str
+    source: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name or '(the model itself)'} ({self.kind}): {self.reason}"
+        made = f", made at {self.source}" if self.source else ""
+        return f"{self.name or '(the model itself)'} ({self.kind}{made}): {self.reason}"
 
 
 class DeclinedError(RewriteError):

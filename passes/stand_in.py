@@ -102,7 +102,10 @@ class StandIn(Combined):
     @property
     def _flat_weights(self) -> list[Tensor]:
         # Whoever asks for these is about to call the kernel that the rewrite is there to remove.
-        raise RewriteError(f"{self._name}: a rewritten layer has no flat weights for a fused kernel")
+        raise RewriteError(
+            f"{self._name}: a rewritten layer has no flat weights for a fused kernel; call the "
+            "layer itself, or read its weights by name, as layer.weight_ih_l0"
+        )
 
     @property
     def all_weights(self) -> list[list[Tensor]]:

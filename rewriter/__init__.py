@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rewriter.compiler.report import Report
     from rewriter.diagnosis.diagnose import Diagnosis, diagnose
     from rewriter.equivalence.check import assert_equivalent, check_equivalence
-    from rewriter.equivalence.report import EquivalenceReport
+    from rewriter.equivalence.report import EquivalenceError, EquivalenceReport
     from rewriter.explainer.explainer import DeepExplainer
     from rewriter.onnx.export_onnx import ONNX_OPERATORS, export_onnx
 
@@ -21,6 +21,7 @@ __all__ = [
     "ONNX_OPERATORS",
     "DeepExplainer",
     "Diagnosis",
+    "EquivalenceError",
     "EquivalenceReport",
     "Report",
     "RewriteError",
@@ -39,6 +40,7 @@ _PLACES = {
     "ONNX_OPERATORS": "rewriter.onnx.export_onnx",
     "DeepExplainer": "rewriter.explainer.explainer",
     "Diagnosis": "rewriter.diagnosis.diagnose",
+    "EquivalenceError": "rewriter.equivalence.report",
     "EquivalenceReport": "rewriter.equivalence.report",
     "Report": "rewriter.compiler.report",
     "RewriteError": "passes.errors",

@@ -58,7 +58,7 @@ def as_inputs(given: Any, like: Tensor | list[Tensor] | None, what: str) -> list
     Example:
         >>> as_inputs([[1.0, 2.0]], torch.zeros(1), "X")
         Traceback (most recent call last):
-        passes.errors.InputError: X, input 0: expected a Tensor or an array, got list
+        passes.errors.InputError: X, input 0: expected a Tensor or an array, got list; pass torch.tensor of it
 
     """
     parts = list(given) if isinstance(given, list | tuple) else [given]
@@ -79,7 +79,9 @@ def as_inputs(given: Any, like: Tensor | list[Tensor] | None, what: str) -> list
 def _from_array(part: Any, what: str) -> Tensor:
     array = part.to_numpy() if hasattr(part, "to_numpy") else part
     if not hasattr(array, "__array__"):
-        raise InputError(f"{what}: expected a Tensor or an array, got {type(part).__name__}")
+        raise InputError(
+            f"{what}: expected a Tensor or an array, got {type(part).__name__}; pass torch.tensor of it"
+        )
     try:
         # A copy: what belongs to a data frame cannot be written to.
         return torch.tensor(array)
@@ -101,7 +103,10 @@ def _checked(tensor: Tensor, like: Tensor | None, what: str) -> Tensor:
         raise InputError(f"{what}: expected the batch in dimension 0, got a number")
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
         row = int((~tensor.isfinite()).flatten(1).any(1).nonzero()[0]) if tensor.dim() > 1 else 0
-        raise InputError(f"{what}: expected finite numbers, got NaN or infinity, first in row {row}")
+        raise InputError(
+            f"{what}: expected finite numbers, got NaN or infinity, first in row {row}; fill in what is "
+            "missing, as torch.nan_to_num does"
+        )
     return tensor
 
 

@@ -48,7 +48,7 @@ class ExpectExported(Layout):
             self.guards(*inputs)
         except AssertionError as error:
             raise InputError(
-                f"the exported program takes other inputs: {error}; export the model with dynamic_shapes=… "
+                f"the exported program takes other inputs: {error}; export the model with dynamic_shapes=... "
                 "for what is to be free"
             ) from None
         return inputs

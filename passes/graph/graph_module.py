@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from torch import fx, nn
+from torch.fx.graph import PythonCode
 
 from passes.graph.layers import Layers, add_layers, keep_layers, layer_calls
 from passes.graph.tracer import GraphTracer
@@ -24,6 +25,15 @@ class Lowered(fx.GraphModule):
         if before is not None:
             before(self, args, kwargs)
         return super().__call__(*args, **kwargs)
+
+    def recompile(self) -> PythonCode:
+        """Compile the graph, to be called without torch's own call: that prints tracebacks of errors."""
+        code = super().recompile()
+        # torch makes a class for each graph.
+        kind = type(self)
+        if "__call__" in vars(kind):
+            del kind.__call__
+        return code
 
     def before_call(self, hook: Callable[..., None]) -> None:
         """Let ``hook`` see each call before it is made: the model, its arguments and keyword arguments."""

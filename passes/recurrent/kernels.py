@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import os
 from collections.abc import Iterator
 from types import FunctionType
 
@@ -23,7 +24,7 @@ def fused_call(cls: type[nn.Module]) -> str | None:
         >>> class Functional(nn.Module):
         ...     def forward(self, x, h, w):
         ...         return torch.gru_cell(x, h, w, w)
-        >>> fused_call(Functional)
+        >>> fused_call(Functional).partition(" (")[0]
         'Functional.forward calls torch.gru_cell'
 
     """
@@ -36,7 +37,9 @@ def fused_call(cls: type[nn.Module]) -> str | None:
             code, previous = method.__code__, None
             for each in dis.get_instructions(code):
                 if previous in ("torch", "_VF") and each.argval in KERNELS:
-                    return f"{code.co_qualname} calls torch.{each.argval}"
+                    line = each.positions.lineno if each.positions else code.co_firstlineno
+                    place = f"{os.path.basename(code.co_filename)}:{line}"
+                    return f"{code.co_qualname} calls torch.{each.argval} ({place})"
                 previous = each.argval
     return None
 

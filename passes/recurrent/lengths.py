@@ -15,6 +15,7 @@ from passes.recurrent.kernels import KERNELS
 from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.unroll import Call
 from passes.user_code.hooks import modes_kept
+from passes.user_code.source import user_line, where_failed
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import OnCopies, Twin
 
@@ -64,15 +65,19 @@ def record_calls(
         raise
     except Exception as error:
         raise RewriteError(
-            f"example_inputs do not run through the model: {type(error).__name__}: {error}"
+            f"example_inputs do not run through the model: {type(error).__name__}: {error}, "
+            f"{where_failed(error)}; pass them as the model is called: one argument, a tuple of them, or a "
+            "mapping of keyword arguments"
         ) from error
     finally:
         for hook in hooks:
             hook.remove()
-    if kernels.names and all_rewritten:
+    if kernels.found and all_rewritten:
+        found = ", ".join(map(" at ".join, sorted(kernels.found)))
         raise RewriteError(
-            f"the model runs torch's own {', '.join(sorted(kernels.names))} in a layer that was not found "
-            "(is it made during the forward pass?) and is not rewritten; make it an attribute"
+            f"the model runs torch's own {found}, in a layer that "
+            "was not found (is it made during the forward pass?) and is not rewritten; make it an attribute, "
+            "self.layer = ..., in __init__"
         )
     return calls
 
@@ -98,13 +103,15 @@ class _KernelCalls(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: set[str] = set()
+        # Each with the line of the user's at which it runs, if there is one.
+        self.found: set[tuple[str, ...]] = set()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if getattr(func, "__name__", "") in KERNELS:
-            self.names.add(func.__name__)
+            line = user_line()
+            self.found.add((func.__name__, line) if line else (func.__name__,))
         return func(*args, **(kwargs or {}))
 
 

@@ -54,10 +54,7 @@ class RecurrentReplacement(Replacement):
         if type(module).__module__.startswith("torch.ao."):
             return _QUANTISED
         if parametrize.is_parametrized(module):
-            return (
-                "is parametrized: its weights are computed in each forward pass; call "
-                "torch.nn.utils.parametrize.remove_parametrizations first"
-            )
+            return _parametrized(module)
         return _without_parameters(module) or _foreign(module, base)
 
 
@@ -115,14 +112,18 @@ class UnsupportedLayers(Refusal):
         if isinstance(module, torch.jit.ScriptModule):
             scripted = getattr(module, "original_name", "") in _NAMES
             return (
-                "is a scripted module, which cannot be taken apart; rewrite the model before scripting it"
+                "is a scripted module, which cannot be taken apart; rewrite the Python model that it was "
+                "scripted from, before torch.jit.script"
                 if scripted
                 else None
             )
         if type(module).__module__.startswith("torch.ao.") and type(module).__name__ in _NAMES:
             return _QUANTISED
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            return f"{type(module).__name__} derives from a torch base class, and no rule knows its algebra"
+            return (
+                f"{type(module).__name__} derives from a torch base class, and no rule knows its algebra; "
+                f"derive it from nn.Module: then its own code is rewritten"
+            )
         return None
 
 
@@ -132,10 +133,19 @@ class FusedCalls(Refusal):
     def decline(self, module: nn.Module) -> str | None:
         """Return which kernel is called, and where."""
         called = fused_call(cast("Hashable", type(module)))
-        return called and f"{called}, which cannot be rewritten; use torch.nn's layer instead"
+        return called and f"{called}, which cannot be rewritten; call a layer of torch.nn's in its place"
 
 
-_QUANTISED = "is quantised: its arithmetic has no exact rewrite; rewrite the float model before quantising it"
+_QUANTISED = (
+    "is quantised: its arithmetic has no exact rewrite; rewrite the float model that it was made of, before "
+    "torch.ao.quantization"
+)
+# What takes a weight apart, by what it leaves behind of it, and the call that puts it together again.
+_UNDONE = {
+    "_mask": "torch.nn.utils.prune.remove",
+    "_g": "torch.nn.utils.remove_weight_norm",
+    "_u": "torch.nn.utils.remove_spectral_norm",
+}
 
 
 def recurrent_replacements(*, split: bool = False) -> list[Replacement]:
@@ -156,31 +166,60 @@ def _without_parameters(module: nn.Module) -> str | None:
     missing = [name for name in names if not isinstance(module._parameters.get(name), nn.Parameter)]
     if not missing:
         return None
+    calls = "; ".join(_undoing(module, name) for name in missing)
     return (
-        f"{', '.join(missing)} is not a plain nn.Parameter of the layer (weight_norm, pruning or weight "
-        "drop?): make it permanent first"
+        f"{', '.join(missing)} is not a plain nn.Parameter of the layer, but computed anew in each forward "
+        f"pass; keep the numbers that it has now, layer being this module: {calls}"
+    )
+
+
+def _undoing(module: nn.Module, name: str) -> str:
+    left = {**module._parameters, **module._buffers}
+    call = next((call for end, call in _UNDONE.items() if name + end in left), None)
+    if call is not None:
+        return f"{call}(layer, {name!r})"
+    return f"w = layer.{name}; del layer.{name}; layer.{name} = torch.nn.Parameter(w.detach())"
+
+
+def _parametrized(module: nn.Module) -> str:
+    names = list(cast("nn.ModuleDict", module.parametrizations))
+    calls = "; ".join(
+        f"torch.nn.utils.parametrize.remove_parametrizations(layer, {name!r}, leave_parametrized=True)"
+        for name in names
+    )
+    return (
+        f"is parametrized: {', '.join(names)} is computed anew in each forward pass; keep the numbers that "
+        f"it has now, layer being this module: {calls}"
     )
 
 
 def _foreign(module: nn.Module, base: type[nn.Module]) -> str | None:
     """Say what a subclass changes beyond wrapping ``forward``."""
     if "forward" in module.__dict__:
-        return "its forward was replaced on the instance"
+        return (
+            "its forward was replaced on the instance; del layer.forward, and put what it adds into a module "
+            "around the layer"
+        )
     own = type(module).__mro__[: type(module).__mro__.index(base)]
     overridden = sorted(
         name for cls in own for name in vars(cls) if hasattr(base, name) and name not in _HARMLESS
     )
     if overridden:
-        return f"{type(module).__name__} overrides {', '.join(overridden)} of nn.{base.__name__}"
+        return (
+            f"{type(module).__name__} overrides {', '.join(overridden)} of nn.{base.__name__}, which may "
+            "change what it computes; leave them to torch, and put what they add into a module around the "
+            "layer"
+        )
     for cls in own:
         forward = vars(cls).get("forward")
         code = getattr(inspect.unwrap(forward), "__code__", None) if forward is not None else None
         if forward is not None and (code is None or "super" not in code.co_names):
             return (
                 f"{cls.__name__} has a forward of its own that does not go through super().forward(...), "
-                f"so it is not an nn.{base.__name__} any more"
+                f"so it is not an nn.{base.__name__} any more; derive it from nn.Module: then its own code "
+                "is rewritten"
             )
     clash = sorted(name for name in module._modules if name in ("begin", "end") or name.startswith("layer"))
     if clash:
-        return f"its submodule {', '.join(clash)} has a name that the rewrite needs"
+        return f"its submodule {', '.join(clash)} has a name that the rewrite needs; give it another name"
     return None

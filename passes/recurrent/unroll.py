@@ -135,7 +135,10 @@ class UnrolledByLength(nn.Module):
         child = self.lengths.get((length, mask is not None)) or self.lengths.get((length, True))
         if child is None:
             known = ", ".join(sorted({str(known) for known, _ in self.lengths}))
-            raise InputError(f"{self.name}: unrolled for sequences of {known} steps, got {length}")
+            raise InputError(
+                f"{self.name}: unrolled for sequences of {known} steps, got {length}; decompose the model "
+                "with an example of that length, or without example inputs for any length"
+            )
         result: State = self.get_submodule(child)(gates, mask, *state)
         return result
 

@@ -189,6 +189,8 @@ class _ByNode(fx.Interpreter):
 
     def __init__(self, model: fx.GraphModule, observer: Observer) -> None:
         super().__init__(model)
+        # Errors say what the model's code would say.
+        self.extra_traceback = False
         self.observer = observer
 
     def run_node(self, n: fx.Node) -> Any:

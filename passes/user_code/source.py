@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import sys
+import traceback
 from types import FrameType
 
 import torch
+from torch import fx, nn
 
 import passes
 
@@ -30,7 +33,7 @@ TORCH = folder_of(torch.__file__)
 _OWN = (OURS, os.path.join(os.path.dirname(OURS[:-1]), "rewriter", ""))
 _STANDARD = folder_of(os.__file__)
 #: Functions of this package that run a model: what called them is not its code.
-STARTS = {"_try_trace", "observe"}
+STARTS = {"_try_trace", "observe", "record_calls"}
 
 
 def user_line() -> str:
@@ -78,3 +81,58 @@ def is_users(filename: str) -> bool:
         return False
     # Site-packages may lie below the standard library's folder.
     return not filename.startswith(_STANDARD) or "site-packages" in filename
+
+
+def line_of(error: BaseException) -> str:
+    """Return file and line of the user's innermost code that an error went through, ``""`` if none.
+
+    Example:
+        >>> line_of(ValueError())
+        ''
+
+    """
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        name = frame.f_code.co_filename
+        if is_users(name):
+            found = f"{os.path.basename(name)}:{line}"
+        elif name.startswith("<eval_with_key"):
+            found = _line_of_node(frame.f_locals.get("self"), line) or found
+    return found
+
+
+def _line_of_node(graph: object, line: int) -> str:
+    """Return the line of the user's that a line of a graph's code was made of."""
+    nodes, begin = getattr(graph, "_lineno_map", None), getattr(graph, "_prologue_start", None)
+    index = nodes.get(line - begin) if isinstance(nodes, dict) and isinstance(begin, int) else None
+    if index is None or not isinstance(graph, fx.GraphModule):
+        return ""
+    node = next(itertools.islice(graph.graph.nodes, index, None), None)
+    return "" if node is None else str(node.meta.get("source", ""))
+
+
+def failed_in(error: BaseException) -> str:
+    """Name the innermost module whose code an error came through.
+
+    Example:
+        >>> failed_in(ValueError())
+        'the model itself'
+
+    """
+    running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [each for each in running if isinstance(each, nn.Module)]
+    names = {id(each): name for name, each in modules[0].named_modules()} if modules else {}
+    known = [each for each in modules if names.get(id(each))]
+    return f"{names[id(known[-1])]} ({type(known[-1]).__name__})" if known else "the model itself"
+
+
+def where_failed(error: BaseException) -> str:
+    """Say in which module an error was raised, with the line of the user's, for the end of a message.
+
+    Example:
+        >>> where_failed(ValueError())
+        'in the model itself'
+
+    """
+    line = line_of(error)
+    return f"in {failed_in(error)}{f' ({line})' if line else ''}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
-import traceback
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from passes.errors import Decline
 from passes.recurrent.lengths import copied
 from passes.user_code.observe import module_calls
 from passes.user_code.source import is_users
@@ -17,37 +20,6 @@ from passes.user_code.source import is_users
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 # Differences that are none of rounding.
 _LARGE = 1e-3
-
-
-def line_of(error: BaseException) -> str:
-    """Return file and line of the user's innermost code that an error went through, ``""`` if none.
-
-    Example:
-        >>> line_of(ValueError())
-        ''
-
-    """
-    users = [
-        f"{os.path.basename(each.filename)}:{each.lineno}"
-        for each in traceback.extract_tb(error.__traceback__)
-        if is_users(each.filename)
-    ]
-    return users[-1] if users else ""
-
-
-def failed_in(error: Exception) -> str:
-    """Name the innermost module whose code an error came through.
-
-    Example:
-        >>> failed_in(ValueError())
-        'the model itself'
-
-    """
-    running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    modules = [each for each in running if isinstance(each, nn.Module)]
-    names = {id(each): name for name, each in modules[0].named_modules()} if modules else {}
-    known = [each for each in modules if names.get(id(each))]
-    return f"{names[id(known[-1])]} ({type(known[-1]).__name__})" if known else "the model itself"
 
 
 def first_difference(original: nn.Module, rewritten: nn.Module, arguments: Arguments) -> str:
@@ -67,7 +39,7 @@ def first_difference(original: nn.Module, rewritten: nn.Module, arguments: Argum
     modules = dict(original.named_modules())
     for name, tensors in expected.items():
         if name in got and _differ(tensors, got[name]):
-            return f", first in {name or 'the model itself'}{_place(modules.get(name))}"
+            return f", first in {name or 'the model itself'}{place_of(modules.get(name))}"
     return ""
 
 
@@ -88,7 +60,14 @@ def _differ(expected: list[Tensor], got: list[Tensor]) -> bool:
     return False
 
 
-def _place(module: nn.Module | None) -> str:
+def place_of(module: nn.Module | None) -> str:
+    """Return ``" (FILE:LINE)"`` of a module's forward, ``""`` unless that is the user's.
+
+    Example:
+        >>> place_of(nn.Tanh())
+        ''
+
+    """
     if module is None:
         return ""
     try:
@@ -97,3 +76,44 @@ def _place(module: nn.Module | None) -> str:
     except (AttributeError, TypeError):
         return ""
     return f" ({os.path.basename(file)}:{code.co_firstlineno})" if is_users(file) else ""
+
+
+def made_at(model: nn.Module, name: str) -> str:
+    """Return file and line at which a user's class makes one of its parts, ``""`` where that cannot be told.
+
+    Args:
+        model: the user's.
+        name: qualified name of the part.
+
+    Example:
+        >>> made_at(nn.Sequential(nn.Tanh()), "0")
+        ''
+
+    """
+    parts, modules = name.split(".") if name else [], dict(model.named_modules())
+    for depth in range(len(parts) - 1, -1, -1):
+        owner = type(modules.get(".".join(parts[:depth])))
+        try:
+            file, (lines, first) = inspect.getsourcefile(owner) or "", inspect.getsourcelines(owner)
+        except (OSError, TypeError):
+            # A class that was typed in, or made by code; a name that torch.compile puts around another.
+            continue
+        if not is_users(file):
+            continue
+        made = re.compile(
+            rf"self\.{re.escape(parts[depth])}\s*(:[^=]*)?=[^=]|[\"']{re.escape(parts[depth])}[\"']"
+        )
+        line = next((k for k, each in enumerate(lines) if made.search(each)), 0)
+        return f"{os.path.basename(file)}:{first + line}"
+    return ""
+
+
+def with_sources(model: nn.Module, declines: Sequence[Decline]) -> tuple[Decline, ...]:
+    """Return declines that say where the user's code makes the modules.
+
+    Example:
+        >>> with_sources(nn.Tanh(), [Decline("", "Tanh", "a reason")])[0].source
+        ''
+
+    """
+    return tuple(replace(each, source=made_at(model, each.name)) for each in declines)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast
@@ -32,9 +33,10 @@ from passes.recurrent.unroll import Call, ExpectSteps, Unroll
 from passes.replacement import ApplyReplacements, Rewrite
 from passes.stand_in import StandIn
 from passes.user_code.clone import clone_structure, named_clones
-from rewriter.compiler.culprit import line_of
+from passes.user_code.source import line_of
+from rewriter.compiler.culprit import with_sources
 from rewriter.compiler.first_calls import FirstCalls
-from rewriter.compiler.proof import UnprovenError, runs
+from rewriter.compiler.proof import UnprovenError, runs, wrong
 from rewriter.compiler.proof import prove as prove_equal
 from rewriter.compiler.report import LayerReport, OperationReport, Report, UncoveredReport
 from rewriter.compiler.uncovered import uncovered_calls, uncovered_nodes
@@ -139,7 +141,10 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
         raise RewriteError("unroll: expected either example_inputs or length, got both or neither")
     if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
         raise RewriteError(f"unroll: expected a length of at least 1, got {length!r}")
-    rolled = model if _report_of(model) else decompose(model)
+    with _advising(
+        "Mend them, or unroll(decompose(model, strict=False), ...), which keeps them as they are."
+    ):
+        rolled = model if _report_of(model) else decompose(model)
     with _LOCK, torch.inference_mode(False):
         return _unrolled(clone_structure(rolled), example_inputs, length)
 
@@ -180,15 +185,6 @@ def _proven(model: nn.Module, flat: Callable[[str | None], nn.Module], example_i
             return result
 
 
-def wrong(model: nn.Module, how: str) -> UnprovenError:
-    """Return the error for a model that computes something else when its layers are rewritten."""
-    return UnprovenError(
-        f"the rewritten {type(model).__name__} computes something else than the original: {how}. Does its "
-        "code go by the type or the name of a layer? A rewritten layer answers isinstance, but has a class "
-        "of its own"
-    )
-
-
 def lowered(model: nn.Module, code: str | None = None) -> nn.Module:
     """Decompose a model without a proof; as its own code with rewritten layers, if there is a reason to.
 
@@ -197,7 +193,11 @@ def lowered(model: nn.Module, code: str | None = None) -> nn.Module:
         {'': 'a reason'}
 
     """
-    with _LOCK, torch.inference_mode(False):
+    advice = (
+        "Mend them, then explain: what has no exact rewrite is not explained. rewriter.diagnose(model, x, "
+        "background) measures what stock shap loses there."
+    )
+    with _LOCK, torch.inference_mode(False), _advising(advice):
         return _lower(model, split=False, whole=True, strict=True, code=code)
 
 
@@ -271,11 +271,12 @@ def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool, code: st
         _check_again(before, split=split, strict=strict)
         return model
     # Before the trace, so that a model that is refused is not traced for nothing.
-    _raise_declines(recurrent.declines, strict=strict)
+    declines = with_sources(model, recurrent.declines)
+    _raise_declines(declines, strict=strict)
     exact = ApplyReplacements([ModuleReplacement(MODULES)] if whole else [], modules)
     exact(clone)
     traced = trace_where_possible(clone, code, filter(None, modules))
-    declines = [*recurrent.declines, *_declined_nodes(traced.model)]
+    declines = (*declines, *_declined_nodes(traced.model))
     _raise_declines(declines, strict=strict)
     calls = LowerCalls()
     passes = (OutOfPlace(), *([calls] if whole else []), MarkEmbeddings(), UnshareAtoms(), Cleanup())
@@ -284,13 +285,22 @@ def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool, code: st
     operations = (*map(_module_operation, exact.rewrites), *map(_call_operation, calls.lowered))
     uncovered = tuple(uncovered_nodes(rolled, traced.islands))
     names = _parameter_names(recurrent.rewrites)
-    Report(layers, tuple(declines), traced.islands, names, operations, uncovered).attach(rolled)
+    Report(layers, declines, traced.islands, names, operations, uncovered).attach(rolled)
     return rolled
 
 
-def _raise_declines(declines: list[Decline], *, strict: bool) -> None:
+def _raise_declines(declines: Sequence[Decline], *, strict: bool) -> None:
     if declines and strict:
         raise DeclinedError(tuple(declines))
+
+
+@contextmanager
+def _advising(advice: str) -> Iterator[None]:
+    """Give what is declined below advice that can be followed where it is read."""
+    try:
+        yield
+    except DeclinedError as error:
+        raise DeclinedError(error.declines, advice) from None
 
 
 def _check_again(before: Report, *, split: bool, strict: bool) -> None:

@@ -20,7 +20,7 @@ from passes.user_code.clone import clone_structure
 from passes.user_code.hooks import OwnHook, has_hooks, modes_kept
 from passes.user_code.reach import Unchanging, reaches_module
 from passes.user_code.surroundings import PLAIN, Place, places_outside, values_at
-from rewriter.compiler.proof import UnprovenError, prove_call
+from rewriter.compiler.proof import UnprovenError, prove_call, wrong
 from rewriter.compiler.report import Report
 
 # Attributes that every module has.
@@ -121,9 +121,12 @@ class FirstCalls(OwnHook, Unchanging):
         except UnprovenError as error:
             code = f"a graph of it computes something else: {error}"
             if not isinstance(rewritten, Lowered) or not rewritten.takes_by_name():
-                raise
+                raise wrong(original, str(error)) from None
             whole = self._lower(original, code=code)
-            found = prove_call(original, whole, args, kwargs)
+            try:
+                found = prove_call(original, whole, args, kwargs)
+            except UnprovenError as still:
+                raise wrong(original, str(still)) from None
             _report_code(rewritten, whole, rewritten.become(whole), code)
             self._structure = _structure(rewritten)
             self._names = Report.of(rewritten).parameter_names

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +17,10 @@ from passes.graph.graph_module import Lowered
 from passes.recurrent.lengths import as_arguments
 from passes.user_code.hooks import modes_kept
 from passes.user_code.randomness import random_state_kept
+from passes.user_code.source import line_of, where_failed
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import OnCopies, Twin
-from rewriter.compiler.culprit import Arguments, first_difference, line_of
+from rewriter.compiler.culprit import Arguments, first_difference
 from rewriter.compiler.report import Proven, Report
 from rewriter.places import describe, differences, map_tensors, numbers, walk
 
@@ -91,6 +91,15 @@ def prove_call(
     return _Trial(original, rewritten, (args, dict(kwargs))).held_once(gradients=gradients)
 
 
+def wrong(model: nn.Module, how: str) -> UnprovenError:
+    """Return the error for a model that computes something else when its layers are rewritten."""
+    return UnprovenError(
+        f"the rewritten {type(model).__name__} computes something else than the original: {how}. Does its "
+        "code go by the type or the name of a layer? A rewritten layer answers isinstance, but has a class "
+        "of its own: write isinstance(layer, nn.LSTM), not type(layer) is nn.LSTM"
+    )
+
+
 def runs(model: nn.Module, example_inputs: Any) -> bool:
     """Whether a copy of a model takes the inputs.
 
@@ -139,7 +148,7 @@ class _Trial:
             if expected.error is not None:
                 raise RewriteError(
                     "example_inputs do not run through the model: "
-                    f"{type(expected.error).__name__}: {expected.error}"
+                    f"{type(expected.error).__name__}: {expected.error}, {where_failed(expected.error)}"
                 ) from expected.error
             self._compare(expected, got, self.inputs, what)
         training = not self.original.training
@@ -250,9 +259,7 @@ def _run(model: nn.Module, inputs: Arguments, *, gradients: bool = False) -> _Ou
     try:
         with unnoticed(model), torch.inference_mode(False), torch.set_grad_enabled(gradients):
             args, kwargs = (map_tensors(each, "input", prepare) for each in inputs)
-            # Past what torch.fx prints of an error in a graph.
-            call = partial(Lowered.__call__, model) if isinstance(model, Lowered) else model.__call__
-            output = call(*args, **kwargs)
+            output = model(*args, **kwargs)
             found = dict(numbers(output, "output"))
             with contextlib.suppress(RuntimeError):
                 # Of code whose gradient torch refuses to compute there is none to compare.

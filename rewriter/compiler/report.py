@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from torch import fx, nn
 from passes.errors import Decline, RewriteError
 
 _ATTRIBUTES = ("report", "rewrite_report")
+# Around the cells of a table: a line below the header, of a character that every terminal and file has.
+_LINES = "\n".join(["    ", "    ", " -- ", *["    "] * 5, ""])
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class Report:
             notes.append("what has no rule in that code is listed where decompose gets example inputs")
         if self.proven or self.proven.notes:
             notes += [str(self.proven), *self.proven.notes]
-        return "\n".join([text, *self._shown_operations(), *self._shown_uncovered(), *notes])
+        return printable("\n".join([text, *self._shown_operations(), *self._shown_uncovered(), *notes]))
 
     def _shown_operations(self) -> list[str]:
         if not self.operations:
@@ -183,7 +186,10 @@ class Report:
             found = model.__dict__.get(name)
             if isinstance(found, Report):
                 return found
-        raise RewriteError(f"{type(model).__name__} was not made by decompose: it carries no report")
+        raise RewriteError(
+            f"{type(model).__name__} was not made by decompose: it carries no report; pass what "
+            "decompose returned"
+        )
 
     def attach(self, model: nn.Module) -> None:
         """Make ``model`` carry the report, as ``report`` unless the user's class uses that name."""
@@ -204,21 +210,38 @@ def render_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> st
     Example:
         >>> print(render_table(("a", "b"), [("1", "2")]))
         a   b
-        ─────
+        -----
         1   2
 
     """
-    from rich import box
+    from rich.box import Box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*header, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table = Table(*header, box=Box(_LINES), padding=(0, 1), pad_edge=False, show_edge=False)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     out = io.StringIO()
     Console(file=out, width=400, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).rstrip()
+
+
+def printable(text: str) -> str:
+    r"""Escape what standard output has no characters for, so that ``print`` never fails.
+
+    What we say is ASCII; names and messages of the user's may be anything.
+
+    Example:
+        >>> print(printable("gru"))
+        gru
+
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+    except LookupError:
+        return text
 
 
 def _shown(name: str) -> str:

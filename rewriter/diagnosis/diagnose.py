@@ -12,7 +12,7 @@ from torch import Tensor
 
 from passes.errors import RewriteError
 from passes.operations.operation import RANDOM
-from rewriter.compiler.report import render_table
+from rewriter.compiler.report import printable, render_table
 from rewriter.diagnosis.advice import Advice
 from rewriter.diagnosis.followed import Flow
 from rewriter.diagnosis.local_gaps import ROUNDING, Gaps
@@ -111,7 +111,8 @@ class Diagnosis:
         ]
         header = ("where", "operation", "at", "in", "out", "gap", "share", "what it is, and what helps")
         more = len(self.broken) - len(rows)
-        return "\n".join([head, "", render_table(header, rows), *([f"and {more} more"] if more else [])])
+        lines = [head, "", render_table(header, rows), *([f"and {more} more"] if more else [])]
+        return printable("\n".join(lines))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the diagnosis as plain data, ready for ``json.dumps``."""

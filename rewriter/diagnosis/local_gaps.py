@@ -138,7 +138,7 @@ def gaps_of_sample(
     if not isinstance(output, Tensor) or output.dim() == 0 or output.shape[0] != 2 * rows:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise RewriteError(
-            f"expected an output with the batch of {2 * rows} in dimension 0, got {got}; pass output=… to "
+            f"expected an output with the batch of {2 * rows} in dimension 0, got {got}; pass output=... to "
             "say which part of what the model returns is to be diagnosed"
         )
     flat = output.reshape(2 * rows, -1)

@@ -13,6 +13,7 @@ from passes.errors import DeclinedError, RewriteError
 from passes.operations.table import rule_of_module
 from passes.user_code.clone import frozen_clone
 from passes.user_code.observe import Call
+from passes.user_code.source import where_failed
 from passes.user_code.twin import Twin
 from rewriter.compiler.islands import islands_of
 from rewriter.compiler.report import Report
@@ -118,7 +119,10 @@ def _of_sample(
 
 def _failing(references: Inputs, error: Exception) -> RewriteError:
     got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in references)
-    return RewriteError(f"the model, or output=, fails on inputs {got}: {type(error).__name__}: {error}")
+    return RewriteError(
+        f"the model, or output=, fails on inputs {got}: {type(error).__name__}: {error}, "
+        f"{where_failed(error)}"
+    )
 
 
 def _is_decomposed(model: nn.Module) -> bool:

@@ -77,7 +77,7 @@ class Target:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise RewriteError(
                 f"expected an output with the batch of {inputs[0].shape[0]} in dimension 0, got {got}; pass "
-                "output=… to say which part of what the model returns is to be explained"
+                "output=... to say which part of what the model returns is to be explained"
             )
         return output
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -11,17 +12,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from passes.errors import RewriteError
+from passes.errors import InputError, RewriteError
 from passes.user_code.clone import is_compiled
+from passes.user_code.source import where_failed
 from rewriter.equivalence.correspondence import Correspondence, correspondence
 from rewriter.equivalence.differences import Findings, differs_from_itself, short_name
-from rewriter.equivalence.probe import Conditions, Run, redraw, run
+from rewriter.equivalence.first_layer import different_weights, first_layer
+from rewriter.equivalence.probe import Conditions, Run, run, takes
+from rewriter.equivalence.provenance import hash_of_weights, versions
 from rewriter.equivalence.report import EquivalenceError, EquivalenceReport
+from rewriter.equivalence.variation import NUMBERS, plan, redraw
 from rewriter.inputs import Model, as_module
-from rewriter.places import walk
+from rewriter.places import describe, walk
 
 TOLERANCES: Mapping[torch.dtype, float] = MappingProxyType({torch.float32: 1e-5, torch.float64: 1e-10})
 
+# Characters of a reason why something does not vary.
+_SHORT = 120
 # Modules whose modes a report tells one by one.
 _MODES = 5
 
@@ -59,7 +66,9 @@ def check_equivalence(
         rewritten: what is claimed to compute the same.
         example_inputs: one positional argument, a tuple of them, or a mapping of keyword arguments.
         seeds: number of inputs to compare on. Seed 0 is the example, the others are random floats in
-            its range; integers, such as lengths and token ids, stay as they are.
+            its range. Where both models take it, batch and length grow from seed to seed, and integers,
+            such as lengths and token ids, are drawn anew; the report's notes say what varied, and what
+            stayed because a model refuses it otherwise. 1 compares on the example alone.
         tolerances: the dtypes to compare in, and the largest allowed difference in each.
         gradient_factor: how many times as large the difference of a gradient may be.
 
@@ -82,33 +91,51 @@ def check_equivalence(
     findings = Findings(tolerances, gradient_factor)
     notes = _compiled_notes(original, rewritten) + _mode_notes(pair)
     not_compared: dict[str, str] = {}
-    drawn = [redraw(example_inputs, seed) for seed in range(1, seeds)]
-    changed = [_differ(example_inputs, inputs) for inputs in drawn]
-    different_inputs = 1 + sum(changed)
+    drawn: _Drawn | None = None
+    # The inputs that ran, by dtype and seed.
+    ran: dict[str, dict[int, Any]] = {}
     for dtype in tolerances:
         try:
             conditions, first = _first_run(pair.original, example_inputs, dtype)
         except Exception as error:
-            not_compared[short_name(dtype)] = f"the original does not run: {_said(error)}"
+            not_compared[short_name(dtype)] = (
+                f"the original does not run: {_said(error)}, {where_failed(error)}"
+            )
             continue
         notes += _default_dtype_note(conditions)
         notes += _entropy_note(first, pair, example_inputs, conditions, tolerances[dtype])
         _compare(first, pair, example_inputs, conditions, findings)
-        ran = 1
-        for seed, inputs in enumerate(drawn, start=1):
-            left_out = _compare_redrawn(pair, inputs, replace(conditions, seed=seed), findings)
+        if drawn is None:
+            drawn = _drawn(pair, example_inputs, conditions, seeds)
+            notes += drawn.notes
+        ran[short_name(dtype)] = {0: example_inputs}
+        for seed, choices in enumerate(drawn.inputs, start=1):
+            inputs, left_out = _compare_redrawn(pair, choices, replace(conditions, seed=seed), findings)
             notes += left_out
-            ran += changed[seed - 1] and not left_out
-        different_inputs = min(different_inputs, ran)
-    if drawn and not any(changed):
-        notes.append("only integers: one input; the other seeds only draw other random numbers inside")
+            if not left_out:
+                ran[short_name(dtype)][seed] = inputs
     names = type(pair.original).__name__, type(pair.rewritten).__name__
-    if len(not_compared) == len(tolerances):
+    if drawn is None:
         reasons = "\n".join(f"  - {dtype}: {reason}" for dtype, reason in not_compared.items())
-        raise RewriteError(f"example_inputs do not run through the original ({names[0]}):\n{reasons}")
-    dtypes = tuple(short_name(dtype) for dtype in tolerances)
-    notes += findings.notes
-    return EquivalenceReport(*names, different_inputs, dtypes, findings.worst, not_compared, tuple(notes))
+        raise RewriteError(
+            f"example_inputs do not run through the original ({names[0]}):\n{reasons}\nPass them as the "
+            "model is called: one positional argument, a tuple of them, or a mapping of keyword arguments."
+        )
+    different = min(
+        1 + sum(_differ(example_inputs, each) for seed, each in runs.items() if seed) for runs in ran.values()
+    )
+    return EquivalenceReport(
+        *names,
+        different,
+        tuple(short_name(dtype) for dtype in tolerances),
+        findings.worst,
+        not_compared,
+        (*notes, *findings.notes),
+        inputs=tuple(_described(each) for each in next(iter(ran.values())).values()),
+        versions=versions(),
+        weights={"original": hash_of_weights(pair.original), "rewritten": hash_of_weights(pair.rewritten)},
+        **_told(pair, findings, tolerances, ran),
+    )
 
 
 def assert_equivalent(
@@ -181,11 +208,80 @@ def _first_run(original: nn.Module, example_inputs: Any, dtype: torch.dtype) -> 
             raise error from None
 
 
+class _Drawn(NamedTuple):
+    """What is run besides the example.
+
+    Args:
+        inputs: for each seed, what is tried in turn: all that may vary, then numbers alone.
+        notes: what varies, and what does not.
+
+    """
+
+    inputs: list[tuple[Any, ...]]
+    notes: list[str]
+
+
+def _drawn(pair: _Pair, example_inputs: Any, conditions: Conditions, seeds: int) -> _Drawn:
+    if seeds == 1:
+        return _Drawn([], [])
+
+    def refuses(inputs: Any) -> str:
+        error = takes(pair.original, inputs, conditions)
+        if error is None:
+            # What is written out for one length says so; anything else that it raises is a difference.
+            error = takes(pair.rewritten, inputs, conditions)
+            error = error if isinstance(error, InputError) else None
+        return "" if error is None else _first_line(error)
+
+    chosen = plan(example_inputs, refuses)
+    inputs = [
+        tuple(
+            redraw(example_inputs, seed, each)
+            for each in ([chosen, NUMBERS] if chosen != NUMBERS else [NUMBERS])
+        )
+        for seed in range(1, seeds)
+    ]
+    if not any(_differ(example_inputs, each[0]) for each in inputs):
+        return _Drawn(inputs, ["one input: the other seeds only draw other random numbers inside"])
+    stays = [f"{what} stays as in the example: {why}" for what, why in chosen.refused.items()]
+    return _Drawn(inputs, [str(chosen), *stays])
+
+
 def _differ(example_inputs: Any, inputs: Any) -> bool:
     """Tell whether any number was drawn anew."""
     pairs = zip(walk(example_inputs, "input"), walk(inputs, "input"), strict=False)
     tensors = [(a, b) for (_, a), (_, b) in pairs if isinstance(a, Tensor) and isinstance(b, Tensor)]
-    return any(a.is_floating_point() and not torch.equal(a, b) for a, b in tensors if a is not b)
+    return any(a.shape != b.shape or not torch.equal(a, b) for a, b in tensors if a is not b)
+
+
+def _described(inputs: Any) -> str:
+    tensors = [(place, each) for place, each in walk(inputs, "input") if isinstance(each, Tensor)]
+    return "; ".join(f"{place}: {describe(each)}" for place, each in tensors)
+
+
+def _told(
+    pair: _Pair,
+    findings: Findings,
+    tolerances: Mapping[torch.dtype, float],
+    ran: Mapping[str, Mapping[int, Any]],
+) -> dict[str, Any]:
+    """Say where to look first: by an output that differs, if one does, in the widest dtype."""
+    failures = [each for each in findings.worst if not each.equal]
+    if not failures:
+        return {}
+    told = {"other_weights": tuple(different_weights(pair.original, pair.rewritten, pair.parameters))}
+    shows = [each for each in failures if each.kind == "output"] or failures
+    worst = max(shows, key=lambda each: each.dtype)
+    dtype = next(each for each in tolerances if short_name(each) == worst.dtype)
+    same = [each for each in failures if each.dtype == worst.dtype]
+    try:
+        conditions, _ = _first_run(pair.original, ran[worst.dtype][0], dtype)
+    except Exception:
+        return told
+    conditions = replace(conditions, seed=worst.seed)
+    inputs = ran[worst.dtype][worst.seed]
+    layer = first_layer(pair.original, pair.rewritten, inputs, conditions, same, tolerances[dtype])
+    return {**told, "first_layer": layer}
 
 
 def _entropy_note(
@@ -200,22 +296,30 @@ def _entropy_note(
     return [f"{short_name(conditions.dtype)}: {said}, at {', '.join(places[:3])}"] if places else []
 
 
-def _compare_redrawn(pair: _Pair, inputs: Any, conditions: Conditions, findings: Findings) -> list[str]:
-    """Compare on other numbers than the example's; return a note if the original refuses them."""
-    try:
-        expected = run(pair.original, inputs, conditions)
-    except Exception as error:
-        where = f"{short_name(conditions.dtype)}, seed {conditions.seed}"
-        return [f"{where} was left out: the original does not take random floats: {_said(error)}"]
-    _compare(expected, pair, inputs, conditions, findings)
-    return []
+def _compare_redrawn(
+    pair: _Pair, choices: tuple[Any, ...], conditions: Conditions, findings: Findings
+) -> tuple[Any, list[str]]:
+    """Compare on other numbers than the example's; return them, or a note if the original refuses them."""
+    refused = ""
+    for inputs in choices:
+        try:
+            expected = run(pair.original, inputs, conditions)
+        except Exception as error:
+            refused = _said(error)
+            continue
+        _compare(expected, pair, inputs, conditions, findings)
+        return inputs, []
+    where = f"{short_name(conditions.dtype)}, seed {conditions.seed}"
+    return None, [f"{where} was left out: the original does not take random floats: {refused}"]
 
 
 def _compare(expected: Run, pair: _Pair, inputs: Any, conditions: Conditions, findings: Findings) -> None:
     try:
         got = run(pair.rewritten, inputs, conditions, expected.cotangents)
     except Exception as error:
-        problem = f"the original runs, the rewritten model raises {_said(error)}"
+        problem = f"the original runs, the rewritten model raises {_said(error)}, {where_failed(error)}"
+        if conditions.seed:
+            problem += "; seeds=1 compares on the example alone"
         findings.problem(conditions, "run", "rewritten", problem)
         return
     findings.outputs(conditions, expected, got)
@@ -285,3 +389,7 @@ def _default_dtype_note(conditions: Conditions) -> list[str]:
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".strip()
+
+
+def _first_line(error: Exception) -> str:
+    return textwrap.shorten(_said(error).splitlines()[0], _SHORT, placeholder=" ...")

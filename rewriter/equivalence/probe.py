@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from passes.graph.layers import layer_calls
 from passes.recurrent.lengths import as_arguments
 from passes.user_code.clone import private_clone
+from passes.user_code.structure import tensors_in
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.tensors import TensorCopies
 from rewriter.compiler.proof import default_dtype
@@ -113,35 +116,109 @@ def run(
     return Run(output, cotangents, of_inputs, of_parameters, buffers)
 
 
-def redraw(example_inputs: Any, seed: int) -> Any:
-    """Return inputs of the same form with other numbers, uniform over the range of the example's.
-
-    Integers stay (lengths, token ids), and so do floats that are whole numbers (masks, counts), and
-    whatever is not finite. A constant is drawn around its value, zeros from -1 to 1.
+def takes(model: nn.Module, example_inputs: Any, conditions: Conditions) -> Exception | None:
+    """Return what a copy of ``model`` raises on the inputs, without gradients; None if it takes them.
 
     Example:
-        >>> x, n = redraw((torch.zeros(3), torch.tensor([2, 1])), seed=1)
-        >>> bool((x != 0).all()), n
-        (True, tensor([2, 1]))
+        >>> takes(nn.Linear(2, 1), torch.ones(3, 2), Conditions(torch.float32, seed=0)) is None
+        True
 
     """
-    generator = torch.Generator().manual_seed(seed)
-    return map_tensors(example_inputs, "input", lambda _, tensor: _redraw(tensor, generator))
+    try:
+        _outputs_of_layers(model, example_inputs, conditions, [])
+    except Exception as error:
+        return error
+    return None
 
 
-def _redraw(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    if not tensor.is_floating_point() or tensor.layout != torch.strided:
-        return tensor
-    finite = tensor.detach()[tensor.isfinite()].double()
-    if finite.numel() == 0:
-        return tensor
-    low, high = finite.min().item(), finite.max().item()
-    if low == high:
-        low, high = (0.5 * low, 1.5 * low) if low else (-1.0, 1.0)
-    elif bool((finite == finite.round()).all()):
-        return tensor
-    drawn = low + (high - low) * torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-    return torch.where(tensor.isfinite(), drawn.to(tensor), tensor.detach())
+def layers_given(
+    model: nn.Module, example_inputs: Any, conditions: Conditions
+) -> dict[str, list[Tensor | None]]:
+    """Run a copy of ``model`` without gradients; return what each layer gives when it is first called.
+
+    Args:
+        model: also a graph that :func:`rewriter.decompose` made, in which most layers are written out.
+        example_inputs: as :func:`rewriter.decompose` takes them.
+        conditions: dtype and seed.
+
+    Returns:
+        By name, in the order in which the calls end; None for what a graph does not use.
+
+    Raises:
+        Exception: whatever the model raises.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 1), nn.Tanh())
+        >>> list(layers_given(model, torch.ones(3, 2), Conditions(torch.float32, seed=0)))
+        ['0', '1', '']
+
+    """
+    found: list[tuple[str, list[Tensor | None]]] = []
+    _outputs_of_layers(model, example_inputs, conditions, found)
+    given: dict[str, list[Tensor | None]] = {}
+    for name, tensors in found:
+        given.setdefault(name, tensors)
+    return given
+
+
+def _outputs_of_layers(
+    model: nn.Module,
+    example_inputs: Any,
+    conditions: Conditions,
+    found: list[tuple[str, list[Tensor | None]]],
+) -> None:
+    def prepare(_: str, tensor: Tensor) -> Tensor:
+        copy = tensor.detach().clone()
+        return copy.to(conditions.dtype) if copy.is_floating_point() else copy
+
+    with _surroundings(conditions), torch.no_grad():
+        probe = _independent(model, conditions.dtype).to(conditions.dtype)
+        for name, module in probe.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                module.register_forward_hook(_noting(name, found))
+        args, kwargs = as_arguments(map_tensors(example_inputs, "input", prepare))
+        with unnoticed(model):
+            _seed(conditions.seed)
+            if isinstance(probe, fx.GraphModule):
+                bound = inspect.signature(probe.forward).bind(*args, **kwargs)
+                bound.apply_defaults()
+                _ByLayer(probe, found).run(*bound.args, *bound.kwargs.values())
+            else:
+                probe(*args, **kwargs)
+
+
+def _noting(name: str, found: list[tuple[str, list[Tensor | None]]]) -> Any:
+    def note(_: nn.Module, __: Any, output: Any) -> None:
+        # Code may write to them afterwards.
+        found.append((name, [each.detach().clone() for each in tensors_in(output)]))
+
+    return note
+
+
+class _ByLayer(fx.Interpreter):
+    """Runs a graph, and notes what the layers give that are written out in it."""
+
+    def __init__(self, model: fx.GraphModule, found: list[tuple[str, list[Tensor | None]]]) -> None:
+        super().__init__(model)
+        self.extra_traceback = False
+        self._found = found
+        self._ends: dict[str, list[str]] = {}
+        self._calls = {name: call for name, call in layer_calls(model).items() if call is not None}
+        for name, call in self._calls.items():
+            self._ends.setdefault(call[1], []).append(name)
+        self._wanted = {output for call in self._calls.values() for output in call[3]}
+        self._values: dict[str, list[Tensor | None]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node, and note the layers that end with it."""
+        value = super().run_node(n)
+        if n.name in self._wanted:
+            self._values[n.name] = [each.detach().clone() for each in tensors_in(value)]
+        for name in self._ends.get(n.name, ()):
+            # What nothing uses is not in the graph.
+            given = [self._values.get(each, [None]) for each in self._calls[name][3]]
+            self._found.append((name, [each for part in given for each in part]))
+        return value
 
 
 def _draw_like(outputs: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from passes.errors import RewriteError
-from rewriter.compiler.report import render_table
+from rewriter.compiler.report import printable, render_table
 
 Kind = Literal["run", "structure", "output", "buffer after the call", "input gradient", "parameter gradient"]
 
-# Failures that a table explains in full: the first few tell what the others follow from.
-_DETAILS = 10
+_HEADER = (
+    "dtype",
+    "what",
+    "where it differs most",
+    "absolute",
+    "relative",
+    "allowed",
+    "seed",
+    "verdict",
+)
+# Comparisons of one kind and verdict that get a row each: a recurrent layer has three outputs.
+_ROWS = 3
+# Failures that a report explains in full: the first few tell what the others follow from.
+_DETAILS = 4
+# Notes, and names of parameters, that it shows: all are in the JSON.
+_NOTES = 5
+_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,13 @@ class EquivalenceReport:
         comparisons: every output, buffer, input gradient and parameter gradient, in each dtype.
         not_compared: the dtypes in which the original itself does not run, with the reason.
         notes: what else a reader should know.
+        first_layer: a sentence that names the first layer that differs, in the order of the computation;
+            ``""`` if nothing differs, or no layer can be told.
+        other_weights: the original's parameters that have other numbers in the rewritten model, if the
+            models are not equal.
+        inputs: for each seed, what the inputs were: shapes, dtypes and devices.
+        versions: of Python, torch and this package.
+        weights: a hash of the parameters and buffers of each model.
 
     Example:
         >>> import torch
@@ -88,6 +110,12 @@ class EquivalenceReport:
     comparisons: tuple[Comparison, ...]
     not_compared: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    # What is new has a default of its class, which reports have that were saved before.
+    first_layer: str = ""
+    other_weights: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    versions: Mapping[str, str] | None = None
+    weights: Mapping[str, str] | None = None
 
     @property
     def failures(self) -> tuple[Comparison, ...]:
@@ -127,6 +155,7 @@ class EquivalenceReport:
             **asdict(self),
             "comparisons": [_plain(each) for each in self.comparisons],
             "not_compared": dict(self.not_compared),
+            "inputs": dict(enumerate(self.inputs)),
         }
 
     def to_json(self) -> str:
@@ -140,23 +169,13 @@ class EquivalenceReport:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
-        header = (
-            "dtype",
-            "what",
-            "where it differs most",
-            "absolute",
-            "relative",
-            "allowed",
-            "seed",
-            "verdict",
-        )
-        lines = [self._verdict(), "", render_table(header, [_row(each, n) for each, n in self._shown()]), ""]
-        lines += [f"different: {each}" for each in self.failures[:_DETAILS]]
-        if len(self.failures) > _DETAILS:
-            lines.append(f"different: {len(self.failures) - _DETAILS} more, all in the report's failures")
+        lines = [self._verdict(), *self._told(), "", render_table(_HEADER, self._rows()), ""]
+        lines += _cut([str(each) for each in _worst_of_each(self.failures)], len(self.failures))
         lines += [f"not compared in {dtype}: {reason}" for dtype, reason in self.not_compared.items()]
-        lines += [f"note: {note}" for note in self.notes]
-        return "\n".join(lines).rstrip()
+        lines += [f"note: {note}" for note in self.notes[:_NOTES]]
+        if len(self.notes) > _NOTES:
+            lines.append(f"note: {len(self.notes) - _NOTES} more, all in the report's notes")
+        return printable("\n".join(lines).rstrip())
 
     def _verdict(self) -> str:
         pair = f"{self.original} and {self.rewritten}"
@@ -165,16 +184,17 @@ class EquivalenceReport:
         compared = [dtype for dtype in self.dtypes if dtype not in self.not_compared]
         return f"{pair} are equal in {' and '.join(compared) or 'no dtype'}, for {self.seeds} input(s)"
 
-    def _shown(self) -> list[tuple[Comparison, int]]:
-        """Choose the rows: all but the equal parameters, of which the worst stands for its dtype."""
-        shown: list[tuple[Comparison, int]] = []
-        for dtype in self.dtypes:
-            here = [each for each in self.comparisons if each.dtype == dtype]
-            equal = [each for each in here if each.kind == "parameter gradient" and each.equal]
-            shown += [(each, 1) for each in here if each.kind != "parameter gradient" or not each.equal]
-            if equal:
-                shown.append((max(equal, key=lambda each: each.relative), len(equal)))
-        return shown
+    def _told(self) -> list[str]:
+        """Say where to look first."""
+        lines = [self.first_layer] if self.first_layer else []
+        if self.other_weights:
+            shown = ", ".join(self.other_weights[:_NAMES])
+            more = f" and {len(self.other_weights) - _NAMES} more" if len(self.other_weights) > _NAMES else ""
+            lines.append(f"parameters with other numbers: {shown}{more}")
+        return lines
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [_row(*each) for dtype in self.dtypes for each in _groups(self.comparisons, dtype)]
 
 
 class EquivalenceError(RewriteError, AssertionError):
@@ -208,12 +228,43 @@ def _plain(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _worst_of_each(failures: tuple[Comparison, ...]) -> list[Comparison]:
+    """Return one failure of each kind and dtype: the others follow from the same."""
+    worst: dict[tuple[str, Kind], Comparison] = {}
+    for each in failures:
+        best = worst.setdefault((each.dtype, each.kind), each)
+        if each.relative > best.relative:
+            worst[each.dtype, each.kind] = each
+    return list(worst.values())
+
+
+def _cut(details: list[str], failures: int) -> list[str]:
+    lines = [f"different: {each}" for each in details[:_DETAILS]]
+    left = failures - len(lines)
+    return [*lines, f"different: {left} more, all in the report's failures"] if left else lines
+
+
+def _groups(comparisons: Sequence[Comparison], dtype: str) -> Iterator[tuple[Comparison, int]]:
+    """Yield the rows: of many of one kind and verdict the worst stands for all."""
+    groups: dict[tuple[str, bool], list[Comparison]] = {}
+    for each in comparisons:
+        if each.dtype == dtype:
+            groups.setdefault((each.kind, each.equal), []).append(each)
+    for (kind, equal), group in groups.items():
+        if len(group) <= _ROWS and not (kind == "parameter gradient" and equal):
+            yield from ((each, 1) for each in group)
+        else:
+            yield max(group, key=lambda each: each.relative), len(group)
+
+
 def _row(comparison: Comparison, standing_for: int) -> tuple[str, ...]:
     where = comparison.place + (f" at {list(comparison.index)}" if comparison.index else "")
     numeric = comparison.kind not in ("run", "structure") and math.isfinite(comparison.relative)
+    kind = comparison.kind.replace("buffer ", "buffers ") if standing_for > 1 else comparison.kind
+    plural = "" if kind != comparison.kind else "s"
     return (
         comparison.dtype,
-        comparison.kind + (f"s, worst of {standing_for}" if standing_for > 1 else ""),
+        kind + (f"{plural}, worst of {standing_for}" if standing_for > 1 else ""),
         where,
         _figure(comparison.absolute) if numeric else "",
         _figure(comparison.relative) if numeric else "",

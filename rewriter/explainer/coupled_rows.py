@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from passes.user_code.observe import ModuleCall, module_calls
-from rewriter.compiler.culprit import failed_in
+from passes.user_code.source import where_failed
 
 # Rows that run; what couples rows does so with few.
 _ROWS = 4
@@ -126,7 +126,7 @@ def _check_takes_any_number(
     except Exception:
         return
     raise RewriteError(
-        f"the model runs on {len(inputs[0])} rows and not on {count}: in {failed_in(error)}, "
+        f"the model runs on {len(inputs[0])} rows and not on {count}: {where_failed(error)}, "
         f"{type(error).__name__}: {error}; let it take any number of rows, making initial states and "
         "the like for x.shape[0] of them"
     ) from error

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
+from passes.user_code.source import where_failed
 from passes.user_code.twin import Twin
-from rewriter.compiler.decompose import wrong
 from rewriter.compiler.first_calls import prove_first
-from rewriter.compiler.proof import default_dtype
+from rewriter.compiler.proof import default_dtype, wrong
 from rewriter.engine.attribution import Remembered, attribute
 from rewriter.engine.contexts import context_inputs
 from rewriter.engine.kept_state import keeps_state
@@ -379,7 +379,8 @@ class DeepExplainer:
         except Exception as error:
             got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in self._data)
             raise RewriteError(
-                f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: {error}"
+                f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: "
+                f"{error}, {where_failed(error)}"
             ) from error
         check_outputs(outputs)
         return outputs

@@ -124,7 +124,7 @@ def first_tensor(value: Any) -> Tensor:
     found = tensors_in(value)
     if not found:
         raise RewriteError(
-            f"a layer gives {type(value).__name__}, of which nothing can be explained; as output=… take a "
+            f"a layer gives {type(value).__name__}, of which nothing can be explained; as output=... take a "
             "layer that gives a tensor"
         )
     return found[0].clone()
@@ -149,7 +149,7 @@ def _output(plain: Forward, name: str, *args: Any, **kwargs: Any) -> Tensor:
         found.append(first_tensor(result))
     if len(found) != 1:
         what = "runs more than once" if found else "is not reached"
-        raise RewriteError(f"{name}: {what}; as output=… take a layer that runs once")
+        raise RewriteError(f"{name}: {what}; as output=... take a layer that runs once")
     return found[0]
 
 

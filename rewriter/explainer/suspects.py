@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from passes.user_code.clone import frozen_clone
-from rewriter.compiler.culprit import failed_in, line_of
+from passes.user_code.source import where_failed
 from rewriter.compiler.islands import islands_of
 from rewriter.compiler.report import Report
 from rewriter.compiler.uncovered import uncovered_calls
@@ -63,13 +63,11 @@ def first_break(target: Target, problem: Problem, row: int, column: int) -> str:
 def why_not_explained(target: Target, samples: Inputs, error: Exception) -> str:
     """Say where an explanation failed that torch has refused, and what in the model has no rule."""
     model = target.model if target.rewritten is None else target.rewritten
-    line = line_of(error)
-    place = f"{failed_in(error)} ({line})" if line else failed_in(error)
     known = _without_rule(model, samples)
     advice = f"; without a rule: {known}" if known else ""
     return (
-        f"explaining fails in {place}: {type(error).__name__}: {error}{advice}. A model is explained by a "
-        "run with gradients, through operations that have a rule or a gradient of torch's"
+        f"explaining fails {where_failed(error)}: {type(error).__name__}: {error}{advice}. A model is "
+        "explained by a run with gradients, through operations that have a rule or a gradient of torch's"
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from passes.errors import RewriteError
+from passes.user_code.source import where_failed
 from rewriter.onnx.example import Example, close
 from rewriter.onnx.graph import RECURRENT, nodes_of, operator_name
 
@@ -92,7 +93,8 @@ class Runtime:
             expected = run_torch(model, example)
         except Exception as error:  # whatever the user's code raises
             raise RewriteError(
-                f"export_onnx: the model does not run a {what}: {type(error).__name__}: {error}"
+                f"export_onnx: the model does not run a {what}: {type(error).__name__}: {error}, "
+                f"{where_failed(error)}; let it take any size, by x.shape in place of numbers"
             ) from error
         _check_finite(expected, what)
         names = [each.name for each in self.session.get_inputs()]
@@ -126,7 +128,9 @@ def check_reference(model: nn.Module, example: Example) -> None:
         again = run_torch(model, example)
     except Exception as error:  # whatever the user's code raises
         raise RewriteError(
-            f"example_inputs do not run through the model: {type(error).__name__}: {error}"
+            f"example_inputs do not run through the model: {type(error).__name__}: {error}, "
+            f"{where_failed(error)}; pass them as the model is called: one argument, a tuple of them, or a "
+            "mapping of keyword arguments"
         ) from error
     leaves = pytree.tree_leaves_with_path(outputs)
     for place, leaf in leaves:

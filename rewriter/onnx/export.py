@@ -7,7 +7,8 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.replacements import recurrent_replacements
 from passes.replacement import ApplyReplacements
 from passes.user_code.clone import named_clones, private_clone
+from passes.user_code.source import line_of
+from rewriter.compiler.culprit import with_sources
 from rewriter.onnx.check import run_torch
 from rewriter.onnx.example import Axes, Example
 from rewriter.onnx.graph import BATCH, rename_values
@@ -26,10 +29,14 @@ from rewriter.onnx.write import write_steps
 
 # Sizes and indices have few numbers, weights many.
 _SMALL = 64
+# What torch says to those who develop torch.
+_HINTS = re.compile(
+    r"\s*(?:\(Size-like symbols|consider using data-dependent|Caused by:|For more information)"
+)
 # More ways to choose the axes of the time than are worth a run of the model each.
 _MANY = 100
 # They talk about the attempt to export, whose outcome is reported anyway.
-_TALKATIVE = ("torch._guards", "torch._dynamo", "torch.export", "torch.fx.experimental", "torch.onnx")
+_TALKATIVE = re.compile(r"(torch|onnxscript|onnx_ir)(\.|$)")
 
 Times = tuple[tuple[int, ...], ...]
 
@@ -45,7 +52,7 @@ def rewritten_clone(model: nn.Module) -> nn.Module:
     recurrent = ApplyReplacements(recurrent_replacements(), modules)
     recurrent(clone)
     if recurrent.declines:
-        raise DeclinedError(tuple(recurrent.declines), "Mend them, then export.")
+        raise DeclinedError(with_sources(model, recurrent.declines), "Mend them, then export.")
     return clone.eval()
 
 
@@ -204,13 +211,15 @@ def _parameter_names(clone: nn.Module, model: nn.Module) -> dict[str, str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence what torch's exporter says about itself: nothing that a user could act on."""
-    names = [name for name in logging.root.manager.loggerDict if name.startswith(_TALKATIVE)]
-    loggers = [logging.getLogger(name) for name in {*_TALKATIVE, *names}]
+    # Loggers that are made meanwhile go by the level of those above them.
+    names = {"torch", "onnxscript", "onnx_ir", *logging.root.manager.loggerDict}
+    loggers = [logging.getLogger(name) for name in names if _TALKATIVE.match(name)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
     try:
-        with warnings.catch_warnings():
+        # torch.export prints the graph at which it gives up.
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             # torch.export and torch.onnx call functions that torch itself has deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -223,15 +232,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _no_program(error: Exception) -> str:
+    line = line_of(error)
+    place = f" at {line}" if line else ""
     fixed = re.search(r"specialized it to be a constant \((\d+)\)", str(error))
     if fixed:
         return (
-            f"export_onnx: the batch dimension is frozen: the model's code fixes it at {fixed[1]}, as does "
-            "int(...) or a size written as a number; take it from x.shape, or name another axis: batch_axes"
+            f"export_onnx: the batch dimension is frozen: the model's code fixes it at {fixed[1]}{place}, "
+            "as does int(...) or a size written as a number; take it from x.shape, or name another axis: "
+            "batch_axes"
         )
     return (
-        f"export_onnx: torch.export cannot follow the model: {_first_lines(error)}; its forward must not "
-        "decide by values of tensors, pack sequences, or return anything but tensors"
+        f"export_onnx: torch.export cannot follow the model{place}: {_first_lines(error)}; its forward "
+        "must not decide by values of tensors, pack sequences, or return anything but tensors"
     )
 
 
@@ -240,4 +252,5 @@ def _first_lines(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:3])}"
+    said = _HINTS.split(" ".join(lines[:3]))[0].rstrip(" .;")
+    return f"{type(error).__name__}: {said}"

@@ -14,7 +14,7 @@ from torch import nn
 from passes.errors import RewriteError
 from passes.user_code.hooks import modes_kept
 from passes.user_code.randomness import random_state_kept
-from rewriter.compiler.report import render_table
+from rewriter.compiler.report import printable, render_table
 from rewriter.inputs import Model, as_module
 from rewriter.onnx.arguments import check_arguments, check_installed, checked_path, given_axes, write_file
 from rewriter.onnx.check import Runtime, check_model, check_operators, check_reference, run_torch
@@ -38,6 +38,8 @@ ONNX_OPERATORS = frozenset({
     "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tan", "Tanh", "ThresholdedRelu", "Tile",
     "TopK", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
 })  # fmt: skip
+# Above, relative errors have other reasons.
+_ROUNDING = 1e-3
 # Operators in a row of a printed report.
 _PER_ROW = 6
 
@@ -79,7 +81,7 @@ class OnnxReport:
         for k in range(0, len(counts), _PER_ROW):
             rows += [("" if k else "operators", ", ".join(counts[k : k + _PER_ROW]))]
         rows += [(f"batch of {size}", f"relative error {error:.1e}") for size, error in self.errors.items()]
-        return render_table(("onnx", ""), rows)
+        return printable(render_table(("onnx", ""), rows))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for ``json.dumps``."""
@@ -249,9 +251,18 @@ def _compare(
         if not errors[size] <= tolerance:
             raise RewriteError(
                 f"export_onnx: onnxruntime and torch differ by {errors[size]:.1e} (relative) for a {what}, "
-                f"more than tolerance={tolerance:.0e}; nothing was written"
+                f"more than tolerance={tolerance:.0e}; nothing was written: "
+                f"{_advice(errors[size], longer, timed)}"
             )
     return errors
+
+
+def _advice(error: float, longer: int, timed: bool) -> str:
+    if error < _ROUNDING:
+        return "if that is rounding to you, pass a larger tolerance"
+    if longer and timed:
+        return "the model's code fixes the length, as a loop over steps does; export with loops=False"
+    return "a graph fixes what the model's code decides by values, sizes or types of layers"
 
 
 def _shown(shape: tuple[int | str, ...]) -> str:

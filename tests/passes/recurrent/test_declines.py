@@ -83,11 +83,11 @@ REASONS = {
     "OwnCell": (OwnCell, "no rule knows its algebra"),
     "Clashes": (Clashes, "its submodule layer0 has a name that the rewrite needs"),
     "functional": (Functional, "Functional.forward calls torch.gru_cell"),
-    "weight norm": (weight_norm, "remove_parametrizations first"),
+    "weight norm": (weight_norm, "remove_parametrizations(layer, 'weight_hh_l0', leave_parametrized=True)"),
     "pruned": (pruned, "weight_hh_l0 is not a plain nn.Parameter"),
     "replaced": (replaced_forward, "its forward was replaced on the instance"),
     "quantised": (quantised, "is quantised"),
-    "scripted": (scripted, "rewrite the model before scripting it"),
+    "scripted": (scripted, "rewrite the Python model that it was scripted from"),
 }
 
 # torch announces the end of torch.ao.quantization and of torch.jit.
