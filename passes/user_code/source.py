@@ -121,6 +121,9 @@ def failed_in(error: BaseException) -> str:
     """
     running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
     modules = [each for each in running if isinstance(each, nn.Module)]
+    while len(modules) > 1 and type(modules[0]).__module__.startswith("passes.user_code"):
+        # Ours, around a user's.
+        del modules[0]
     names = {id(each): name for name, each in modules[0].named_modules()} if modules else {}
     known = [each for each in modules if names.get(id(each))]
     return f"{names[id(known[-1])]} ({type(known[-1]).__name__})" if known else "the model itself"

@@ -20,6 +20,8 @@ from rewriter.explainer.layers import return_output_of
 _ROWS = 64
 # Relative to the largest output; more than what the order of sums makes of float32.
 _APART = 1e-3
+# An output that is never larger is 0 to rounding.
+_LEAST = 1e-9
 
 
 class Original:
@@ -97,7 +99,7 @@ class Original:
         expected = self.outputs(inputs)
         expected = expected.reshape(len(expected), -1).double()
         differs = (expected - got.reshape(len(got), -1).to(expected)).abs().nan_to_num(0.0)
-        scale = torch.where(expected.isfinite(), expected.abs(), 0).amax(0).clamp_min(1e-30)
+        scale = torch.where(expected.isfinite(), expected.abs(), 0).amax(0).clamp_min(_LEAST)
         gap = float((differs / scale).max()) if differs.numel() else 0.0
         if gap > _APART:
             raise UnprovenError(

@@ -118,14 +118,14 @@ class Unused(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(2, 1, 2, batch_first=True)
+        self.first, self.lstm = nn.Linear(2, 2), nn.LSTM(2, 1, 2, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.lstm(x.int().to(x) * 0.5)[1][1]
+        y: Tensor = self.lstm(self.first(x).int().to(x) * 0.5)[1][1]
         return y.transpose(0, 1).flatten(1)
 
 
 def test_a_cut_in_front_of_states_is_named() -> None:
     explainer = DeepExplainer(Unused().double(), torch.randn(2, 1, 2).double())
     with pytest.raises(RewriteError, match=r"without an exact rule is to \(to, test_refused_by_torch\.py:"):
-        explainer.shap_values(3 * torch.randn(3, 1, 2).double())
+        explainer.shap_values(9 * torch.randn(3, 1, 2).double())
