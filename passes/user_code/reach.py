@@ -43,7 +43,8 @@ def reaches_module(value: Any) -> bool:
         (True, False)
 
     """
-    return any(isinstance(each, nn.Module) and not is_proxy(each) for each in reached(value))
+    # A proxy of what is gone must not be asked for its class.
+    return any(not is_proxy(each) and isinstance(each, nn.Module) for each in reached(value))
 
 
 def reached(value: Any) -> Iterator[Any]:
@@ -106,12 +107,12 @@ def attributes_of(value: Any) -> dict[str, Any]:
 
 def next_of(value: Any) -> Iterable[Any]:
     """Return the objects that a plain object holds: items, attributes, what a function closes over."""
+    if is_proxy(value):
+        return (referent(value),)
     if isinstance(
         value, str | bytes | int | float | Tensor | type | types.ModuleType | torch.dtype | Unchanging
     ):
         return ()
-    if is_proxy(value):
-        return (referent(value),)
     if isinstance(value, dict):
         return value.values()
     if isinstance(value, list | tuple | set | frozenset | deque):

@@ -1,0 +1,190 @@
+"""What is explained is what the model gives, and what rounding or a level would hide is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rewriter import DeepExplainer, RewriteError, decompose
+
+
+class Last(nn.Module):
+    """A head on the last step of a layer, behind what a subclass does to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def between(self, h: Tensor) -> Tensor:
+        return h
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.between(self.gru(x)[0][:, -1]))
+        return y
+
+
+class WritesToData(Last):
+    def between(self, h: Tensor) -> Tensor:
+        h = h * 3
+        h.data = h.data.clamp(-0.1, 0.1)
+        return h
+
+
+def test_outputs_that_are_not_the_models_are_an_error() -> None:
+    model = WritesToData().double().eval()
+    with pytest.raises(RewriteError, match=r"differs from what the model gives|without an exact rule"):
+        DeepExplainer(model, torch.randn(6, 5, 3).double()).shap_values(torch.randn(3, 5, 3).double())
+
+
+class Standardized(Last):
+    """Divides by a deviation that is 0 for a background of zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1e-8)
+        return super().forward(x)
+
+
+def test_what_float32_spoils_is_computed_in_float64() -> None:
+    model = Standardized().eval()
+    x, background = torch.randn(4, 6, 3), torch.zeros(1, 6, 3)
+    values = DeepExplainer(model, background).shap_values(x)
+    wide = Standardized().double().eval()
+    wide.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        change = (wide(x.double()) - wide(background.double())).numpy()
+    # The order of magnitude of single values is 1e6: what float64 leaves of their sum.
+    assert np.abs(values.sum((1, 2)) - change).max() < 1e-7
+
+
+class TwoLevels(nn.Module):
+    """A risk with a part that is cut, beside an output of a level of 1e9."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.risk, self.volume = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 1), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.gru(x)[0][:, -1]
+        risk = self.risk(h)
+        return torch.cat([torch.sigmoid(3 * risk * risk.detach()), 1e9 * self.volume(h)], 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_another_outputs_level_hides_nothing(dtype: torch.dtype) -> None:
+    model = TwoLevels().to(dtype).eval()
+    explainer = DeepExplainer(model, torch.randn(9, 5, 3, dtype=dtype))
+    with pytest.raises(RewriteError, match=r"output 0 .*detach"):
+        explainer.shap_values(torch.randn(4, 5, 3, dtype=dtype))
+
+
+class FinalState(nn.Module):
+    """The usual head on the final state, with batch_first forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.lstm(x)[1][0][-1])
+        return y
+
+
+def test_a_forgotten_batch_first_before_a_final_state() -> None:
+    with pytest.raises(RewriteError, match=r"in lstm \(LSTM\).*batch_first=True"):
+        DeepExplainer(FinalState(), torch.randn(8, 6, 3))
+
+
+def test_one_row_of_a_model_that_squeezes() -> None:
+    class Squeezed(Last):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)[:, :1].squeeze()
+
+    model = Squeezed().double().eval()
+    explainer, x = DeepExplainer(model, torch.randn(6, 5, 3).double()), torch.randn(3, 5, 3).double()
+    assert np.abs(explainer.shap_values(x)[:1] - explainer.shap_values(x[:1])).max() < 1e-13
+
+
+class Settings:
+    scale = 1.0
+
+
+@dataclasses.dataclass
+class Config:
+    scale: float = 1.0
+
+
+CONFIG, TABLE = Config(), np.ones(2)
+
+
+class ByClass(Last):
+    def between(self, h: Tensor) -> Tensor:
+        return h * Settings.scale
+
+
+class ByObject(Last):
+    def between(self, h: Tensor) -> Tensor:
+        return h * CONFIG.scale
+
+
+class ByArray(Last):
+    def between(self, h: Tensor) -> Tensor:
+        return h * float(TABLE[0])
+
+
+def _by_closure() -> tuple[type[Last], Callable[[float], None]]:
+    scale = 1.0
+
+    class ByClosure(Last):
+        def between(self, h: Tensor) -> Tensor:
+            return h * scale
+
+    def change(value: float) -> None:
+        nonlocal scale
+        scale = value
+
+    return ByClosure, change
+
+
+def _changes() -> dict[str, tuple[type[Last], Callable[[float], Any]]]:
+    return {
+        "class": (ByClass, lambda value: setattr(Settings, "scale", value)),
+        "object": (ByObject, lambda value: setattr(CONFIG, "scale", value)),
+        "array": (ByArray, lambda value: TABLE.__setitem__(0, value)),
+        "closure": _by_closure(),
+    }
+
+
+@pytest.mark.parametrize("place", ["class", "object", "array", "closure"])
+def test_what_code_reads_elsewhere_may_change_later(place: str) -> None:
+    kind, change = _changes()[place]
+    model, x = kind().double().eval(), torch.randn(3, 5, 3).double()
+    try:
+        rewritten = decompose(model)
+        rewritten(x)
+        change(3.0)
+        # The same sums, in another order.
+        with torch.no_grad():
+            assert float((rewritten(x) - model(x)).abs().max()) < 1e-13
+    finally:
+        change(1.0)
+
+
+def test_a_weak_reference_to_what_is_gone() -> None:
+    class Trainer:
+        """Is gone after the fit."""
+
+    model, x = Last().double().eval(), torch.randn(3, 5, 3).double()
+    trainer = Trainer()
+    model._trainer = weakref.proxy(trainer)
+    del trainer
+    gc.collect()
+    with torch.no_grad():
+        assert float((decompose(model)(x) - model(x)).abs().max()) < 1e-13
