@@ -27,11 +27,12 @@ _MOST = 1000
 Place = tuple[Any, str]
 
 
-def places_outside(kinds: Iterable[type]) -> list[Place]:
+def places_outside(kinds: Iterable[type], functions: Iterable[types.FunctionType] = ()) -> list[Place]:
     """Return where classes' code may look values up: a module or a class, and a name in it.
 
     Args:
         kinds: classes of modules.
+        functions: others, such as hooks.
 
     Example:
         >>> class Scaled(nn.Module):
@@ -42,13 +43,21 @@ def places_outside(kinds: Iterable[type]) -> list[Place]:
         ['scale']
 
     """
-    return list(_places(frozenset(kinds)))
+    given = frozenset(functions)
+    # Functions may hold on to a model: they are not remembered.
+    return list(_places(frozenset(kinds), given) if given else _places_of(frozenset(kinds)))
 
 
 @functools.lru_cache(maxsize=256)
-def _places(kinds: frozenset[type]) -> tuple[Place, ...]:
+def _places_of(kinds: frozenset[type]) -> tuple[Place, ...]:
+    return _places(kinds)
+
+
+def _places(
+    kinds: frozenset[type], functions: frozenset[types.FunctionType] = frozenset()
+) -> tuple[Place, ...]:
     found: dict[tuple[int, str], Place] = {}
-    pending: list[types.FunctionType] = []
+    pending: list[types.FunctionType] = list(functions)
     for kind, cls in [(each, cls) for each in kinds for cls in each.__mro__ if not _is_torchs(cls)]:
         methods = [_plain(value) for value in vars(cls).values()]
         own = [each for each in methods if isinstance(each, types.FunctionType) and _is_users(each)]
@@ -188,7 +197,8 @@ class Outside:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        places = places_outside({type(module) for module in model.modules()})
+        modules = list(model.modules())
+        places = places_outside({type(module) for module in modules}, _hooked_to(modules))
         values = ((owner, name, getattr(owner, name)) for owner, name in places if hasattr(owner, name))
         self._kept = [(owner, name, value, _saved(value, 3)) for owner, name, value in values]
 
@@ -206,6 +216,12 @@ class Outside:
             if getattr(owner, name, None) is not value:
                 setattr(owner, name, value)
             _put_back(value, saved)
+
+
+def _hooked_to(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
+    for module in modules:
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            yield from (each for each in hooks.values() if isinstance(each, types.FunctionType))
 
 
 @contextmanager

@@ -188,3 +188,25 @@ def test_a_weak_reference_to_what_is_gone() -> None:
     gc.collect()
     with torch.no_grad():
         assert float((decompose(model)(x) - model(x)).abs().max()) < 1e-13
+
+
+SEEN: list[int] = []
+COUNTS = {"n": 0}
+DRAWS = np.random.default_rng(0)
+
+
+def _see(module: nn.Module, args: Any, output: Any) -> None:
+    SEEN.append(1)
+    COUNTS["n"] += 1
+    DRAWS.random()
+
+
+def test_what_a_hook_writes_outside_is_as_it_was() -> None:
+    model = Last().double().eval()
+    model.gru.register_forward_hook(_see)
+    state = DRAWS.bit_generator.state
+    rewritten = decompose(model, torch.randn(2, 5, 3).double())
+    DeepExplainer(model, torch.randn(4, 5, 3).double()).shap_values(torch.randn(2, 5, 3).double())
+    assert (SEEN, COUNTS, DRAWS.bit_generator.state) == ([], {"n": 0}, state)
+    rewritten(torch.randn(2, 5, 3).double())
+    assert COUNTS["n"] == 1
