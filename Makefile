@@ -7,7 +7,7 @@ demo: .venv/demo.stamp
 	$(BIN)/python examples/demo.py
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile \
 		--cov --cov-report=term-missing:skip-covered
 
 # For example FUZZ="--seconds 600 --seed 7 --only layers"; --help says more.
@@ -20,6 +20,7 @@ lint: .venv/test.stamp
 	$(BIN)/mypy
 
 bench: .venv/test.stamp
+	$(BIN)/python -m pytest -m slow tests/test_benchmarks.py
 	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
 
 clean:

@@ -10,9 +10,12 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-@pytest.mark.parametrize(
-    "name", ["additivity", "decompose_time", "explain", "forward", "proof", "shap_growth"]
-)
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("additivity", "explain", "forward", "shap_growth")
+]
+
+
+@pytest.mark.parametrize("name", ["decompose_time", "proof", *SLOW])
 def test_runs_and_writes_nothing(name: str) -> None:
     pytest.importorskip("shap")
     before = {path: path.stat().st_mtime_ns for path in (BENCHMARKS / "results").glob("*")}
