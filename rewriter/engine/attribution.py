@@ -200,8 +200,7 @@ class _Block:
         for begin, end in spans(self.problem.rows, self.tiles.samples):
             # Nothing here holds on to what one span's references left while the next one's run.
             references = self.problem.of_rows(slice(begin, end)).all_references()
-            recorded = _record(self.target, references, read_as=self.problem.read_as)
-            yield self._part(begin, end, *recorded)
+            yield self._part(begin, end, *_record(self.target, references, read_as=self.problem.read_as))
 
     def _part(self, begin: int, end: int, tape: Tape, base: Tensor) -> Part:
         tape.outers = self.outers

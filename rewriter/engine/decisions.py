@@ -96,7 +96,10 @@ class Decisions(TorchFunctionMode):
             return found.value
 
         with torch._C.DisableTorchFunction():
-            self.origins.follow(func, args, kwargs, [each for each in taken if each in self.made], result)
+            # Not complex numbers, for instance.
+            followed = [each for each in taken if each in self.origins.codes]
+            if followed:
+                self.origins.follow(func, args, kwargs, followed, result)
         if isinstance(result, Tensor):
             return decided(result)
         return pytree.tree_map_only(Tensor, decided, result) if tensors_in(result) else result

@@ -173,6 +173,19 @@ def test_lengths_off_zeros(mask: str) -> None:
     assert not got[ended.numpy()].any()
 
 
+def test_complex_numbers_are_no_places() -> None:
+    class Spectrum(OffZeros):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.head(torch.fft.fft(x, n=4).abs()[:, -1])
+            return y
+
+    model, x, background = Spectrum("any").double().eval(), _series(3), _series(4)
+    with torch.no_grad():
+        change = (model(x) - model(background).mean(0)).numpy()
+    got = DeepExplainer(model, background).shap_values(x)
+    assert np.abs(got.sum((1, 2)) - change).max() < EXACT
+
+
 def test_lengths_as_floating_point_numbers() -> None:
     model = LengthInNumbers("").double().eval()
     sides = [[_series(rows), torch.randint(2, STEPS, (rows, 2)).double()] for rows in (4, 5)]

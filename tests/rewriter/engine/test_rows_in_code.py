@@ -62,7 +62,7 @@ class FixedState(Last):
 
 
 def test_a_state_of_a_fixed_size_is_named() -> None:
-    message = r"runs on 8 rows and not on 4: in rnn \(GRU\), .*x\.shape\[0\]"
+    message = r"runs on 8 rows and not on 4: in rnn \(GRU\) \(test_rows_in_code\.py:\d+\), .*x\.shape\[0\]"
     with pytest.raises(RewriteError, match=message):
         DeepExplainer(FixedState("GRU"), torch.randn(8, 6, 4))
 

@@ -318,9 +318,9 @@ def test_what_references_left_is_gone_before_others_run(own: bool, monkeypatch: 
     tapes: list[weakref.ref[Any]] = []
     plain = attribution._record
 
-    def record(*args: Any) -> Any:
+    def record(*args: Any, **kwargs: Any) -> Any:
         assert not any(tape() for tape in tapes)
-        tape, base = plain(*args)
+        tape, base = plain(*args, **kwargs)
         tapes.append(weakref.ref(tape))
         return tape, base
 
