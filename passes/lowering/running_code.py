@@ -146,15 +146,7 @@ def run_lowered(
     """
     if _active.get() is not None:
         return plain(*args, **kwargs)
-    mode = LowerRunning(call)
-    mode.note(args)
-    mode.note(kwargs)
-    token = _active.set(mode)
-    try:
-        with applied_by(mode.applied), mode:
-            return plain(*args, **kwargs)
-    finally:
-        _active.reset(token)
+    return _run_under(_active, LowerRunning(call), plain, args, kwargs)
 
 
 def run_around(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -167,15 +159,24 @@ def run_around(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """
     if _active.get() is not None or _around.get() is not None:
         return plain(*args, **kwargs)
-    mode = LowerRunning(None)
+    return _run_under(_around, LowerRunning(None), plain, args, kwargs)
+
+
+def _run_under(
+    place: ContextVar[LowerRunning | None],
+    mode: LowerRunning,
+    plain: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
     mode.note(args)
     mode.note(kwargs)
-    token = _around.set(mode)
+    token = place.set(mode)
     try:
         with applied_by(mode.applied), mode:
             return plain(*args, **kwargs)
     finally:
-        _around.reset(token)
+        place.reset(token)
 
 
 def run_quietly(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

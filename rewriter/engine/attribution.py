@@ -304,9 +304,11 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
         pairing.samples += 1
     tape.pairing = pairing
     leaves = [_leaf(each) for each in samples]
-    origins = Origins(leaves)
-    tape.origins = origins.of
-    followed = origins if target.tokens and any(map(is_integer, leaves)) else nullcontext()
+    followed: Any = nullcontext()
+    if target.tokens:
+        origins = Origins(leaves)
+        tape.origins = origins.of
+        followed = origins if any(map(is_integer, leaves)) else followed
     with torch.inference_mode(False), torch.enable_grad(), running(tape), PackByIndex(), followed:
         # Under the caller's no_grad a view taken later would have no gradient.
         flat = _flat(target.run([leaf.clone() if leaf.requires_grad else leaf for leaf in leaves]))

@@ -22,11 +22,6 @@ class AdditivityError(RewriteError, AssertionError):
     """The attributions do not sum to the difference of the outputs."""
 
 
-def _largest(problem: Problem) -> float:
-    floats = [each for each in (*problem.samples, *problem.references) if each.is_floating_point()]
-    return max((float(each.abs().max()) for each in floats if each.numel()), default=0.0)
-
-
 # Roundings, in units of the dtype, of a sum of the size of an output and of all that it is split into.
 _ROUNDINGS = 32
 _WIDE = 1e-9
@@ -113,3 +108,8 @@ def _computed_wider(
                 flat = each[place].reshape(-1, wide.outputs.shape[1])[:, index[row]]
                 narrow[row] = flat.reshape(narrow[row].shape)
     return np.array(left, int)
+
+
+def _largest(problem: Problem) -> float:
+    floats = [each for each in (*problem.samples, *problem.references) if each.is_floating_point()]
+    return max((float(each.abs().max()) for each in floats if each.numel()), default=0.0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from rewriter.diagnosis.run import doubled
 from rewriter.engine.integers.lookups import holds_embedding
 from rewriter.engine.problem import Inputs
 from rewriter.inputs import as_inputs, check_like
@@ -17,9 +18,9 @@ from rewriter.inputs import as_inputs, check_like
 Order = Literal["max", "min", "max_abs"]
 
 
-def doubled(inputs: Inputs, multi_input: bool) -> Any:
+def widened(inputs: Inputs, multi_input: bool) -> Any:
     """Return inputs in float64, in the form in which a user gives them."""
-    wide = [each.double() if each.is_floating_point() else each for each in inputs]
+    wide = doubled(inputs)
     return wide if multi_input else wide[0]
 
 

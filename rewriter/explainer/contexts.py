@@ -125,12 +125,13 @@ def explained_as_decided(
     done = [_InContext(rows, part, explain(part)) for rows, part in _alike(target, problem)]
     merged = _merged(problem, done)
     values, base = [each.copy() for each in merged.values], merged.base.copy()
+    f0 = None if problem.own else _outputs(run, problem.references)
     for group in done:
-        for place, i in enumerate(group.rows.tolist()):
-            references = group.problem.references_of(place)
-            read_as = group.problem.read_as
-            was = _outputs(run, references)
-            now = outputs_read_as(target, references, read_as).double().cpu().numpy()
+        # With references of their own, samples are alone in their groups.
+        references = group.problem.references_of(0)
+        was = _outputs(run, references) if f0 is None else f0
+        now = outputs_read_as(target, references, group.problem.read_as).double().cpu().numpy()
+        for i in group.rows.tolist():
             base[i] = was.mean(0)
             effect = (now - was)[:, problem.chosen[i].long().cpu().numpy()]
             if effect.any():

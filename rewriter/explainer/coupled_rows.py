@@ -12,6 +12,9 @@ from passes.errors import RewriteError
 from passes.user_code.observe import ModuleCall, module_calls
 from passes.user_code.source import where_failed
 
+_AS_TIME = (
+    ", and reads dimension 0 as time; make it with batch_first=True, or pass it (time, batch, features)"
+)
 # Rows that run; what couples rows does so with few.
 _ROWS = 4
 # Of the largest number of an output: other rows are computed in another order at most.
@@ -103,10 +106,8 @@ def _check_reads_rows_as_rows(model: nn.Module, calls: list[ModuleCall], count: 
         module = modules.get(name)
         forgotten = isinstance(module, nn.RNNBase) and not module.batch_first
         if forgotten and taken and taken[0].dim() == 3 and taken[0].shape[0] == count:
-            raise RewriteError(
-                f"the rows of a batch influence each other in {_takes(name, module, taken)}, and reads "
-                "dimension 0 as time; make it with batch_first=True, or pass it (time, batch, features)"
-            )
+            place = _takes(name, module, taken)
+            raise RewriteError(f"the rows of a batch influence each other in {place}{_AS_TIME}")
 
 
 def _takes(name: str, module: nn.Module | None, taken: list[Tensor]) -> str:
@@ -148,10 +149,7 @@ def _where(model: nn.Module, plain: list[ModuleCall], found: list[ModuleCall], c
             module = modules.get(name)
             place = f"in {_takes(name, module, taken)}"
             if isinstance(module, nn.RNNBase) and not module.batch_first:
-                return (
-                    f"{place}, and reads dimension 0 as time; make it with batch_first=True, or pass it "
-                    "(time, batch, features)"
-                )
+                return f"{place}{_AS_TIME}"
             return f"{place}; a row must be computed from its own input alone"
     return "in the model's own code; a row must be computed from its own input alone"
 

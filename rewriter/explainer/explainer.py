@@ -29,11 +29,11 @@ from rewriter.explainer.arguments import (
     bytes_of,
     check_outputs,
     chosen_outputs,
-    doubled,
     references_for,
     refuse_tensorflows,
     samples_of,
     tolerance_of,
+    widened,
 )
 from rewriter.explainer.contexts import explained_as_read
 from rewriter.explainer.coupled_rows import check_rows_apart
@@ -309,15 +309,15 @@ class DeepExplainer:
             with default_dtype(torch.float64):
                 explainer = DeepExplainer(
                     asked.model if asked.layer is None else (asked.model, asked.layer),
-                    doubled(self._data, self._multi_input),
+                    widened(self._data, self._multi_input),
                     output=asked.output,
                     attribute_to_layer_input=asked.attribute_to_layer_input,
                     progress=False,
                 )
                 # Also where the model goes back to float32 by itself: there is nothing wider to ask.
                 explainer._wide = True
-                own = doubled(part.references, self._multi_input) if problem.own else None
-                return explainer._explain(doubled(part.samples, self._multi_input), None, "max", True, own)
+                own = widened(part.references, self._multi_input) if problem.own else None
+                return explainer._explain(widened(part.samples, self._multi_input), None, "max", True, own)
         except Exception:
             # An operation without a rule, or a model that is bound to its dtype.
             return None
