@@ -96,7 +96,8 @@ def calls(entry: Any, count: int = 8) -> Iterator[Call]:
     """Yield the calls of an operation that torch's samples make, as Python sees them."""
     torch.manual_seed(0)
     with _quietly():
-        for sample in itertools.islice(entry.sample_inputs("cpu", DOUBLE, requires_grad=False), count):
+        # All of them: a generator that is left open would be closed in the middle of another test.
+        for sample in list(entry.sample_inputs("cpu", DOUBLE, requires_grad=False))[:count]:
             recorded = Recorded()
             with recorded:
                 entry.op(sample.input, *sample.args, **sample.kwargs)
