@@ -72,6 +72,7 @@ ORDER = {
         "engine.integers",
         "engine.sweeps",
         "engine",
+        "engine.path",
         "diagnosis",
         "explainer",
         "adapters",

@@ -93,6 +93,8 @@ class Part:
         sums: for each input the sum over those references, (K, end - begin, *shape), float64.
         pairs: the number of pairs.
         multipliers: likewise of the multipliers, if they are asked for.
+        variances: likewise of the variances of the attributions to each reference over the draws of a path;
+            empty where nothing was drawn more than once.
 
     """
 
@@ -103,6 +105,7 @@ class Part:
     sums: Inputs
     pairs: int
     multipliers: Inputs
+    variances: Inputs = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ class _Block:
 
     def explained(self, remembered: Remembered | None) -> Iterator[Part]:
         """Yield the attributions by references that run once for all samples."""
-        tape, base = _record(self.target, self.problem.references, remembered, self.problem.read_as)
+        tape, base = record(self.target, self.problem.references, remembered, self.problem.read_as)
         for begin, end in spans(self.problem.rows, self.tiles.samples):
             recorded = Tape(entries=tape.entries, inputs=tape.inputs, tokens=self.target.tokens)
             yield self._part(begin, end, recorded, base)
@@ -200,7 +203,7 @@ class _Block:
         for begin, end in spans(self.problem.rows, self.tiles.samples):
             # Nothing here holds on to what one span's references left while the next one's run.
             references = self.problem.of_rows(slice(begin, end)).all_references()
-            yield self._part(begin, end, *_record(self.target, references, read_as=self.problem.read_as))
+            yield self._part(begin, end, *record(self.target, references, read_as=self.problem.read_as))
 
     def _part(self, begin: int, end: int, tape: Tape, base: Tensor) -> Part:
         tape.outers = self.outers
@@ -220,12 +223,12 @@ def _rows(problem: Problem) -> Iterator[Inputs]:
 
 
 def _measure(target: Target, row: Inputs, others: Iterator[Inputs]) -> Size:
-    def record(inputs: Inputs, tape: Tape) -> Tape:
+    def noted(inputs: Inputs, tape: Tape) -> Tape:
         _run(target, inputs, tape)
         return tape
 
     # Two rows: a model may take the batch away where it is of size 1.
-    tape = record([torch.cat([each, each]) for each in row], Tape(tokens=target.tokens))
+    tape = noted([torch.cat([each, each]) for each in row], Tape(tokens=target.tokens))
     total = step = 0
     for _, entry in tape.entries:
         if isinstance(entry, Forward):
@@ -235,11 +238,11 @@ def _measure(target: Target, row: Inputs, others: Iterator[Inputs]) -> Size:
             step = max(step, kept // 3 // entry.kept[0].shape[0])
         else:
             total += sum(each.nbytes for each in (*entry[0], entry[1]))
-    layouts = layouts_of(record, row, tape, others)
+    layouts = layouts_of(noted, row, tape, others)
     return Size(total // 2 + sum(each.nbytes for each in row), step // 2, layouts)
 
 
-def _record(
+def record(
     target: Target, references: Inputs, remembered: Remembered | None = None, read_as: Inputs | None = None
 ) -> tuple[Tape, Tensor]:
     """Run the references, unless that is remembered; return what they left and their flattened outputs."""
@@ -256,12 +259,22 @@ def _record(
 def _run(target: Target, inputs: Inputs, tape: Tape, read_as: Inputs | None = None) -> Tensor:
     # Copies: the model's code may write to its inputs.
     copies = [each.clone() for each in inputs]
-    deciding: Any = nullcontext()
-    if read_as is not None:
-        rows = [row.expand(len(each), *row.shape[1:]) for row, each in zip(read_as, inputs, strict=True)]
-        deciding = tape.decisions = Decisions(copies, decided(target, rows))
-    with torch.inference_mode(False), torch.no_grad(), running(tape), deciding:
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        running(tape),
+        _deciding(target, copies, tape, read_as),
+    ):
         return _flat(target.run(copies))
+
+
+def _deciding(target: Target, inputs: Inputs, tape: Tape, read_as: Inputs | None) -> Any:
+    """Return what makes a run on some inputs decide as for one row."""
+    if read_as is None:
+        return nullcontext()
+    rows = [row.expand(len(each), *row.shape[1:]) for row, each in zip(read_as, inputs, strict=True)]
+    tape.decisions = Decisions(inputs, decided(target, rows))
+    return tape.decisions
 
 
 def decided(target: Target, inputs: Inputs) -> list[Decision]:
@@ -303,20 +316,7 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
         chosen = torch.cat([chosen, chosen[-1:]])
         pairing.samples += 1
     tape.pairing = pairing
-    leaves = [_leaf(each) for each in samples]
-    followed: Any = nullcontext()
-    if target.tokens:
-        origins = Origins(leaves)
-        tape.origins = origins.of
-        followed = origins if any(map(is_integer, leaves)) else followed
-    with torch.inference_mode(False), torch.enable_grad(), running(tape), PackByIndex(), followed:
-        # Under the caller's no_grad a view taken later would have no gradient.
-        flat = _flat(target.run([leaf.clone() if leaf.requires_grad else leaf for leaf in leaves]))
-    if tape.position != len(tape.entries):
-        raise RewriteError(
-            f"{tape.entries[tape.position][0]}: ran for the references and not for the samples; both must "
-            "run the same operations"
-        )
+    leaves, flat = run_linked(target, samples, tape)
     if target.interim is not None:
         # Beside what is cut there, what the model's inputs do on ways around it.
         leaves, references = [*tape.leaves, *leaves], [*tape.inputs, *references]
@@ -336,7 +336,7 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
         ]
         for k0, k1 in spans(chosen.shape[1], tiles.outputs):
             pairing.outputs = k1 - k0
-            multipliers = _backward(flat, [*leaves, *looked_up], chosen[:, k0:k1], pairing)
+            multipliers = pulled_back(flat, [*leaves, *looked_up], chosen[:, k0:k1], pairing)
             for total, each, delta in zip(sums, multipliers[: len(leaves)], deltas, strict=False):
                 if each is not None and delta is not None:
                     total[k0:k1] += (torch.unflatten(each, 0, (k1 - k0, end - begin)) * delta).sum(1)
@@ -356,20 +356,67 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
     return [each[:, rows] for each in sums], [each[:, rows] for each in slopes], flat.detach()[rows]
 
 
+def run_linked(
+    target: Target, samples: Inputs, tape: Tape, read_as: Inputs | None = None
+) -> tuple[Inputs, Tensor]:
+    """Run samples linked to what references left; return leaves of their graph and their flattened outputs.
+
+    Args:
+        target: what is explained.
+        samples: rows of each input.
+        tape: of the references, with the pairing.
+        read_as: one row of each input, by whose decisions all are read; None for their own.
+
+    Raises:
+        RewriteError: if samples and references took different paths through the model's code.
+
+    """
+    leaves = [_leaf(each) for each in samples]
+    followed: Any = nullcontext()
+    if target.tokens:
+        origins = Origins(leaves)
+        tape.origins = origins.of
+        followed = origins if any(map(is_integer, leaves)) else followed
+    with torch.inference_mode(False), torch.enable_grad(), running(tape), PackByIndex(), followed:
+        # Under the caller's no_grad a view taken later would have no gradient.
+        given = [leaf.clone() if leaf.requires_grad else leaf for leaf in leaves]
+        with _deciding(target, given, tape, read_as):
+            flat = _flat(target.run(given))
+    if tape.position != len(tape.entries):
+        raise RewriteError(
+            f"{tape.entries[tape.position][0]}: ran for the references and not for the samples; both must "
+            "run the same operations"
+        )
+    return leaves, flat
+
+
 def _leaf(tensor: Tensor) -> Tensor:
     with torch.inference_mode(False):
         leaf = tensor.detach().clone()
         return leaf.requires_grad_() if leaf.is_floating_point() else leaf
 
 
-def _backward(flat: Tensor, leaves: Inputs, chosen: Tensor, pairing: Pairing) -> list[Tensor | None]:
-    """Return the multipliers of each leaf, (K × n, M, *shape)."""
+def pulled_back(
+    flat: Tensor, leaves: Inputs, chosen: Tensor, pairing: Pairing, scale: Tensor | None = None
+) -> list[Tensor | None]:
+    """Return the multipliers of each leaf, (K × n, M, *shape).
+
+    Args:
+        flat: outputs of the samples.
+        leaves: of their graph.
+        chosen: which outputs of each row, (M, K).
+        pairing: of the pass.
+        scale: what the multipliers of each pair are taken times, (n, M).
+
+    """
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     if not wanted or not flat.requires_grad:
         return [None] * len(leaves)
     picked = flat.new_zeros(chosen.shape[1], *flat.shape)
     picked.scatter_(2, chosen.T.unsqueeze(-1).to(flat.device), 1.0)
     batch = picked.repeat_interleave(pairing.count, 0)
+    if scale is not None:
+        batch *= scale.to(batch).repeat(chosen.shape[1], 1).unsqueeze(-1)
 
     def pull(weights: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(flat, wanted, weights, retain_graph=True, materialize_grads=True)

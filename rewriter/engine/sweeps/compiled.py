@@ -50,17 +50,14 @@ _SECONDS = 60
 _WIDEST = 4096
 _LOCK = threading.Lock()
 
-_INTS = (
-    *("outputs", "references", "rows", "each", "size", "own", "first", "rows_x", "rows_x0", "outer"),
-    "threads",
-)
+_INTS = "outputs", "references", "rows", "size", "rows_x0", "threads"
 _ARRAYS = ("before", "after", "partner", "passed", "before0", "after0", "partner0", "passed0")
 _WRITTEN = ("d_h", "d_c", "gates")
 
 
 def _struct(real: Any) -> type[ctypes.Structure]:
     fields: list[tuple[str, Any]] = [(name, ctypes.c_int64) for name in _INTS]
-    fields += [(name, ctypes.c_void_p) for name in (*_ARRAYS, *_WRITTEN)]
+    fields += [(name, ctypes.c_void_p) for name in ("facing", *_ARRAYS, *_WRITTEN)]
     return type("Sweep", (ctypes.Structure,), {"_fields_": [*fields, ("least", real)]})
 
 
@@ -144,14 +141,19 @@ class CompiledSteps:
         written = [*d, gates] if len(d) > 1 else [*d, *d, gates]
         # The library gets addresses only: what they belong to lives here.
         self._held = [each.contiguous() for each in (*swept.x, *swept.x0)], written
-        rows_x, rows_x0 = swept.x[0].shape[1], swept.x0[0].shape[1]
-        each = swept.batch // (swept.samples * swept.outer)
-        first = swept.first * each * (swept.samples if swept.own else 1)
+        rows_x0 = swept.x0[0].shape[1]
+        # For each pair the row of the reference.
+        numbers = torch.arange(rows_x0, device=gates.device).view(1, -1, 1)
+        _, facing = swept.rows(swept.x[0][:1, :, :1], numbers)
+        inside = swept.batch // (swept.outer * swept.samples)
+        self._facing = facing.expand(
+            1, swept.references, swept.outer, swept.samples, inside, 1
+        ).contiguous()
         ints = (
-            *(swept.outputs, swept.references, swept.batch, each, gates.shape[-1], int(swept.own), first),
-            *(rows_x, rows_x0, swept.outer, torch.get_num_threads()),
+            *(swept.outputs, swept.references, swept.batch, gates.shape[-1], rows_x0),
+            torch.get_num_threads(),
         )
-        addresses = [part.data_ptr() for side in self._held for part in side]
+        addresses = [part.data_ptr() for side in ([self._facing], *self._held) for part in side]
         self._sweep = _STRUCTS[gates.dtype](*ints, *addresses, faded(gates.dtype))
         self._at = ctypes.byref(self._sweep)
         self._step = cell.step
