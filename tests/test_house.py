@@ -70,6 +70,10 @@ ORDER = {
         "engine.tape",
         "engine.rules",
         "engine.integers",
+        "engine.decisions",
+        "engine.packing",
+        "engine.weights",
+        "engine.runs",
         "engine.sweeps",
         "engine",
         "engine.path",
@@ -140,7 +144,7 @@ KNOWN = {
     # Steps are stacked; T and t are lengths and places.
     "passes/recurrent/unroll.py": {"T", "int", "stack", "t"},
     # Types and fields of C, and the two cells that have a form in it.
-    "rewriter/engine/sweeps/compiled.py": {"cpu", "double", "float", "gru", "lstm", "outer", "size"},
+    "rewriter/engine/sweeps/compiled.py": {"cpu", "double", "float", "gru", "lstm", "size"},
     # It writes ONNX, node by node.
     "rewriter/onnx/write.py": {"add", "cat", "chunk", "getitem", "int", "sub"},
     # Words of a table, and properties of parameters.

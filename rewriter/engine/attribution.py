@@ -2,84 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from passes.errors import RewriteError
-from passes.user_code.surroundings import unnoticed
-from passes.user_code.twin import Twin
-from rewriter.compiler.islands import islands_of, run_islands
-from rewriter.engine.decisions import Decision, Decisions
-from rewriter.engine.integers.origins import Origins, is_integer
+from rewriter.engine.integers.origins import is_integer
 from rewriter.engine.merged_batch import Layouts, layouts_of
-from rewriter.engine.packing import PackByIndex
 from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.runs.rows import pulled_back, run_linked, run_rows
+from rewriter.engine.runs.target import Target
 from rewriter.engine.sweeps.linked_recurrence import Forward
-from rewriter.engine.tape import Outers, Pairing, Tape, running
+from rewriter.engine.tape import Outers, Pairing, Tape
 from rewriter.engine.tiles import Tiles, default_budget, spans
-from rewriter.engine.weights import SharedWeights
 
 # Bytes that the run of the references may leave to be remembered.
 _SMALL = 2**28
 # Rows at a time of a run that only tells layouts.
 _ROWS = 16
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is explained, and with respect to what.
-
-    Args:
-        model: a linked copy.
-        weights: those that it shares with the user's model.
-        select: picks the tensor to explain from what the model returns.
-        interim: name of the operation whose inputs receive the attributions, or None for the model's.
-        tokens: integers receive attributions, where an embedding looks them up.
-        stateful: the model's code keeps something between calls, so that each run needs a clone.
-        code: why the model's own code runs, with rewritten layers, instead of a graph.
-        rewritten: what the linked copy was made of.
-
-    """
-
-    model: nn.Module
-    weights: SharedWeights
-    select: Callable[[Any], Any]
-    interim: str | None = None
-    tokens: bool = False
-    stateful: bool = False
-    code: str | None = None
-    rewritten: nn.Module | None = None
-
-    @cached_property
-    def _islands(self) -> list[str]:
-        return [] if self.rewritten is None else islands_of(self.rewritten)
-
-    def run(self, inputs: Inputs) -> Tensor:
-        """Return the outputs to explain, with the batch first.
-
-        Raises:
-            RewriteError: if there is not one row per row of the input.
-
-        """
-        model = Twin(self.model).model if self.stateful else self.model
-        with unnoticed(model):
-            output = self.select(run_islands(self._islands, model, *inputs))
-        if isinstance(output, Tensor) and output.dim() == 0 and len(inputs[0]) == 1:
-            # Of one row with one output, squeezed.
-            output = output.unsqueeze(0)
-        if not isinstance(output, Tensor) or output.dim() == 0 or output.shape[0] != inputs[0].shape[0]:
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise RewriteError(
-                f"expected an output with the batch of {inputs[0].shape[0]} in dimension 0, got {got}; pass "
-                "output=... to say which part of what the model returns is to be explained"
-            )
-        return output
 
 
 @dataclass(frozen=True)
@@ -151,7 +93,7 @@ class Remembered:
 
 
 def attribute(
-    target: Target, problem: Problem, *, max_memory: int | None = None, remembered: Remembered | None = None
+    target: Target, problem: Problem, max_memory: int | None = None, remembered: Remembered | None = None
 ) -> Iterator[Part]:
     """Yield the attributions tile by tile; sums over all parts of a sample are sums over all references.
 
@@ -224,7 +166,7 @@ def _rows(problem: Problem) -> Iterator[Inputs]:
 
 def _measure(target: Target, row: Inputs, others: Iterator[Inputs]) -> Size:
     def noted(inputs: Inputs, tape: Tape) -> Tape:
-        _run(target, inputs, tape)
+        run_rows(target, inputs, tape)
         return tape
 
     # Two rows: a model may take the batch away where it is of size 1.
@@ -250,60 +192,10 @@ def record(
     if remembered and remembered.references and remembered.references[0] == weights:
         return remembered.references[1:]
     tape = Tape(tokens=target.tokens)
-    base = _run(target, references, tape, read_as)
+    base = run_rows(target, references, tape, read_as)
     if remembered:
         remembered.references = weights, tape, base
     return tape, base
-
-
-def _run(target: Target, inputs: Inputs, tape: Tape, read_as: Inputs | None = None) -> Tensor:
-    # Copies: the model's code may write to its inputs.
-    copies = [each.clone() for each in inputs]
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        running(tape),
-        _deciding(target, copies, tape, read_as),
-    ):
-        return _flat(target.run(copies))
-
-
-def _deciding(target: Target, inputs: Inputs, tape: Tape, read_as: Inputs | None) -> Any:
-    """Return what makes a run on some inputs decide as for one row."""
-    if read_as is None:
-        return nullcontext()
-    rows = [row.expand(len(each), *row.shape[1:]) for row, each in zip(read_as, inputs, strict=True)]
-    tape.decisions = Decisions(inputs, decided(target, rows))
-    return tape.decisions
-
-
-def decided(target: Target, inputs: Inputs) -> list[Decision]:
-    """Return what a run of the model decides by its inputs alone, in the order in which it does.
-
-    Args:
-        target: what is explained.
-        inputs: some rows.
-
-    """
-    copies = [each.clone() for each in inputs]
-    noted = Decisions(copies)
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        running(Tape(tokens=target.tokens, decisions=noted)),
-        noted,
-    ):
-        target.run(copies)
-    return noted.found
-
-
-def outputs_read_as(target: Target, inputs: Inputs, read_as: Inputs | None) -> Tensor:
-    """Return the flattened outputs of some rows, by the decisions of one row."""
-    return _run(target, inputs, Tape(tokens=target.tokens), read_as)
-
-
-def _flat(output: Tensor) -> Tensor:
-    return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
 
 def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[Inputs, Inputs, Tensor]:
@@ -354,72 +246,3 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
                         sums[-1][k0:k1] += lookup.by_row(found, pairing)
     rows = slice(problem.rows)
     return [each[:, rows] for each in sums], [each[:, rows] for each in slopes], flat.detach()[rows]
-
-
-def run_linked(
-    target: Target, samples: Inputs, tape: Tape, read_as: Inputs | None = None
-) -> tuple[Inputs, Tensor]:
-    """Run samples linked to what references left; return leaves of their graph and their flattened outputs.
-
-    Args:
-        target: what is explained.
-        samples: rows of each input.
-        tape: of the references, with the pairing.
-        read_as: one row of each input, by whose decisions all are read; None for their own.
-
-    Raises:
-        RewriteError: if samples and references took different paths through the model's code.
-
-    """
-    leaves = [_leaf(each) for each in samples]
-    followed: Any = nullcontext()
-    if target.tokens:
-        origins = Origins(leaves)
-        tape.origins = origins.of
-        followed = origins if any(map(is_integer, leaves)) else followed
-    with torch.inference_mode(False), torch.enable_grad(), running(tape), PackByIndex(), followed:
-        # Under the caller's no_grad a view taken later would have no gradient.
-        given = [leaf.clone() if leaf.requires_grad else leaf for leaf in leaves]
-        with _deciding(target, given, tape, read_as):
-            flat = _flat(target.run(given))
-    if tape.position != len(tape.entries):
-        raise RewriteError(
-            f"{tape.entries[tape.position][0]}: ran for the references and not for the samples; both must "
-            "run the same operations"
-        )
-    return leaves, flat
-
-
-def _leaf(tensor: Tensor) -> Tensor:
-    with torch.inference_mode(False):
-        leaf = tensor.detach().clone()
-        return leaf.requires_grad_() if leaf.is_floating_point() else leaf
-
-
-def pulled_back(
-    flat: Tensor, leaves: Inputs, chosen: Tensor, pairing: Pairing, scale: Tensor | None = None
-) -> list[Tensor | None]:
-    """Return the multipliers of each leaf, (K × n, M, *shape).
-
-    Args:
-        flat: outputs of the samples.
-        leaves: of their graph.
-        chosen: which outputs of each row, (M, K).
-        pairing: of the pass.
-        scale: what the multipliers of each pair are taken times, (n, M).
-
-    """
-    wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    if not wanted or not flat.requires_grad:
-        return [None] * len(leaves)
-    picked = flat.new_zeros(chosen.shape[1], *flat.shape)
-    picked.scatter_(2, chosen.T.unsqueeze(-1).to(flat.device), 1.0)
-    batch = picked.repeat_interleave(pairing.count, 0)
-    if scale is not None:
-        batch *= scale.to(batch).repeat(chosen.shape[1], 1).unsqueeze(-1)
-
-    def pull(weights: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(flat, wanted, weights, retain_graph=True, materialize_grads=True)
-
-    found = iter(torch.func.vmap(pull)(batch))
-    return [next(found) if leaf.requires_grad else None for leaf in leaves]

@@ -52,9 +52,9 @@ class Pairing:
         return self.own and self.references == 1
 
     def steps(self, x: Tensor, x0: Tensor, outer: int = 1) -> tuple[Tensor, Tensor]:
-        """Bring what both runs of a recurrence kept, (T, B, F), into shapes that broadcast to (T, n, *lead, F).
+        """Bring what both runs of a recurrence kept, (T, B, F), into shapes that broadcast to pairs.
 
-        The lead are the dimensions of :meth:`lead`, and what lies inside of the batch.
+        Those are (T, n, outer, M, what the batch is merged with inside of it, F).
         """
         samples, outer = (1, 1) if self.aligned else (self.samples, outer)
         x = torch.unflatten(x, 1, (1, outer, samples, -1))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from passes.errors import RewriteError
-from rewriter.engine.attribution import Target
 from rewriter.engine.problem import Problem
+from rewriter.engine.runs.target import Target
 from rewriter.explainer.result import Explained
 from rewriter.explainer.suspects import first_break
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from passes.user_code.source import where_failed
 from rewriter.diagnosis.run import doubled
 from rewriter.engine.integers.lookups import holds_embedding
 from rewriter.engine.problem import Inputs
@@ -52,6 +53,15 @@ def refuse_tensorflows(**given: Any) -> None:
                 f"{name}: expected None, got {type(value).__name__}; it belongs to TensorFlow 1, and "
                 "this explains PyTorch models: leave it out"
             )
+
+
+def refuse_integers(data: Inputs) -> None:
+    """Raise RewriteError for inputs that have no multipliers."""
+    if not any(each.is_floating_point() for each in data):
+        raise RewriteError(
+            "X: integers have no multipliers; explain (model, embedding) with the nn.Embedding that "
+            "looks them up"
+        )
 
 
 def background_of(data: Any, model: nn.Module) -> Inputs:
@@ -109,8 +119,23 @@ def references_for(references: Any, samples: Inputs, data: Inputs, multi_input: 
     return found
 
 
-def check_outputs(outputs: Tensor) -> None:
-    """Raise RewriteError for outputs of the background that are nothing that can be explained."""
+def first_outputs(run: Callable[[Inputs], Tensor], data: Inputs) -> Tensor:
+    """Return what a model makes of the background.
+
+    Raises:
+        RewriteError: if it fails, or what it makes is nothing that can be explained.
+
+    """
+    try:
+        outputs = run(data)
+    except RewriteError:
+        raise
+    except Exception as error:
+        got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in data)
+        raise RewriteError(
+            f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: "
+            f"{error}, {where_failed(error)}"
+        ) from error
     if outputs.dtype not in (torch.float32, torch.float64) or not outputs[0].numel():
         raise RewriteError(
             f"expected outputs in float32 or float64, at least one per sample, got {outputs.dtype} of "
@@ -119,6 +144,7 @@ def check_outputs(outputs: Tensor) -> None:
         )
     if not bool(outputs.isfinite().all()):
         raise RewriteError("expected finite outputs, got NaN or infinity for the background")
+    return outputs
 
 
 def chosen_outputs(

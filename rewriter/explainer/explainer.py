@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from passes.errors import RewriteError
-from passes.user_code.source import where_failed
 from passes.user_code.twin import Twin
 from rewriter.compiler.first_calls import prove_first
 from rewriter.compiler.proof import default_dtype, wrong
 from rewriter.engine.attribution import Remembered, attribute
 from rewriter.engine.contexts import context_inputs
 from rewriter.engine.kept_state import keeps_state
+from rewriter.engine.path.along import attribute_along
 from rewriter.engine.problem import Inputs, Problem
 from rewriter.engine.sweeps.compiled import compiling
 from rewriter.engine.tiles import spans
@@ -27,9 +26,10 @@ from rewriter.explainer.arguments import (
     Order,
     background_of,
     bytes_of,
-    check_outputs,
     chosen_outputs,
+    first_outputs,
     references_for,
+    refuse_integers,
     refuse_tensorflows,
     samples_of,
     tolerance_of,
@@ -37,8 +37,9 @@ from rewriter.explainer.arguments import (
 )
 from rewriter.explainer.contexts import explained_as_read
 from rewriter.explainer.coupled_rows import check_rows_apart
+from rewriter.explainer.nearness import Nearer, Nearness
 from rewriter.explainer.result import Explained, Names, collect
-from rewriter.explainer.suspects import why_not_explained
+from rewriter.explainer.suspects import telling_why
 from rewriter.explainer.target import Asked, Output, linked_target
 from rewriter.inputs import Model, as_inputs
 
@@ -146,6 +147,7 @@ class DeepExplainer:
         check_additivity: bool | float = True,
         *,
         references: Any = None,
+        **nearer: Unpack[Nearer],
     ) -> Any:
         """Return the SHAP values of ``X``.
 
@@ -159,6 +161,8 @@ class DeepExplainer:
                 float64, where it is gone if it was rounding.
             references: a background of its own for each sample, (M, N, *shape), a list of them for several
                 inputs; or a function that makes it of the samples, which it gets as tensors.
+            **nearer: blocks, segments, draws, seed, groups and accuracy, which bring the values nearer to
+                Shapley values at the cost of more time, see :class:`rewriter.explainer.nearness.Nearness`.
 
         Returns:
             An array (M, *shape, *output shape), a list of them for several inputs, one per input; with
@@ -172,7 +176,7 @@ class DeepExplainer:
             RewriteError: for inputs that do not fit the background or are not finite.
 
         """
-        done = self._explain(X, ranked_outputs, output_rank_order, check_additivity, references)
+        done = self._explain(X, ranked_outputs, output_rank_order, check_additivity, references, nearer)
         return self._returned(done.values, None if ranked_outputs is None else done.chosen)
 
     def multipliers(
@@ -183,10 +187,12 @@ class DeepExplainer:
         check_additivity: bool | float = True,
         *,
         references: Any = None,
+        **nearer: Unpack[Nearer],
     ) -> Any:
         """Return the multipliers of ``X``, their mean over the background.
 
-        They are what SHAP values are made of: with one reference x0 the value is multiplier · (x - x0).
+        They are what SHAP values are made of: with one reference x0 the value is multiplier · (x - x0); along
+        a path, the mean of an input's multipliers over those of its pieces in which that input moves.
         They say how much an output changes per unit of an input, as with captum's
         ``multiply_by_inputs=False``, and do not add up by themselves; what is checked are the SHAP values
         that they make. The arguments, and the shapes of what is returned, are those of :meth:`shap_values`.
@@ -203,13 +209,10 @@ class DeepExplainer:
             True
 
         """
-        if self._cut is None and not any(each.is_floating_point() for each in self._data):
-            raise RewriteError(
-                "X: integers have no multipliers; explain (model, embedding) with the nn.Embedding that "
-                "looks them up"
-            )
+        if self._cut is None:
+            refuse_integers(self._data)
         done = self._explain(
-            X, ranked_outputs, output_rank_order, check_additivity, references, multipliers=True
+            X, ranked_outputs, output_rank_order, check_additivity, references, nearer, multipliers=True
         )
         return self._returned(done.multipliers, None if ranked_outputs is None else done.chosen)
 
@@ -218,13 +221,21 @@ class DeepExplainer:
         found = values if several else values[0]
         return found if chosen is None else (found, chosen)
 
-    def __call__(self, X: Any, *, references: Any = None, check_additivity: bool | float = True) -> Any:
+    def __call__(
+        self,
+        X: Any,
+        *,
+        references: Any = None,
+        check_additivity: bool | float = True,
+        **nearer: Unpack[Nearer],
+    ) -> Any:
         """Return a ``shap.Explanation`` for ``shap.plots``, in the shapes of stock shap.
 
         Its values are (M, *shape) for a model with one output, else (M, *shape, outputs), of which
         ``explanation[..., k]`` is what most plots take; the data are (M, *shape). shap has names for one
         dimension only: where ``feature_names`` are given, and for several inputs, all features are in one,
-        (M, features) and (M, features, outputs). See :meth:`shap_values` for the arguments.
+        (M, features) and (M, features, outputs). With several draws it has the standard errors of the
+        values as ``error_std``. See :meth:`shap_values` for the arguments.
 
         Example:
             >>> import pytest; _ = pytest.importorskip("shap")
@@ -233,7 +244,7 @@ class DeepExplainer:
             (3, 1, 8, 8, 2)
 
         """
-        done = self._explain(X, None, "max", check_additivity, references)
+        done = self._explain(X, None, "max", check_additivity, references, nearer)
         if self._cut is not None:
             with self._full_precision():
                 data = self._cut.rows_of(self._target, as_inputs(X, self._data, "X"))
@@ -246,6 +257,7 @@ class DeepExplainer:
         *,
         references: Callable[..., Any] | None = None,
         check_additivity: bool | float = True,
+        **nearer: Unpack[Nearer],
     ) -> Iterator[Any]:
         """Yield a ``shap.Explanation`` for each batch of samples, for data that exceed the memory.
 
@@ -253,6 +265,7 @@ class DeepExplainer:
             batches: samples, as for :meth:`shap_values`.
             references: a function that makes a background for each sample of a batch.
             check_additivity: as for :meth:`shap_values`.
+            **nearer: likewise.
 
         Example:
             >>> import pytest; _ = pytest.importorskip("shap")
@@ -262,7 +275,7 @@ class DeepExplainer:
 
         """
         for batch in batches:
-            yield self(batch, references=references, check_additivity=check_additivity)
+            yield self(batch, references=references, check_additivity=check_additivity, **nearer)
 
     def _explain(
         self,
@@ -271,53 +284,43 @@ class DeepExplainer:
         order: Order,
         check_additivity: bool | float,
         references: Any,
+        nearer: Nearer,
         *,
         multipliers: bool = False,
     ) -> Explained:
+        nearness = Nearness(**nearer)
         tolerance = tolerance_of(check_additivity, wide=self._wide)
         samples = samples_of(X, self._data, self._multi_input)
         own = references is not None
         if own:
             references = references_for(references, samples, self._data, self._multi_input)
-        self._target.weights.check()
-        versions = self._target.weights.versions()
-        try:
-            with self._full_precision(), compiling(self._compiled):
-                count = self._output_shape.numel()
-                chosen = chosen_outputs(self._run, samples, count, ranked, order)
-                problem = Problem(samples, references or self._data, chosen, own, multipliers=multipliers)
-                done = self._explained(problem, self._output_shape if ranked is None else None)
-                if tolerance is not None:
-                    rounds = None if self._wide else partial(self._in_float64, problem)
-                    check_sums(self._target, done, problem, tolerance, rounds)
-        except Exception as error:
-            self._target.weights.check_unwritten(versions)
-            if isinstance(error, RewriteError | MemoryError | Warning | torch.OutOfMemoryError):
-                raise
-            raise RewriteError(why_not_explained(self._target, samples, error)) from error
-        self._target.weights.check_unwritten(versions)
+        with telling_why(self._target, samples), self._full_precision(), compiling(self._compiled):
+            count = self._output_shape.numel()
+            chosen = chosen_outputs(self._run, samples, count, ranked, order)
+            problem = Problem(samples, references or self._data, chosen, own, multipliers=multipliers)
+            done = self._explained(problem, self._output_shape if ranked is None else None, nearness)
+            if tolerance is not None:
+                rounds = None if self._wide else partial(self._in_float64, problem, nearer)
+                check_sums(self._target, done, problem, tolerance, rounds)
         if not self._proven(samples, torch.from_numpy(done.outputs)):
             again = references if self._multi_input or not own else references[0]
-            return self._explain(X, ranked, order, check_additivity, again, multipliers=multipliers)
+            return self._explain(X, ranked, order, check_additivity, again, nearer, multipliers=multipliers)
         return done if self._cut is None else self._cut.of_layer(done, self._target, self._data)
 
-    def _in_float64(self, problem: Problem, rows: Tensor) -> Explained | None:
+    def _in_float64(self, problem: Problem, nearer: Nearer, rows: Tensor) -> Explained | None:
         """Explain samples once more in float64; None if that does not add up, or cannot be done."""
         part = problem.of_rows(rows)
         asked = self._asked.same_of(Twin(self._original.model).model.double())
+        data, samples, references = (
+            widened(each, self._multi_input) for each in (self._data, part.samples, part.references)
+        )
         try:
             with default_dtype(torch.float64):
-                explainer = DeepExplainer(
-                    asked.model if asked.layer is None else (asked.model, asked.layer),
-                    widened(self._data, self._multi_input),
-                    output=asked.output,
-                    attribute_to_layer_input=asked.attribute_to_layer_input,
-                    progress=False,
-                )
+                explainer = DeepExplainer(data=data, progress=False, **asked.arguments)
                 # Also where the model goes back to float32 by itself: there is nothing wider to ask.
                 explainer._wide = True
-                own = widened(part.references, self._multi_input) if problem.own else None
-                return explainer._explain(widened(part.samples, self._multi_input), None, "max", True, own)
+                own = references if problem.own else None
+                return explainer._explain(samples, None, "max", True, own, nearer)
         except Exception:
             # An operation without a rule, or a model that is bound to its dtype.
             return None
@@ -347,18 +350,21 @@ class DeepExplainer:
         self._remembered = Remembered()
         return False
 
-    def _explained(self, problem: Problem, output_shape: torch.Size | None) -> Explained:
+    def _explained(self, problem: Problem, output_shape: torch.Size | None, nearness: Nearness) -> Explained:
         tail = (problem.outputs,) if output_shape is None else tuple(output_shape)
         contexts = context_inputs(self._target, problem)
+        path = nearness.path(self._target, problem, contexts)
 
         def explain(problem: Problem) -> Explained:
             # What is remembered are references in their own context.
             elsewhere = contexts or problem.read_as is not None
             remembered = replace(self._remembered, references=None) if elsewhere else self._remembered
-            parts = attribute(self._target, problem, max_memory=self._max_memory, remembered=remembered)
+            asked = self._target, problem, self._max_memory, remembered
+            parts = attribute(*asked) if path is None else attribute_along(path, *asked)
             return collect(parts, problem, tail, progress=self._progress)
 
-        return explained_as_read(self._target, problem, contexts, self._run, explain)
+        mixed = path is not None
+        return explained_as_read(self._target, problem, contexts, self._run, explain, mixed=mixed)
 
     def _first_run(self) -> Tensor:
         """Run the background.
@@ -367,23 +373,16 @@ class DeepExplainer:
             RewriteError: if that fails, or its outputs are nothing that can be explained.
 
         """
-        try:
+
+        def run(inputs: Inputs) -> Tensor:
             with self._full_precision():
-                stateful = keeps_state(self._target.model, [each[:_ROWS] for each in self._data])
+                stateful = keeps_state(self._target.model, [each[:_ROWS] for each in inputs])
                 self._target = replace(self._target, stateful=stateful)
                 if self._cut is not None:
-                    self._cut.measure(self._target, self._data)
-            outputs = self._run(self._data)
-        except RewriteError:
-            raise
-        except Exception as error:
-            got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in self._data)
-            raise RewriteError(
-                f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: "
-                f"{error}, {where_failed(error)}"
-            ) from error
-        check_outputs(outputs)
-        return outputs
+                    self._cut.measure(self._target, inputs)
+            return self._run(inputs)
+
+        return first_outputs(run, self._data)
 
     def _full_precision(self) -> torch.autocast:
         """Switch off the autocast of the caller: attributions are differences."""

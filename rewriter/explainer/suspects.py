@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,9 +19,9 @@ from rewriter.compiler.uncovered import uncovered_calls
 from rewriter.diagnosis.followed import Flow
 from rewriter.diagnosis.local_gaps import ROUNDING, Gaps, gaps_of_sample
 from rewriter.diagnosis.run import doubled, engine_rules, in_double
-from rewriter.engine.attribution import Target
 from rewriter.engine.contexts import context_inputs, in_context
 from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.runs.target import Target
 
 _SAMPLES = 4
 _REFERENCES = 8
@@ -58,6 +59,30 @@ def first_break(target: Target, problem: Problem, row: int, column: int) -> str:
         return f"What loses it cannot be told: the model fails with {type(error).__name__}: {error}."
     known = _without_rule(model, problem.samples)
     return f"Without a rule: {known}." if known else _NONE
+
+
+@contextmanager
+def telling_why(target: Target, inputs: Inputs) -> Iterator[None]:
+    """Let what goes wrong while samples are explained say what to do, and nothing write to the weights.
+
+    Args:
+        target: what is explained.
+        inputs: the samples.
+
+    Raises:
+        RewriteError: for whatever the model raises, and if weights were written to.
+
+    """
+    target.weights.check()
+    versions = target.weights.versions()
+    try:
+        yield
+    except Exception as error:
+        target.weights.check_unwritten(versions)
+        if isinstance(error, RewriteError | MemoryError | Warning | torch.OutOfMemoryError):
+            raise
+        raise RewriteError(why_not_explained(target, inputs, error)) from error
+    target.weights.check_unwritten(versions)
 
 
 def why_not_explained(target: Target, samples: Inputs, error: Exception) -> str:

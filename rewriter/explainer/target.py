@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from rewriter.compiler.decompose import lowered
-from rewriter.engine.attribution import Target
 from rewriter.engine.linked_modules import linked_copy
+from rewriter.engine.runs.target import Target
 from rewriter.engine.weights import SharedWeights
 from rewriter.explainer.cut import Cut
 from rewriter.explainer.layers import is_in_graph, names_of, place_cut, return_output_of
@@ -68,6 +68,15 @@ class Asked:
     def gives(self) -> nn.Module | None:
         """The module whose output is explained; None for the model's."""
         return self.output[0] if isinstance(self.output, tuple) else None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What asks for it, as arguments of ``DeepExplainer``."""
+        return {
+            "model": self.model if self.layer is None else (self.model, self.layer),
+            "output": self.output,
+            "attribute_to_layer_input": self.attribute_to_layer_input,
+        }
 
     def same_of(self, model: nn.Module) -> Asked:
         """Return what is asked, of a copy of the model."""

@@ -1,9 +1,10 @@
 """Attributions along paths from references to samples, tile by tile.
 
-Points of a path are numbered from the reference, 0, to the sample. Those of even number run once and leave a
-tape, those of odd number run once linked to it: each faces the point before it and the one behind it, and one
-backward pass carries the multipliers of all switches. A multiplier is the same whichever of the two ends is the
-sample, so that references, which are even in number, run once for all samples, and samples for all references.
+Points of a path are numbered from the reference, 0, to the sample. Those of even number run once and leave
+a tape, those of odd number run once linked to it: each faces the point before it and the one behind it, and
+one backward pass carries the multipliers of all switches. A multiplier is the same whichever of two ends is
+the sample. So nothing runs twice: in a tile references run once for all samples, and samples of even number
+for all references.
 """
 
 from __future__ import annotations
@@ -15,29 +16,30 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from rewriter.engine.attribution import Part, Remembered, Target, pulled_back, record, run_linked
+from rewriter.engine.attribution import Part, Remembered, record
 from rewriter.engine.integers.origins import is_integer
 from rewriter.engine.path.points import Path, between
 from rewriter.engine.path.tiles import PathTiles
 from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.runs.rows import pulled_back, run_linked
+from rewriter.engine.runs.target import Target
 from rewriter.engine.tape import Facing, Outers, Pairing
 from rewriter.engine.tiles import default_budget, spans
 
 
 def attribute_along(
+    path: Path,
     target: Target,
     problem: Problem,
-    path: Path,
-    *,
     max_memory: int | None = None,
     remembered: Remembered | None = None,
 ) -> Iterator[Part]:
     """Yield the attributions tile by tile; sums over all parts of a sample are sums over all references.
 
     Args:
+        path: what lies between references and samples.
         target: what to explain, with respect to the model's inputs.
         problem: by what.
-        path: what lies between references and samples.
         max_memory: bytes for what is needed beside the samples and the result.
         remembered: sizes that another explanation left.
 
@@ -102,7 +104,7 @@ class _Side:
 
     @property
     def scale(self) -> Tensor:
-        """What multipliers of each count: the switch goes away from what is before, towards what is behind."""
+        """What multipliers are taken times: a switch comes from what is before, goes to what is behind."""
         return torch.tensor([-float(self.step) if t + self.step <= self.last else 0.0 for t in self.odd])
 
     def moved(self, weights: Tensor, facing: _Points, k: int) -> Tensor:
@@ -182,7 +184,7 @@ class _Tile:
         here, facing = self._points(odd, orders, shared=False), self._points(even, orders, shared=True)
         sides = [_Side(odd, -1, last), _Side(odd, 1, last)]
         # What counts rows gets as many of the one as of the other.
-        ends = {}
+        ends: dict[int, Tensor] = {}
         for some in [[each] for each in sides] if self.counts_rows else [sides]:
             f, f0 = self._pull(found, slopes, here, facing, some)
             for side, each in zip(some, f0, strict=True):

@@ -1,7 +1,7 @@
 """Where a path from a reference to a sample goes: blocks of inputs in a random order, each in segments.
 
-Attributions of a *switch*, from one point of the path to the next, are DeepLIFT's; those of the path are their
-sum. All inputs at once are DeepSHAP; one input at a time, in random orders, is how Shapley values are
+Attributions of a *switch*, from one point of the path to the next, are DeepLIFT's; those of the path are
+their sum. All inputs at once are DeepSHAP; one input at a time, in random orders, is how Shapley values are
 estimated (Castro, Gómez and Tejada 2009, with the reversed order of Mitchell and others 2022); one block in
 ever more segments converges to integrated gradients (Sundararajan, Taly and Yan 2017).
 """
@@ -32,7 +32,7 @@ class Path:
     Example:
         >>> path = Path(blocks=2, players=(torch.arange(4),))
         >>> path.switches, path.directions, path.orders(0, range(3)).shape
-        (2, 2, (3, 4))
+        (2, 2, torch.Size([3, 4]))
         >>> weights, = path.weights([1], path.orders(0, range(1)))
         >>> weights.shape, weights[0, 0, 0] + weights[0, 1, 0]
         (torch.Size([1, 2, 1, 4]), tensor([1., 1., 1., 1.], dtype=torch.float64))
@@ -76,14 +76,14 @@ class Path:
         """Return how far from reference to sample each element is, (places, directions, n, *shape) per input.
 
         Args:
-            places: numbers of points of the path, of which 0 is the reference and :attr:`switches` the sample.
+            places: numbers of points of the path, 0 of the reference and :attr:`switches` of the sample.
             orders: the block of each player, (n, players).
 
         """
         both = torch.stack([orders, self.blocks - 1 - orders][: self.directions])
         passed = torch.tensor(places, dtype=torch.float64).view(-1, 1, 1, 1) / self.segments
         weights = (passed - both).clamp(0, 1)
-        return [weights[..., each.flatten()].unflatten(-1, each.shape) for each in self.players]
+        return [weights[..., each] for each in self.players]
 
 
 def between(sample: Tensor, reference: Tensor, weight: Tensor) -> Tensor:

@@ -8,12 +8,8 @@ from dataclasses import dataclass
 from rewriter.engine.attribution import Size
 from rewriter.engine.path.points import Path
 from rewriter.engine.problem import Problem
+from rewriter.engine.tiles import pairs_in_cache
 
-# What the points of a tile leave should stay in the cache; a GPU wants many rows instead.
-_CACHE = {"cpu": 12_000_000, "cuda": 2_000_000_000}
-# Rows below which the calls of a step cost more than its numbers.
-_FEW = 16
-_ROWS_WITHOUT_RECURRENCE = 2048
 _OUTPUTS = 16
 
 
@@ -38,7 +34,7 @@ class PathTiles:
 
     @staticmethod
     def choose(problem: Problem, path: Path, size: Size, budget: int) -> PathTiles:
-        """Fit the tiles into a memory budget, and what they leave into the cache.
+        """Fit the tiles into a memory budget, and one step of a sweep into the cache.
 
         Args:
             problem: what is to be explained.
@@ -59,9 +55,8 @@ class PathTiles:
         kept = max(1, size.row_bytes)
         # Attributions, by draw and reference, in float64.
         held = 24 * problem.outputs * sum(each[0].numel() for each in problem.samples)
-        rows = _ROWS_WITHOUT_RECURRENCE
-        if size.step_bytes:
-            rows = max(_FEW, _CACHE.get(problem.device.type, _CACHE["cuda"]) // kept)
+        # Each is in a pair on both sides.
+        rows = pairs_in_cache(problem.device, size.step_bytes, problem.outputs) // 2
         # Points and what they face leave copies; multipliers of both sides need as much again.
         while outputs > 1 and 0.8 * budget < 2 * kept * (4 + 2 * outputs):
             outputs //= 2

@@ -146,9 +146,7 @@ class CompiledSteps:
         numbers = torch.arange(rows_x0, device=gates.device).view(1, -1, 1)
         _, facing = swept.rows(swept.x[0][:1, :, :1], numbers)
         inside = swept.batch // (swept.outer * swept.samples)
-        self._facing = facing.expand(
-            1, swept.references, swept.outer, swept.samples, inside, 1
-        ).contiguous()
+        self._facing = facing.expand(1, swept.references, swept.outer, swept.samples, inside, 1).contiguous()
         ints = (
             *(swept.outputs, swept.references, swept.batch, gates.shape[-1], rows_x0),
             torch.get_num_threads(),
