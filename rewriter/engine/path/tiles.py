@@ -57,10 +57,10 @@ class PathTiles:
         held = 24 * problem.outputs * sum(each[0].numel() for each in problem.samples)
         # Each is in a pair on both sides.
         rows = pairs_in_cache(problem.device, size.step_bytes, problem.outputs) // 2
-        # Points and what they face leave copies; multipliers of both sides need as much again.
-        while outputs > 1 and 0.8 * budget < 2 * kept * (4 + 2 * outputs):
+        # A point, and what it faces, are kept, in part twice; multipliers of both sides are not all at once.
+        while outputs > 1 and 0.8 * budget < 2 * kept * (3 + outputs):
             outputs //= 2
-        rows = min(rows, int(0.8 * budget / (kept * (4 + 2 * outputs) + held)))
+        rows = min(rows, int(0.8 * budget / (kept * (3 + outputs) + held)))
         points = max(1, min(points, rows // path.directions))
         left = max(1, rows // (path.directions * points))
         samples = min(problem.rows, max(math.isqrt(left), left // problem.count))
