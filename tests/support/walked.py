@@ -53,7 +53,7 @@ def walked(
 
 
 def by_permutations(model: nn.Module, x: Tensor, references: Tensor, path: Path) -> Array:
-    """Return what antithetic permutations give: differences of outputs as one element after the other is set."""
+    """Return what antithetic permutations give: changes of outputs as one element after the other is set."""
     count = x[0].numel()
     path = Path(count, 1, path.draws, path.seed, (torch.arange(count).view(x.shape[1:]),))
     total = torch.zeros(*x.flatten(1).shape, model(x[:1]).shape[1], dtype=torch.float64)

@@ -47,7 +47,7 @@ class PathTiles:
             >>> from rewriter.engine.merged_batch import Layouts
             >>> problem = Problem([torch.zeros(8, 3)], [torch.zeros(10, 3)], torch.zeros(8, 2).int())
             >>> PathTiles.choose(problem, Path(blocks=2), Size(200_000, 1000, Layouts()), 10**9)
-            PathTiles(samples=5, references=5, draws=1, points=1, outputs=2)
+            PathTiles(samples=8, references=10, draws=1, points=1, outputs=2)
 
         """
         points = (path.switches + 1) // 2

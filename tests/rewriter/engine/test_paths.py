@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rewriter import DeepExplainer
+from rewriter.engine import attribution
 from rewriter.engine.attribution import Size
 from rewriter.engine.merged_batch import Layouts
 from rewriter.engine.path import along
@@ -107,7 +108,7 @@ def test_what_a_tile_left_is_gone_before_another_runs(monkeypatch: pytest.Monkey
     """Otherwise twice the memory that was planned with would be needed."""
     x, background = data(4, 3)
     tapes: list[weakref.ref[Any]] = []
-    plain = along.record
+    plain = attribution.record
 
     def record(*args: Any, **kwargs: Any) -> Any:
         assert not any(tape() for tape in tapes)
@@ -156,7 +157,7 @@ def test_segments_converge_to_integrated_gradients() -> None:
     errors = [np.abs(explainer.shap_values(x, segments=k) - expected).max() for k in (1, 4, 16, 64)]
     assert errors[-1] < 1e-4 * np.abs(expected).max()
     # Sixteen times nearer with four times as many, but for terms of higher order.
-    assert all(after < before / 10 for before, after in zip(errors, errors[1:], strict=False))
+    assert all(after < before / 10 for before, after in pairwise(errors))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
