@@ -114,7 +114,7 @@ def main() -> None:
     """Compare on all models."""
     options = arguments("Distance to exact Shapley values of paths from references to samples.")
     warnings.simplefilter("ignore")
-    seeds, count, others, updates = (1, 1, 2, 5) if options.quick else (2, 5, 8, 1500)
+    seeds, count, others, updates = (1, 1, 2, 5) if options.quick else (5, 10, 8, 1500)
     models: dict[str, Callable[[int], nn.Module]] = {
         "LSTM, trained": lambda seed: nonlinear("LSTM", seed, updates)[0],
         "GRU, trained": lambda seed: nonlinear("GRU", seed, updates)[0],
