@@ -18,8 +18,9 @@ from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from passes.errors import RewriteError
+from passes.graph.boundary import LayerBoundary, insert_boundary
 from passes.graph.graph_module import renamed
-from passes.graph.layers import LayerBoundary, insert_boundary, layer_calls
+from passes.graph.layers import layer_calls
 from passes.user_code.clone import clone_structure
 from passes.user_code.hooks import replaced_forwards
 from passes.user_code.structure import tensors_in
