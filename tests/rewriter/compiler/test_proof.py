@@ -103,12 +103,12 @@ class WithState(Base):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.act, self.head = nn.LayerNorm(3), nn.ReLU(inplace=True), nn.Linear(3, 2)
+        self.layer_norm, self.act, self.head = nn.LayerNorm(3), nn.ReLU(inplace=True), nn.Linear(3, 2)
         self.scale = nn.Parameter(torch.ones(2))
         self.register_buffer("shift", torch.zeros(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.head(self.act(self.norm(self.g(x)[0]))) * self.scale * SCALE + self.shift
+        y: Tensor = self.head(self.act(self.layer_norm(self.g(x)[0]))) * self.scale * SCALE + self.shift
         return y
 
 
