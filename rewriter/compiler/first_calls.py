@@ -127,7 +127,8 @@ class FirstCalls(OwnHook, Unchanging):
                 found = prove_call(original, whole, args, kwargs)
             except UnprovenError as still:
                 raise wrong(original, str(still)) from None
-            _report_code(rewritten, whole, rewritten.become(whole), code)
+            rewritten.become(whole)
+            replace(Report.of(whole), islands={"": code}).attach(rewritten)
             self._structure = _structure(rewritten)
             self._names = Report.of(rewritten).parameter_names
         if found is not None:
@@ -245,15 +246,3 @@ def _without_sizes(signature: Hashable) -> Hashable:
     if isinstance(signature, torch.Size):
         return len(signature)
     return tuple(map(_without_sizes, signature)) if type(signature) is tuple else signature
-
-
-def _report_code(rewritten: Lowered, whole: nn.Module, name: str, code: str) -> None:
-    """Tell what became of the model, whose parts now lie below a module."""
-    report = Report.of(whole)
-    names = {old: tuple(f"{name}.{path}" for path in paths) for old, paths in report.parameter_names.items()}
-    unchanged = {
-        path: (f"{name}.{path}",)
-        for path, _ in whole.named_parameters(remove_duplicate=False)
-        if path not in names
-    }
-    replace(report, islands={"": code}, parameter_names=unchanged | names).attach(rewritten)

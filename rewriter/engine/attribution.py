@@ -44,6 +44,8 @@ class Target:
         stateful: the model's code keeps something between calls, so that each run needs a clone.
         code: why the model's own code runs, with rewritten layers, instead of a graph.
         rewritten: what the linked copy was made of.
+        followed: a model of the same operations that gives what is explained, in which to look for what is
+            lost; None for the rewritten one.
 
     """
 
@@ -55,6 +57,7 @@ class Target:
     stateful: bool = False
     code: str | None = None
     rewritten: nn.Module | None = None
+    followed: nn.Module | None = None
 
     @cached_property
     def _islands(self) -> list[str]:

@@ -128,6 +128,7 @@ class DeepExplainer:
         self._remembered = Remembered()
         prove_first(self._asked.model, self._data)
         with self._full_precision():
+            self._original.find_rows(self._data)
             check_rows_apart(self._original.explained, self._original.select, self._data)
         outputs = self._first_run()
         while not self._proven(self._data, outputs):

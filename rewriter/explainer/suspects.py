@@ -41,7 +41,7 @@ def first_break(target: Target, problem: Problem, row: int, column: int) -> str:
 
     """
     # The linked copy has no report; without one there are no islands.
-    model = target.model if target.rewritten is None else target.rewritten
+    model = target.followed or target.rewritten or target.model
     islands, select = islands_of(model), partial(_one, target.select, column)
     try:
         contexts = context_inputs(target, problem)
@@ -62,7 +62,7 @@ def first_break(target: Target, problem: Problem, row: int, column: int) -> str:
 
 def why_not_explained(target: Target, samples: Inputs, error: Exception) -> str:
     """Say where an explanation failed that torch has refused, and what in the model has no rule."""
-    model = target.model if target.rewritten is None else target.rewritten
+    model = target.followed or target.rewritten or target.model
     known = _without_rule(model, samples)
     advice = f"; without a rule: {known}" if known else ""
     return (

@@ -5,16 +5,18 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from passes.user_code.clone import clone_structure
 from rewriter.compiler.decompose import lowered
 from rewriter.engine.attribution import Target
 from rewriter.engine.linked_modules import linked_copy
 from rewriter.engine.weights import SharedWeights
+from rewriter.explainer.batch_places import Neuron
 from rewriter.explainer.cut import Cut
 from rewriter.explainer.layers import is_in_graph, names_of, place_cut, return_output_of
 from rewriter.explainer.original import Original
@@ -64,6 +66,16 @@ class Asked:
             names_of(asked.model, each)
         return asked
 
+    @cached_property
+    def select(self) -> Callable[[Any], Any]:
+        """Picks what is explained from what the model, or the layer whose neuron it is, returns."""
+        if not isinstance(self.output, tuple):
+            return selecting(self.output)
+        layer, neuron = self.output
+        if callable(neuron):
+            return selecting(neuron)
+        return Neuron(names_of(self.model, layer)[0] or "the model itself", neuron)
+
     @property
     def gives(self) -> nn.Module | None:
         """The module whose output is explained; None for the model's."""
@@ -82,7 +94,7 @@ class Asked:
     def original(self) -> Original:
         """Return what the user's own code gives."""
         names = None if self.gives is None else names_of(self.model, self.gives)
-        return Original(self.model, selecting(self.output), names)
+        return Original(self.model, self.select, names)
 
 
 def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | None]:
@@ -110,12 +122,16 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
     target = Target(
         copy,
         SharedWeights(asked.model, copy),
-        selecting(asked.output),
+        asked.select,
         tokens=True,
         code=code,
         rewritten=rewritten,
     )
     gives = None if asked.gives is None else names_of(asked.model, asked.gives)
+    if gives is not None:
+        followed = clone_structure(rewritten)
+        return_output_of(followed, gives)
+        target = replace(target, followed=followed)
     # In a graph what is put behind a node comes before what was put there; in code it comes after.
     early = gives is not None and is_in_graph(copy, gives)
     if gives is not None and early:
@@ -131,17 +147,14 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
     return target, cut
 
 
-def selecting(output: Output) -> Callable[[Any], Any]:
-    """Return what picks an output by key, index or function, or a neuron of a layer by its place in a row.
+def selecting(output: Callable[[Any], Tensor] | str | int | None) -> Callable[[Any], Any]:
+    """Return what picks an output by key, index or function.
 
     Example:
         >>> selecting("y")({"y": 2}), selecting(None)(3)
         (2, 3)
 
     """
-    if isinstance(output, tuple):
-        neuron = output[1]
-        return selecting(neuron) if neuron is None or callable(neuron) else partial(_neuron, neuron)
     if output is None:
         return _itself
     return output if callable(output) else operator.itemgetter(output)
@@ -160,8 +173,3 @@ def _check_tensors(copy: nn.Module) -> None:
 
 def _itself(output: Any) -> Any:
     return output
-
-
-def _neuron(index: int | tuple[Any, ...], output: Tensor) -> Tensor:
-    neuron: Tensor = output[(slice(None), *(index if isinstance(index, tuple) else (index,)))]
-    return neuron
