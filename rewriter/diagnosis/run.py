@@ -21,10 +21,9 @@ from rewriter.compiler.uncovered import is_covered
 from rewriter.diagnosis.advice import Advice
 from rewriter.diagnosis.local_gaps import Gaps, Half, gaps_of_sample
 from rewriter.diagnosis.stock import StockRules
-from rewriter.engine.attribution import Target
 from rewriter.engine.contexts import context_inputs, in_context
 from rewriter.engine.linked_modules import linked_copy
-from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.problem import Inputs, Problem, Target
 from rewriter.engine.rules import PairRule
 from rewriter.engine.weights import SharedWeights
 

@@ -125,7 +125,7 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
         if tape.decisions is not None:
             tape.decisions.note_made(result, operands)
         return result
-    noted0, output0 = tape.next(name)
+    noted0, output0 = tape.next(name, (noted, output))
     outers = tuple(tape.outer(place) for place in range(len(noted) + 1))
     link = RuleLink(name, rule, noted, noted0, output, output0, tape.pairing, outers)
     return LinkedRule.apply(link, (result,), *operands)  # type: ignore[no-untyped-call]

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from passes.errors import RewriteError
-from rewriter.engine.attribution import Target
-from rewriter.engine.problem import Problem
+from rewriter.engine.problem import Problem, Target
 from rewriter.explainer.result import Explained
 from rewriter.explainer.suspects import first_break
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewriter.engine.attribution import Target, decided, outputs_read_as
+from rewriter.engine.attribution import decided, outputs_read_as
 from rewriter.engine.contexts import in_context
-from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.problem import Inputs, Problem, Target
 from rewriter.explainer.result import Explained
 
 Array = np.ndarray[Any, Any]

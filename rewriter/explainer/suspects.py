@@ -18,9 +18,8 @@ from rewriter.compiler.uncovered import uncovered_calls
 from rewriter.diagnosis.followed import Flow
 from rewriter.diagnosis.local_gaps import ROUNDING, Gaps, gaps_of_sample
 from rewriter.diagnosis.run import doubled, engine_rules, in_double
-from rewriter.engine.attribution import Target
 from rewriter.engine.contexts import context_inputs, in_context
-from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.problem import Inputs, Problem, Target
 
 _SAMPLES = 4
 _REFERENCES = 8

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from rewriter.compiler.decompose import lowered
-from rewriter.engine.attribution import Target
 from rewriter.engine.linked_modules import linked_copy
+from rewriter.engine.problem import Target
 from rewriter.engine.weights import SharedWeights
 from rewriter.explainer.cut import Cut
 from rewriter.explainer.layers import is_in_graph, names_of, place_cut, return_output_of
