@@ -25,7 +25,7 @@ _SAMPLES = 4
 _REFERENCES = 8
 _NONE = (
     "Every operation that could be examined passes on all that it gets; look for operations in the model's "
-    "own code that mix rows of the batch, or sequences of different length."
+    "own code, or in output=, that mix rows of the batch or have no rule, or sequences of different length."
 )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from rewriter.compiler.decompose import lowered
-from rewriter.engine.linked_modules import linked_copy
+from rewriter.engine.linked_modules import linked_copy, linked_function
 from rewriter.engine.problem import Target
 from rewriter.engine.weights import SharedWeights
 from rewriter.explainer.cut import Cut
@@ -69,6 +69,11 @@ class Asked:
         """The module whose output is explained; None for the model's."""
         return self.output[0] if isinstance(self.output, tuple) else None
 
+    @property
+    def computes(self) -> bool:
+        """Whether the output is what a function makes of it."""
+        return callable(self.output[1] if isinstance(self.output, tuple) else self.output)
+
     def same_of(self, model: nn.Module) -> Asked:
         """Return what is asked, of a copy of the model."""
 
@@ -105,12 +110,12 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
 
     """
     rewritten = lowered(asked.model, code)
-    copy = linked_copy(rewritten)
+    copy, select = linked_copy(rewritten), selecting(asked.output)
     _check_tensors(copy)
     target = Target(
         copy,
         SharedWeights(asked.model, copy),
-        selecting(asked.output),
+        linked_function("output", select) if asked.computes else select,
         tokens=True,
         code=code,
         rewritten=rewritten,
