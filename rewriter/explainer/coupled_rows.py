@@ -42,8 +42,8 @@ def check_rows_apart(model: nn.Module, select: Callable[[Any], Any], inputs: lis
     """
     rows = [each[:_ROWS].clone() for each in inputs]
     if len(rows[0]) < _ROWS:
-        # Another number than the model is known to take.
-        rows = [torch.cat([each, each[:1]]) for each in rows]
+        # Another number than the model is known to take; what is sorted stays so.
+        rows = [torch.cat([each, each[-1:]]) for each in rows]
     count = len(rows[0])
     try:
         plain = _run(model, select, rows)
