@@ -105,7 +105,8 @@ def _checked(tensor: Tensor, like: Tensor | None, what: str) -> Tensor:
         row = int((~tensor.isfinite()).flatten(1).any(1).nonzero()[0]) if tensor.dim() > 1 else 0
         raise InputError(
             f"{what}: expected finite numbers, got NaN or infinity, first in row {row}; fill in what is "
-            "missing, as torch.nan_to_num does"
+            "missing, as torch.nan_to_num does, and pass x.isnan() as an input of its own where the model "
+            "asks for it"
         )
     return tensor
 

@@ -65,6 +65,7 @@ ORDER = {
         "inputs",
         "places",
         "compiler",
+        "engine.weights",
         "engine.problem",
         "engine.tiles",
         "engine.tape",

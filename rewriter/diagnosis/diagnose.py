@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from passes.errors import RewriteError
 from passes.operations.operation import RANDOM
+from passes.user_code.clone import frozen_clone
 from rewriter.compiler.report import printable, render_table
 from rewriter.diagnosis.advice import Advice
+from rewriter.diagnosis.coupled_rows import why_coupled
 from rewriter.diagnosis.followed import Flow
 from rewriter.diagnosis.local_gaps import ROUNDING, Gaps
 from rewriter.diagnosis.run import Run
@@ -22,6 +24,7 @@ from rewriter.inputs import Model, as_inputs, as_module, check_like
 _SHOWN = 20
 # Less than that of an error is left in float64 if much of it is rounding.
 _MUCH = 0.5
+_MORE = "the rows of a batch differ in more than their inputs, random numbers for example"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Diagnosis:
             than their inputs, as they do where random numbers are drawn.
         in_float64: the additivity error of the same model in float64; None where its own dtype leaves no
             doubt, or it does not run in float64.
+        coupled: where rows of a batch influence each other, if that leaves something unexplained.
 
     """
 
@@ -79,6 +83,7 @@ class Diagnosis:
     explainer: str
     unexplained: float
     in_float64: float | None = None
+    coupled: str = ""
 
     @property
     def broken(self) -> tuple[DiagnosedOperation, ...]:
@@ -90,10 +95,8 @@ class Diagnosis:
         if self.in_float64 is not None and self.in_float64 < _MUCH * self.total:
             head += f", error in float64: {self.in_float64:.1e}"
         if not self.unexplained <= self.tolerance * self.scale:
-            head += (
-                f"\n{self.unexplained:.1e} of it comes from no operation: the rows of a batch differ in more "
-                "than their inputs, random numbers for example"
-            )
+            reason = self.coupled or _MORE
+            head += f"\n{self.unexplained:.1e} of it comes from no operation: {reason}"
         if not self.broken:
             return f"{head}\nevery operation passes on all that it gets, to rounding"
         rows = [
@@ -184,7 +187,10 @@ def diagnose(
     run = Run(model, select, samples, references)
     found = run.gaps(run.model)
     wide = run.in_float64() if any(each.in_doubt() for each in found) else None
-    return _diagnosis(found, wide, run.advice(), decomposed=run.islands is not None)
+    diagnosis = _diagnosis(found, wide, run.advice(), decomposed=run.islands is not None)
+    if diagnosis.unexplained <= diagnosis.tolerance * diagnosis.scale:
+        return diagnosis
+    return replace(diagnosis, coupled=why_coupled(frozen_clone(model).eval(), select, references))
 
 
 def _select(output: Any) -> Callable[[Any], Any]:

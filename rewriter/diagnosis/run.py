@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passes.errors import DeclinedError, RewriteError
+from passes.errors import DeclinedError, InputError, RewriteError
 from passes.operations.table import rule_of_module
 from passes.user_code.clone import frozen_clone
 from passes.user_code.observe import Call
@@ -19,12 +19,12 @@ from rewriter.compiler.islands import islands_of
 from rewriter.compiler.report import Report
 from rewriter.compiler.uncovered import is_covered
 from rewriter.diagnosis.advice import Advice
+from rewriter.diagnosis.coupled_rows import check_rows_apart
 from rewriter.diagnosis.local_gaps import Gaps, Half, gaps_of_sample
 from rewriter.diagnosis.stock import StockRules
-from rewriter.engine.attribution import Target
 from rewriter.engine.contexts import context_inputs, in_context
 from rewriter.engine.linked_modules import linked_copy
-from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.problem import Inputs, Problem, Target
 from rewriter.engine.rules import PairRule
 from rewriter.engine.weights import SharedWeights
 
@@ -111,9 +111,15 @@ def _of_sample(
         # Where there is no rule, our explainer has the gradient at the sample, stock shap at the reference.
         half: Half = "references" if islands is None else "samples"
         return gaps_of_sample(model, select, sample, references, rules, half, _OUTPUTS, islands)
-    except (RewriteError, DeclinedError):
+    except DeclinedError:
         raise
     except Exception as error:
+        if isinstance(error, RewriteError) and not isinstance(error, InputError):
+            raise
+        # Samples and references run together: a model may take some numbers of rows only.
+        check_rows_apart(frozen_clone(model), select, references)
+        if isinstance(error, InputError):
+            raise
         raise _failing(references, error) from error
 
 

@@ -2,87 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from passes.errors import RewriteError
-from passes.user_code.surroundings import unnoticed
-from passes.user_code.twin import Twin
-from rewriter.compiler.islands import islands_of, run_islands
 from rewriter.engine.decisions import Decision, Decisions
 from rewriter.engine.integers.origins import Origins, is_integer
 from rewriter.engine.merged_batch import Layouts, layouts_of
 from rewriter.engine.packing import PackByIndex
-from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.problem import Inputs, Problem, Target
 from rewriter.engine.sweeps.linked_recurrence import Forward
-from rewriter.engine.tape import Outers, Pairing, Tape, running
+from rewriter.engine.tape import Pairing, RowCountError, Tape, running
 from rewriter.engine.tiles import Tiles, default_budget, spans
-from rewriter.engine.weights import SharedWeights
 
 # Bytes that the run of the references may leave to be remembered.
 _SMALL = 2**28
 # Rows at a time of a run that only tells layouts.
 _ROWS = 16
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is explained, and with respect to what.
-
-    Args:
-        model: a linked copy.
-        weights: those that it shares with the user's model.
-        select: picks the tensor to explain from what the model returns.
-        interim: name of the operation whose inputs receive the attributions, or None for the model's.
-        tokens: integers receive attributions, where an embedding looks them up.
-        stateful: the model's code keeps something between calls, so that each run needs a clone.
-        code: why the model's own code runs, with rewritten layers, instead of a graph.
-        rewritten: what the linked copy was made of.
-        followed: a model of the same operations that gives what is explained, in which to look for what is
-            lost; None for the rewritten one.
-
-    """
-
-    model: nn.Module
-    weights: SharedWeights
-    select: Callable[[Any], Any]
-    interim: str | None = None
-    tokens: bool = False
-    stateful: bool = False
-    code: str | None = None
-    rewritten: nn.Module | None = None
-    followed: nn.Module | None = None
-
-    @cached_property
-    def _islands(self) -> list[str]:
-        return [] if self.rewritten is None else islands_of(self.rewritten)
-
-    def run(self, inputs: Inputs) -> Tensor:
-        """Return the outputs to explain, with the batch first.
-
-        Raises:
-            RewriteError: if there is not one row per row of the input.
-
-        """
-        model = Twin(self.model).model if self.stateful else self.model
-        with unnoticed(model):
-            output = self.select(run_islands(self._islands, model, *inputs))
-        if isinstance(output, Tensor) and output.dim() == 0 and len(inputs[0]) == 1:
-            # Of one row with one output, squeezed.
-            output = output.unsqueeze(0)
-        if not isinstance(output, Tensor) or output.dim() == 0 or output.shape[0] != inputs[0].shape[0]:
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise RewriteError(
-                f"expected an output with the batch of {inputs[0].shape[0]} in dimension 0, got {got}; pass "
-                "output=... to say which part of what the model returns is to be explained"
-            )
-        return output
 
 
 @dataclass(frozen=True)
@@ -167,19 +108,12 @@ def attribute(
     remembered = Remembered() if remembered is None else remembered
     size = remembered.size(target, problem)
     budget = default_budget(problem.device) if max_memory is None else max_memory
-    if size.layouts.counts_rows:
-        for j in range(problem.count):
-            # As many rows of the one as of the other, so that both run the same operations.
-            single = problem.of_references(j, j + 1).with_references_of_their_own()
-            tiles = Tiles.choose(single, size.row_bytes, size.step_bytes, budget)
-            yield from _Block(target, single, tiles, []).explained_by_own()
-        return
     tiles = Tiles.choose(problem, size.row_bytes, size.step_bytes, budget)
     small = tiles.references == problem.count and size.row_bytes * problem.count <= _SMALL
     for begin, end in spans(problem.count, tiles.references):
         # What one block leaves is gone before the next one runs.
-        block = _Block(target, problem.of_references(begin, end), tiles, size.layouts.outers)
-        yield from block.explained_by_own() if problem.own else block.explained(remembered if small else None)
+        block = _Block(target, problem.of_references(begin, end), tiles, size, budget)
+        yield from block.parts(remembered if small else None)
 
 
 @dataclass(frozen=True)
@@ -189,30 +123,83 @@ class _Block:
     target: Target
     problem: Problem
     tiles: Tiles
-    outers: list[Outers]
+    size: Size
+    budget: int
 
-    def explained(self, remembered: Remembered | None) -> Iterator[Part]:
-        """Yield the attributions by references that run once for all samples."""
-        tape, base = _record(self.target, self.problem.references, remembered, self.problem.read_as)
-        for begin, end in spans(self.problem.rows, self.tiles.samples):
-            recorded = Tape(entries=tape.entries, inputs=tape.inputs, tokens=self.target.tokens)
-            yield self._part(begin, end, recorded, base)
+    def parts(self, remembered: Remembered | None) -> Iterator[Part]:
+        """Yield the attributions of a few samples at a time.
 
-    def explained_by_own(self) -> Iterator[Part]:
-        """Yield the attributions by references that each sample has for itself."""
+        Args:
+            remembered: what the run of the references is taken from, and left to.
+
+        """
+        by_rows = self.size.layouts.counts_rows
+        recorded = None
+        if not by_rows and not self.problem.own:
+            try:
+                recorded = self._record(self.problem.references, remembered)
+            except RowCountError:
+                by_rows = True
         for begin, end in spans(self.problem.rows, self.tiles.samples):
+            part = None
+            if not by_rows:
+                try:
+                    part = self._part(begin, end, recorded)
+                except RowCountError:
+                    by_rows = True
+            if part is not None:
+                yield part
+            else:
+                yield from self._row_for_row(begin, end)
+
+    def _part(self, begin: int, end: int, recorded: tuple[Tape, Tensor] | None) -> Part:
+        """Return the attributions by references that ran for all samples, or run for these alone."""
+        problem = self.problem.of_rows(slice(begin, end))
+        if recorded is None:
             # Nothing here holds on to what one span's references left while the next one's run.
-            references = self.problem.of_rows(slice(begin, end)).all_references()
-            yield self._part(begin, end, *_record(self.target, references, read_as=self.problem.read_as))
+            return _part(
+                self.target,
+                problem,
+                begin,
+                self._record(problem.all_references()),
+                self.tiles,
+                self.size.layouts,
+            )
+        tape, base = recorded
+        tape = Tape(entries=tape.entries, inputs=tape.inputs, tokens=self.target.tokens)
+        return _part(self.target, problem, begin, (tape, base), self.tiles, self.size.layouts)
 
-    def _part(self, begin: int, end: int, tape: Tape, base: Tensor) -> Part:
-        tape.outers = self.outers
-        sums, multipliers, outputs = _pair(
-            self.target, self.problem.of_rows(slice(begin, end)), tape, self.tiles
-        )
-        count = self.problem.count
-        total = torch.unflatten(base, 0, (count, -1)).sum(0)
-        return Part(begin, end, outputs, total, sums, (end - begin) * count, multipliers)
+    def _record(self, references: Inputs, remembered: Remembered | None = None) -> tuple[Tape, Tensor]:
+        return _record(self.target, references, remembered, self.problem.read_as, self.size.layouts)
+
+    def _row_for_row(self, begin: int, end: int) -> Iterator[Part]:
+        """Yield the attributions by one reference at a time, in as many rows as there are samples.
+
+        Both run the same operations then, also where code goes by the number of rows.
+        """
+        for j in range(self.problem.count):
+            single = self.problem.of_rows(slice(begin, end)).of_references(j, j + 1)
+            single = single.with_references_of_their_own()
+            tiles = Tiles.choose(single, self.size.row_bytes, self.size.step_bytes, self.budget)
+            for first, last in spans(single.rows, tiles.samples):
+                rows = single.of_rows(slice(first, last))
+                recorded = _record(self.target, rows.all_references(), read_as=rows.read_as)
+                yield _part(self.target, rows, begin + first, recorded, tiles)
+
+
+def _part(
+    target: Target,
+    problem: Problem,
+    begin: int,
+    recorded: tuple[Tape, Tensor],
+    tiles: Tiles,
+    layouts: Layouts | None = None,
+) -> Part:
+    tape, base = recorded
+    sums, multipliers, outputs = _pair(target, problem, tape, tiles, layouts)
+    total = torch.unflatten(base, 0, (problem.count, -1)).sum(0)
+    pairs = problem.rows * problem.count
+    return Part(begin, begin + problem.rows, outputs, total, sums, pairs, multipliers)
 
 
 def _rows(problem: Problem) -> Iterator[Inputs]:
@@ -243,13 +230,17 @@ def _measure(target: Target, row: Inputs, others: Iterator[Inputs]) -> Size:
 
 
 def _record(
-    target: Target, references: Inputs, remembered: Remembered | None = None, read_as: Inputs | None = None
+    target: Target,
+    references: Inputs,
+    remembered: Remembered | None = None,
+    read_as: Inputs | None = None,
+    layouts: Layouts | None = None,
 ) -> tuple[Tape, Tensor]:
     """Run the references, unless that is remembered; return what they left and their flattened outputs."""
     weights = target.weights.checksums() if remembered else ()
     if remembered and remembered.references and remembered.references[0] == weights:
         return remembered.references[1:]
-    tape = Tape(tokens=target.tokens)
+    tape = Tape(tokens=target.tokens, fits=partial(layouts.fits, len(references[0])) if layouts else None)
     base = _run(target, references, tape, read_as)
     if remembered:
         remembered.references = weights, tape, base
@@ -296,7 +287,9 @@ def _flat(output: Tensor) -> Tensor:
     return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
 
-def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[Inputs, Inputs, Tensor]:
+def _pair(
+    target: Target, problem: Problem, tape: Tape, tiles: Tiles, layouts: Layouts | None
+) -> tuple[Inputs, Inputs, Tensor]:
     """Return the sums of attributions, and of multipliers, over the references, and the samples' outputs."""
     samples, references, chosen = problem.samples, problem.stacked(), problem.chosen
     pairing = Pairing(problem.rows, problem.count, problem.own)
@@ -306,6 +299,8 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
         chosen = torch.cat([chosen, chosen[-1:]])
         pairing.samples += 1
     tape.pairing = pairing
+    tape.outers = layouts.outers if layouts else []
+    tape.fits = partial(layouts.fits, pairing.samples) if layouts else None
     leaves = [_leaf(each) for each in samples]
     followed: Any = nullcontext()
     if target.tokens:
@@ -315,11 +310,7 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
     with torch.inference_mode(False), torch.enable_grad(), running(tape), PackByIndex(), followed:
         # Under the caller's no_grad a view taken later would have no gradient.
         flat = _flat(target.run([leaf.clone() if leaf.requires_grad else leaf for leaf in leaves]))
-    if tape.position != len(tape.entries):
-        raise RewriteError(
-            f"{tape.entries[tape.position][0]}: ran for the references and not for the samples; both must "
-            "run the same operations"
-        )
+    tape.check_ended()
     if target.interim is not None:
         # Beside what is cut there, what the model's inputs do on ways around it.
         leaves, references = [*tape.leaves, *leaves], [*tape.inputs, *references]

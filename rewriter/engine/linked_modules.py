@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from passes.lowering.running_code import run_quietly, run_whole
+from passes.lowering.running_code import run_lowered, run_quietly, run_whole
 from passes.operations.contract import BoundRule, Operands
 from passes.operations.table import rule_of_module
 from passes.recurrent.recurrence import Recurrence
@@ -59,6 +59,25 @@ def linked_copy(model: nn.Module) -> nn.Module:
     for module, lowered in lowered_islands(copy, islands_of(model), lambda name: partial(_call, name)):
         set_forward(module, partial(_island_forward, module.forward, lowered))
     return copy
+
+
+def linked_function(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function of what a linked copy gives, whose operations with a rule are linked, too.
+
+    Args:
+        name: of what it is.
+        function: outside of a run it is called as it is.
+
+    Example:
+        >>> linked_function("output", torch.tanh)(torch.zeros(1))
+        tensor([0.])
+
+    """
+    return partial(_island_forward, function, partial(_run_function, function, name))
+
+
+def _run_function(function: Callable[[Any], Any], name: str, output: Any) -> Any:
+    return run_lowered(function, partial(_call, name), (output,), {})
 
 
 def _island_forward(plain: Forward, lowered: Forward, *args: Any, **kwargs: Any) -> Any:
@@ -125,7 +144,7 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
         if tape.decisions is not None:
             tape.decisions.note_made(result, operands)
         return result
-    noted0, output0 = tape.next(name)
+    noted0, output0 = tape.next(name, (noted, output))
     outers = tuple(tape.outer(place) for place in range(len(noted) + 1))
     link = RuleLink(name, rule, noted, noted0, output, output0, tape.pairing, outers)
     return LinkedRule.apply(link, (result,), *operands)  # type: ignore[no-untyped-call]

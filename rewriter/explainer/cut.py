@@ -14,8 +14,7 @@ from torch.utils import _pytree as pytree
 from passes.errors import RewriteError
 from passes.lowering.running_code import note_varying
 from passes.user_code.structure import map_tensors, tensors_in
-from rewriter.engine.attribution import Target
-from rewriter.engine.problem import Inputs
+from rewriter.engine.problem import Inputs, Target
 from rewriter.engine.tape import Tape, current, running
 from rewriter.explainer.batch_places import Place, places_of, rows_back, rows_first
 from rewriter.explainer.result import Explained

@@ -16,6 +16,7 @@ from passes.user_code.source import where_failed
 from passes.user_code.twin import Twin
 from rewriter.compiler.first_calls import prove_first
 from rewriter.compiler.proof import default_dtype, wrong
+from rewriter.diagnosis.coupled_rows import check_rows_apart
 from rewriter.engine.attribution import Remembered, attribute
 from rewriter.engine.contexts import context_inputs
 from rewriter.engine.kept_state import keeps_state
@@ -36,7 +37,6 @@ from rewriter.explainer.arguments import (
     widened,
 )
 from rewriter.explainer.contexts import explained_as_read
-from rewriter.explainer.coupled_rows import check_rows_apart
 from rewriter.explainer.result import Explained, Names, collect
 from rewriter.explainer.suspects import why_not_explained
 from rewriter.explainer.target import Asked, Output, linked_target

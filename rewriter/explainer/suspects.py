@@ -18,15 +18,14 @@ from rewriter.compiler.uncovered import uncovered_calls
 from rewriter.diagnosis.followed import Flow
 from rewriter.diagnosis.local_gaps import ROUNDING, Gaps, gaps_of_sample
 from rewriter.diagnosis.run import doubled, engine_rules, in_double
-from rewriter.engine.attribution import Target
 from rewriter.engine.contexts import context_inputs, in_context
-from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.problem import Inputs, Problem, Target
 
 _SAMPLES = 4
 _REFERENCES = 8
 _NONE = (
     "Every operation that could be examined passes on all that it gets; look for operations in the model's "
-    "own code that mix rows of the batch, or sequences of different length."
+    "own code, or in output=, that mix rows of the batch or have no rule, or sequences of different length."
 )
 
 

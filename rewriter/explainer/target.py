@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from passes.user_code.clone import clone_structure
 from rewriter.compiler.decompose import lowered
-from rewriter.engine.attribution import Target
-from rewriter.engine.linked_modules import linked_copy
+from rewriter.engine.linked_modules import linked_copy, linked_function
+from rewriter.engine.problem import Target
 from rewriter.engine.weights import SharedWeights
 from rewriter.explainer.batch_places import Neuron
 from rewriter.explainer.cut import Cut
@@ -81,6 +81,11 @@ class Asked:
         """The module whose output is explained; None for the model's."""
         return self.output[0] if isinstance(self.output, tuple) else None
 
+    @property
+    def computes(self) -> bool:
+        """Whether the output is what a function makes of it."""
+        return callable(self.output[1] if isinstance(self.output, tuple) else self.output)
+
     def same_of(self, model: nn.Module) -> Asked:
         """Return what is asked, of a copy of the model."""
 
@@ -122,7 +127,7 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
     target = Target(
         copy,
         SharedWeights(asked.model, copy),
-        asked.select,
+        linked_function("output", asked.select) if asked.computes else asked.select,
         tokens=True,
         code=code,
         rewritten=rewritten,

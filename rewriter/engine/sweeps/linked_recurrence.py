@@ -281,7 +281,7 @@ def linked_recurrence(
     x = gates.x if isinstance(gates, GatesToBe) else gates
     weight = fused(gates.weights)[0] if isinstance(gates, GatesToBe) else None
     batch = x.shape[1]
-    forward0 = tape.next(name)
+    forward0 = tape.next(name, forward)
     link = RecurrentLink(steps, forward, forward0, tape.pairing, weight, batch, tape.outer(0))
     linked: tuple[Tensor, ...] = LinkedRecurrence.apply(link, result, x, *state)  # type: ignore[no-untyped-call]
     return linked
