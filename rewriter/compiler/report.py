@@ -142,6 +142,8 @@ class Report:
         >>> report = rewriter.decompose(torch.nn.GRU(3, 2)).report
         >>> report.layers[0].kind, report.layers[0].atoms, report.declines
         ('GRU', 5, ())
+        >>> bool(report), bool(report.proven)
+        (True, False)
 
     """
 
@@ -153,6 +155,15 @@ class Report:
     uncovered: tuple[UncoveredReport, ...] = ()
     code_was_run: bool = False
     proven: Proven = field(default_factory=Proven)
+
+    def __bool__(self) -> bool:
+        """Whether all of the model has an exact rule: nothing is declined, and nothing is uncovered.
+
+        False, too, where code stays the user's and was not run on example inputs: what has no rule in it is
+        not known. Whether the result computes what the original does is ``bool(report.proven)``.
+        """
+        looked_at = self.code_was_run or not self.islands
+        return looked_at and not self.declines and not self.uncovered
 
     def __str__(self) -> str:
         rows = [
