@@ -6,6 +6,7 @@ import functools
 import os
 import random
 import sys
+import threading
 import types
 import zlib
 from collections.abc import Hashable, Iterable, Iterator
@@ -248,6 +249,28 @@ def _hooked_to(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
             yield from (each for each in hooks.values() if isinstance(each, types.FunctionType))
 
 
+_lock = threading.Lock()
+_eager: list[Any] = []
+
+
+@contextmanager
+def _as_written() -> Iterator[None]:
+    """Have what torch.compile has compiled run as it is written: our modes would be compiled with it."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with _lock:
+        # For all threads, so that the last of them takes back what the first has set.
+        _eager.append(None if _eager else torch.compiler.set_stance("force_eager"))
+    try:
+        yield
+    finally:
+        with _lock:
+            last = _eager.pop()
+            if last is not None:
+                last.__exit__(None, None, None)
+
+
 @contextmanager
 def unnoticed(model: nn.Module) -> Iterator[Outside]:
     """Undo what code of a model does outside of it, to generators of random numbers among the rest.
@@ -268,7 +291,7 @@ def unnoticed(model: nn.Module) -> Iterator[Outside]:
 
     """
     outside = Outside(model)
-    with random_state_kept():
+    with random_state_kept(), _as_written():
         try:
             yield outside
         finally:

@@ -56,7 +56,7 @@ class DiagnosedOperation:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What :func:`diagnose` found; ``print`` shows the operations that break additivity, ``bool`` is the verdict.
+    """What :func:`diagnose` found; ``print`` shows what breaks additivity, ``bool`` is the verdict.
 
     Args:
         rows: all operations on what varies, worst first.
