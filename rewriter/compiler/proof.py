@@ -205,7 +205,8 @@ class _Trial:
         for place, how in differences(expected.output, got.output, "output"):
             # What cannot be looked into is in neither.
             if not how.startswith("cannot look into"):
-                raise UnprovenError(f"on {what}, {place}: {how}")
+                first = first_difference(self.original, self.rewritten, inputs)
+                raise UnprovenError(f"on {what}, {place}: {how}{first}")
         assert expected.found is not None
         assert got.found is not None
         worst, place = _worst(expected.found, got.found)
