@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import types
 from collections import deque
@@ -102,7 +103,8 @@ def _told(value: Any) -> tuple[Hashable, list[Any]]:
     if isinstance(value, types.MethodType):
         return (kind, value.__func__.__code__), [value.__self__]
     if hasattr(value, "__array__"):
-        return (kind, tuple(getattr(value, "shape", ())), str(getattr(value, "dtype", ""))), []
+        with contextlib.suppress(AttributeError):
+            return (kind, tuple(value.shape), str(value.dtype)), []
     attributes = attributes_of(value)
     return (kind, tuple(attributes)), list(attributes.values())
 
