@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, cast
@@ -22,20 +23,15 @@ class Lowered(fx.GraphModule):
     torch.fx pickles a graph as code and traces that code again, which names every node anew.
     """
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the graph; what is to come before a call may find that the graph is to be another."""
-        before = self.__dict__.get("_before_call")
-        if before is not None:
-            before(self, args, kwargs)
-        return super().__call__(*args, **kwargs)
-
     def recompile(self) -> PythonCode:
         """Compile the graph, to be called without torch's own call: that prints tracebacks of errors."""
         code = super().recompile()
         # torch makes a class for each graph.
-        kind = type(self)
+        kind: Any = type(self)
         if "__call__" in vars(kind):
             del kind.__call__
+        kind.forward_of_graph = kind.forward
+        kind.forward = _after_what_comes_before(kind.forward)
         return code
 
     def before_call(self, hook: Callable[..., None]) -> None:
@@ -127,20 +123,21 @@ class Lowered(fx.GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         rebuild, arguments = super().__reduce__()
-        arguments = _without_hook(arguments)
         names = [node.name for node in self.graph.nodes]
         layers = {name: call for name, call in layer_calls(self).items() if name}
         return _rebuild, (rebuild, arguments, names, layers, self.meta.get(_CODE))
 
 
-def _without_hook(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Leave out of a pickle what watches the first calls."""
-    state = {key: value for key, value in arguments[0].items() if key != "_before_call"}
-    if "meta" in state:
-        preserved = state["meta"].get("_user_preserved_attributes", {})
-        kept = {key: value for key, value in preserved.items() if key != "_before_call"}
-        state["meta"] = state["meta"] | {"_user_preserved_attributes": kept}
-    return (state, *arguments[1:])
+def _after_what_comes_before(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph; what is to come before a call may find that the graph is to be another."""
+        before = self.__dict__.get("_before_call")
+        if before is not None:
+            before(self, args, kwargs)
+        return self.forward_of_graph(*args, **kwargs)
+
+    return forward
 
 
 def graph_module(model: nn.Module, graph: fx.Graph, name: str | None = None) -> Lowered:

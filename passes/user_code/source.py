@@ -111,6 +111,28 @@ def _line_of_node(graph: object, line: int) -> str:
     return "" if node is None else str(node.meta.get("source", ""))
 
 
+_FUNCTORCH = os.path.join(TORCH, "_functorch", "")
+_DYNAMO = os.path.join(TORCH, "_dynamo", "")
+
+
+def why_not_followed(error: BaseException) -> str:
+    """Say what a trace by torch.fx ended at.
+
+    Example:
+        >>> why_not_followed(ValueError("no"))
+        'ValueError: no'
+
+    """
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    line = line_of(error)
+    at = f" ({line})" if line else ""
+    if any(each.startswith(_DYNAMO) for each in files):
+        return f"calls what torch.compile has compiled{at}, which torch.fx does not look into"
+    if any(each.startswith(_FUNCTORCH) for each in files):
+        return f"calls a transform of torch.func, such as vmap or grad{at}, which torch.fx does not look into"
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def failed_in(error: BaseException) -> str:
     """Name the innermost module whose code an error came through.
 

@@ -16,7 +16,6 @@ from passes.errors import Decline, DeclinedError, RewriteError
 from passes.frontends.tracing import Traced, trace_where_possible
 from passes.graph.cleanup import Cleanup
 from passes.graph.graph_module import Lowered
-from passes.graph.layers import put_taps
 from passes.graph.unshare import UnshareAtoms
 from passes.leaves import Atom
 from passes.lowering.calls_in_graphs import LowerCalls, LoweredCall
@@ -26,16 +25,15 @@ from passes.lowering.out_of_place import OutOfPlace
 from passes.operations.table import MODULES
 from passes.pipeline import Pipeline
 from passes.recurrent.kernels import fused_nodes
-from passes.recurrent.lengths import as_arguments, copied, record_calls
-from passes.recurrent.recurrence import Recurrence
+from passes.recurrent.lengths import as_arguments, copied
 from passes.recurrent.replacements import recurrent_replacements
-from passes.recurrent.unroll import Call, ExpectSteps, Unroll
 from passes.replacement import ApplyReplacements, Rewrite
 from passes.stand_in import StandIn
 from passes.user_code.clone import clone_structure, named_clones
 from passes.user_code.source import line_of
 from rewriter.compiler.culprit import with_sources
 from rewriter.compiler.first_calls import FirstCalls
+from rewriter.compiler.flat import layer_report, unrolled
 from rewriter.compiler.proof import UnprovenError, runs, wrong
 from rewriter.compiler.proof import prove as prove_equal
 from rewriter.compiler.report import LayerReport, OperationReport, Report, UncoveredReport
@@ -108,11 +106,12 @@ def decompose(
     with _LOCK, torch.inference_mode(False):
         if example_inputs is None:
             rolled = lower()
-            if prove and rolled is not model:
-                _prove_when_called(model, rolled, split=gates == "split", whole=scope == "model")
+            if rolled is not model:
+                again = partial(_lower, split=gates == "split", whole=scope == "model", strict=False)
+                _prove_when_called(model, rolled, again, prove=prove)
             return rolled
         flat = partial(_flat, model, lower, example_inputs)
-        return _proven(model, flat, example_inputs) if prove else flat(None)
+        return _proven(model, flat, example_inputs) if prove else _unproven(flat(None), _SWITCHED_OFF)
 
 
 def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None = None) -> nn.Module:
@@ -124,9 +123,11 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
         length: instead of example inputs: the number of steps of every recurrent layer.
 
     Returns:
-        A new model whose graph holds one node for each activation and product of each step.
+        A new model whose graph holds one node for each activation and product of each step, compared with
+        the original as :func:`decompose` does.
 
     Raises:
+        UnprovenError: as :func:`decompose`.
         RewriteError: unless exactly one of ``example_inputs`` and ``length`` is given, or if the model
             is unrolled for another length already.
 
@@ -144,17 +145,55 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
     with _advising(
         "Mend them, or unroll(decompose(model, strict=False), ...), which keeps them as they are."
     ):
-        rolled = model if _report_of(model) else decompose(model)
+        rolled = decompose(model) if _report_of(model) is None else model
+    before = FirstCalls.of(rolled)
     with _LOCK, torch.inference_mode(False):
-        return _unrolled(clone_structure(rolled), example_inputs, length)
+        flat = partial(_flat_of, rolled, before, example_inputs, length)
+        if before is None:
+            return _unproven(flat(None), *(Report.of(rolled).proven.notes or [_NO_ORIGINAL]))
+        try:
+            original = before.original_of(rolled)
+        except RewriteError as error:
+            return _unproven(flat(None), str(error))
+        if length is None:
+            return _proven(original, flat, example_inputs)
+        return _prove_when_called(original, flat(None), partial(_again, before.lower, length))
 
 
-def _prove_when_called(model: nn.Module, rewritten: nn.Module, *, split: bool, whole: bool) -> None:
-    before = FirstCalls(model, rewritten, partial(_lower, split=split, whole=whole, strict=False))
+def _flat_of(
+    rolled: nn.Module, before: FirstCalls | None, example_inputs: Any, length: int | None, code: str | None
+) -> nn.Module:
+    own = clone_structure(rolled)
+    if code is not None and before is not None:
+        own = before.lower(before.original_of(rolled), code=code)
+    return unrolled(own, example_inputs, length)
+
+
+def _again(lower: Callable[..., nn.Module], length: int, model: nn.Module, code: str) -> nn.Module:
+    return unrolled(lower(model, code=code), None, length)
+
+
+_SWITCHED_OFF = "not compared: prove=False"
+_NO_ORIGINAL = "not compared: the model that it was made of is not known any more"
+
+
+def _unproven(rewritten: nn.Module, *notes: str) -> nn.Module:
+    for each in notes:
+        Report.of(rewritten).proven.note(each)
+    return rewritten
+
+
+def _prove_when_called(
+    model: nn.Module, rewritten: nn.Module, lower: Callable[..., nn.Module], *, prove: bool = True
+) -> nn.Module:
+    if not prove:
+        return _unproven(rewritten, _SWITCHED_OFF)
+    before = FirstCalls(model, rewritten, lower)
     if isinstance(rewritten, Lowered):
         rewritten.before_call(before)
     else:
         rewritten.register_forward_pre_hook(before, with_kwargs=True)
+    return rewritten
 
 
 def _flat(
@@ -163,7 +202,7 @@ def _flat(
     rolled = lower(code=code)
     # A model that is decomposed already is lowered to itself.
     own = rolled if rolled is not model else clone_structure(rolled)
-    return _reported(_unrolled(own, example_inputs, None), example_inputs)
+    return _reported(unrolled(own, example_inputs, None), example_inputs)
 
 
 def _proven(model: nn.Module, flat: Callable[[str | None], nn.Module], example_inputs: Any) -> nn.Module:
@@ -223,43 +262,6 @@ def _uncovered(
         # Torch refuses what the model's code does, once gradients are asked for.
         reason = f"runs without gradients alone: {type(error).__name__}: {error}".splitlines()[0]
         return [UncoveredReport("", "the model's code", line_of(error), reason)]
-
-
-def _unrolled(rolled: nn.Module, example_inputs: Any, length: int | None) -> nn.Module:
-    """Write the steps out in a model that nobody else has."""
-    report = Report.of(rolled)
-    owners = dict(rolled.named_parameters(remove_duplicate=False))
-    if length is None:
-        is_graph = isinstance(rolled, Lowered) and not report.islands
-        calls = record_calls(rolled, example_inputs, all_rewritten=not report.declines, is_graph=is_graph)
-    else:
-        _check_length(rolled, length)
-        recurrences = [module for module in rolled.modules() if isinstance(module, Recurrence)]
-        calls = {id(module): [Call(length, masked=False)] for module in recurrences}
-    flat = _without_recurrences(rolled, calls) if any(calls.values()) else rolled
-    layers = tuple(_layer_report(flat, layer) for layer in report.layers)
-    moved = {id(parameter): name for name, parameter in flat.named_parameters()}
-    names = {
-        old: tuple(moved.get(id(owners.get(path)), path) for path in paths)
-        for old, paths in report.parameter_names.items()
-    }
-    replace(report, layers=layers, parameter_names=names).attach(flat)
-    return flat
-
-
-def _without_recurrences(rolled: nn.Module, calls: dict[int, list[Call]]) -> nn.Module:
-    if isinstance(rolled, fx.GraphModule):
-        put_taps(rolled)
-    return Pipeline(Unroll(calls), UnshareAtoms(), Cleanup())(rolled).model
-
-
-def _check_length(model: nn.Module, length: int) -> None:
-    for module in model.modules():
-        if isinstance(module, ExpectSteps) and module.call.length != length:
-            raise RewriteError(
-                f"{module.name}: unrolled for sequences of {module.call.length} steps already, asked for "
-                f"{length}; unroll the result of decompose(model) instead"
-            )
 
 
 def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool, code: str | None = None) -> nn.Module:
@@ -337,7 +339,7 @@ def _first_report(rolled: nn.Module, rewrite: Rewrite, traced: Traced, *, split:
         sum(isinstance(module, Atom) for module in rewrite.module.modules()),
         "copied" if split else "shared",
     )
-    return _layer_report(rolled, layer)
+    return layer_report(rolled, layer)
 
 
 def _module_operation(rewrite: Rewrite) -> OperationReport:
@@ -347,19 +349,6 @@ def _module_operation(rewrite: Rewrite) -> OperationReport:
 
 def _call_operation(call: LoweredCall) -> OperationReport:
     return OperationReport(call.name, call.operation, call.atoms)
-
-
-def _layer_report(model: nn.Module, layer: LayerReport) -> LayerReport:
-    """Count again what lies below the layer's name now."""
-    prefix = f"{layer.name}." if layer.name else ""
-    below = [module for name, module in model.named_modules() if name.startswith(prefix)]
-    atoms = sum(isinstance(module, Atom) for module in below)
-    if not atoms:
-        return layer
-    shared = any(isinstance(module, Recurrence) for module in below) or (
-        layer.front_end == "islands" and "Cell" in layer.kind
-    )
-    return replace(layer, atoms=atoms, level="rolled" if shared else "flat")
 
 
 def _parameter_names(rewrites: list[Rewrite]) -> dict[str, tuple[str, ...]]:

@@ -67,7 +67,7 @@ def prove_call(
     kwargs: Mapping[str, Any],
     *,
     gradients: bool = True,
-) -> Proven | None:
+) -> Proven:
     """Compare copies of both for one call, in the mode that they are in.
 
     Args:
@@ -78,7 +78,7 @@ def prove_call(
         gradients: compare those of the inputs, too.
 
     Returns:
-        None where the original does not take the arguments.
+        What was compared; a note where the original does not take the arguments.
 
     Raises:
         UnprovenError: naming the first place where they differ, and the first module that does.
@@ -128,14 +128,17 @@ class _Trial:
         self.notes: list[str] = []
         self.largest = 0.0
 
-    def held_once(self, *, gradients: bool) -> Proven | None:
+    def held_once(self, *, gradients: bool) -> Proven:
         sides = [Twin(self.original).model, Twin(self.rewritten).model]
         expected, got = self._both(sides, gradients=gradients)
-        if expected.error is not None:
-            return None
         args, kwargs = self.inputs
         shown = ", ".join(map(describe, (*args, *kwargs.values())))
-        self._compare_random(expected, got, self.inputs, shown, self.original.training)
+        if expected.error is not None:
+            how = f"{type(expected.error).__name__}: {expected.error}".splitlines()[0]
+            self.notes.append(f"{shown}: not compared, the original raises {how}")
+        # What we refuse, another length say, is not wrong.
+        elif not isinstance(got.error, RewriteError):
+            self._compare_random(expected, got, self.inputs, shown, self.original.training)
         return Proven(self.runs, self.largest, self.notes)
 
     def held(self) -> Proven:
@@ -202,7 +205,8 @@ class _Trial:
         for place, how in differences(expected.output, got.output, "output"):
             # What cannot be looked into is in neither.
             if not how.startswith("cannot look into"):
-                raise UnprovenError(f"on {what}, {place}: {how}")
+                first = first_difference(self.original, self.rewritten, inputs)
+                raise UnprovenError(f"on {what}, {place}: {how}{first}")
         assert expected.found is not None
         assert got.found is not None
         worst, place = _worst(expected.found, got.found)

@@ -81,14 +81,14 @@ class Advice:
     def _uncovered(self, call: Call) -> str | None:
         found = [
             each.reason
-            for each in (self.report.uncovered if self.report else ())
+            for each in (self.report.uncovered if self.report is not None else ())
             if each.operation == call.operation
             and (each.name == call.name or each.source == call.source != "")
         ]
         return found[0] if found else None
 
     def _island(self, call: Call) -> str | None:
-        islands = self.report.islands if self.report else {}
+        islands = self.report.islands if self.report is not None else {}
         for name, reason in islands.items():
             if name == "" or f"{call.where}.".startswith(f"{name}."):
                 return reason

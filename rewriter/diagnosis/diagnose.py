@@ -59,7 +59,7 @@ class DiagnosedOperation:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What :func:`diagnose` found; ``print`` shows the operations that break additivity.
+    """What :func:`diagnose` found; ``print`` shows what breaks additivity, ``bool`` is the verdict.
 
     Args:
         rows: all operations on what varies, worst first.
@@ -90,11 +90,20 @@ class Diagnosis:
         """The operations that lose more than rounding."""
         return tuple(row for row in self.rows if not row.is_rounding)
 
+    @property
+    def _unaccounted(self) -> bool:
+        # Not 'greater than', which is False for NaN.
+        return not self.unexplained <= self.tolerance * self.scale
+
+    def __bool__(self) -> bool:
+        """Whether attributions add up: no operation loses more than rounding, and none is lost elsewhere."""
+        return not self.broken and not self._unaccounted
+
     def __str__(self) -> str:
         head = f"additivity error of {self.explainer}: {self.total:.1e}, largest output {self.scale:.1e}"
         if self.in_float64 is not None and self.in_float64 < _MUCH * self.total:
             head += f", error in float64: {self.in_float64:.1e}"
-        if not self.unexplained <= self.tolerance * self.scale:
+        if self._unaccounted:
             reason = self.coupled or _MORE
             head += f"\n{self.unexplained:.1e} of it comes from no operation: {reason}"
         if not self.broken:
@@ -165,8 +174,8 @@ def diagnose(
         >>> found.rows[0].operation, found.total > 0.1
         ('softmax', True)
         >>> import rewriter
-        >>> bool(diagnose(rewriter.decompose(Model()), x, background).broken)
-        False
+        >>> bool(found), bool(diagnose(rewriter.decompose(Model()), x, background))
+        (False, True)
 
     """
     model = as_module(model)

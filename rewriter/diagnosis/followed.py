@@ -35,6 +35,7 @@ from rewriter.diagnosis.recorded import (
     is_floating,
     label_of,
     out_of,
+    refuse_transforms,
     written_in,
 )
 
@@ -118,6 +119,7 @@ class Followed(Explained):
 
     def made(self, call: Call, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make the call, and have the backward pass note what flows through it."""
+        refuse_transforms(call)
         other = self._counterpart(call)
         operands, operands0 = self._matched(call, tensors_in((args, kwargs)), other.taken)
         deltas = [self._delta(a, b) for a, b in zip(operands, operands0, strict=True)]

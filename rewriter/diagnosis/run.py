@@ -15,6 +15,7 @@ from passes.user_code.clone import frozen_clone
 from passes.user_code.observe import Call
 from passes.user_code.source import where_failed
 from passes.user_code.twin import Twin
+from rewriter.compiler.first_calls import prove_first
 from rewriter.compiler.islands import islands_of
 from rewriter.compiler.report import Report
 from rewriter.compiler.uncovered import is_covered
@@ -38,6 +39,7 @@ class Run:
     def __init__(
         self, model: nn.Module, select: Callable[[Any], Any], samples: Inputs, references: Inputs
     ) -> None:
+        prove_first(model, samples)
         self.given = model
         self.select = select
         self.model = frozen_clone(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from passes.user_code.source import where_failed
 from rewriter.diagnosis.run import doubled
 from rewriter.engine.integers.lookups import holds_embedding
 from rewriter.engine.problem import Inputs
@@ -150,3 +151,29 @@ def chosen_outputs(
     outputs = outputs.reshape(len(outputs), -1)
     values = outputs.abs() if order == "max_abs" else outputs
     return values.sort(descending=order != "min")[1][:, :ranked].cpu()
+
+
+def mean_of(outputs: Tensor) -> Any:
+    """Return the mean over rows as an array, or as a number.
+
+    Example:
+        >>> float(mean_of(torch.tensor([1.0, 3.0])))
+        2.0
+
+    """
+    return outputs.mean(0).cpu().numpy()[()]
+
+
+def background_fails(data: Sequence[Tensor], error: Exception) -> RewriteError:
+    """Return the error for a background that a model does not take.
+
+    Example:
+        >>> background_fails([torch.zeros(2)], ValueError("no"))
+        RewriteError('background: the model, or output=, fails on inputs (2,) of torch.float32: ...')
+
+    """
+    got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in data)
+    return RewriteError(
+        f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: "
+        f"{error}, {where_failed(error)}"
+    )

@@ -9,26 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from passes.user_code.source import where_failed
 from passes.user_code.twin import Twin
 from rewriter.compiler.first_calls import prove_first
-from rewriter.compiler.proof import default_dtype, wrong
-from rewriter.diagnosis.coupled_rows import check_rows_apart
-from rewriter.engine.attribution import Remembered, attribute
+from rewriter.compiler.proof import default_dtype
+from rewriter.engine.attribution import attribute
 from rewriter.engine.contexts import context_inputs
-from rewriter.engine.kept_state import keeps_state
-from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.problem import Problem
 from rewriter.engine.sweeps.compiled import compiling
-from rewriter.engine.tiles import spans
 from rewriter.explainer.additivity import check_sums
 from rewriter.explainer.arguments import (
     Order,
     background_of,
     bytes_of,
-    check_outputs,
     chosen_outputs,
     references_for,
     refuse_tensorflows,
@@ -39,15 +34,13 @@ from rewriter.explainer.arguments import (
 from rewriter.explainer.contexts import explained_as_read
 from rewriter.explainer.result import Explained, Names, collect
 from rewriter.explainer.suspects import why_not_explained
-from rewriter.explainer.target import Asked, Output, linked_target
+from rewriter.explainer.target import Asked, Output, Subject
 from rewriter.inputs import Model, as_inputs
 
 Array = np.ndarray[Any, Any]
-# Rows of a run without attributions, whose memory nobody plans.
-_ROWS = 16
 
 
-class DeepExplainer:
+class DeepExplainer(Subject):
     """Exact DeepSHAP for any recurrent model: additive to rounding, batched, without hooks.
 
     Takes the place of ``shap.DeepExplainer``: the arguments, the methods and the shapes of the results
@@ -113,10 +106,7 @@ class DeepExplainer:
         compiled: bool = True,
     ) -> None:
         refuse_tensorflows(session=session, learning_phase_flags=learning_phase_flags)
-        with torch.inference_mode(False):
-            self._asked = Asked.of(model, output, attribute_to_layer_input)
-            self._target, self._cut = linked_target(self._asked)
-            self._original = self._asked.original()
+        super().__init__(Asked.of(model, output, attribute_to_layer_input))
         self._multi_input = isinstance(data, list | tuple)
         self._data = background_of(data, self._target.model)
         if feature_names is None and hasattr(data, "columns"):
@@ -125,19 +115,10 @@ class DeepExplainer:
         self._max_memory = bytes_of(max_memory)
         self._progress = progress
         self._compiled = compiled
-        self._remembered = Remembered()
         prove_first(self._asked.model, self._data)
-        with self._full_precision():
-            self._original.find_rows(self._data)
-            check_rows_apart(self._original.explained, self._original.select, self._data)
-        outputs = self._first_run()
-        while not self._proven(self._data, outputs):
-            outputs = self._first_run()
-        self._output_shape = outputs.shape[1:]
+        outputs = self._settle()
         floats = [each.dtype for each in self._data if each.is_floating_point()]
         self._wide = all(each == torch.float64 for each in (*floats, outputs.dtype))
-        #: The mean of the outputs over the background, one per output; a number where they have no axis.
-        self.expected_value: Any = outputs.mean(0).cpu().numpy()[()]
 
     def shap_values(
         self,
@@ -280,7 +261,7 @@ class DeepExplainer:
         own = references is not None
         if own:
             references = references_for(references, samples, self._data, self._multi_input)
-        self._target.weights.check()
+        self._follow()
         versions = self._target.weights.versions()
         try:
             with self._full_precision(), compiling(self._compiled):
@@ -323,31 +304,6 @@ class DeepExplainer:
             # An operation without a rule, or a model that is bound to its dtype.
             return None
 
-    def _proven(self, inputs: Inputs, outputs: Tensor) -> bool:
-        """Hold outputs against the user's own code; False if that runs from now on, in place of a graph.
-
-        Raises:
-            UnprovenError: if they differ, and there was no graph.
-
-        """
-        with self._full_precision():
-            if not len(outputs) or self._original.agrees(inputs, outputs):
-                return True
-            assert self._target.rewritten is not None
-            reason = self._original.proves(self._target.rewritten, inputs)
-        if not reason:
-            self._original.check_gap(inputs, outputs)
-            return True
-        if self._target.code is not None or not isinstance(self._target.rewritten, fx.GraphModule):
-            raise wrong(self._original.model, reason)
-        reason = f"a graph of it computes something else: {reason}"
-        self._target, self._cut = linked_target(self._asked, reason)
-        if self._cut is not None:
-            with self._full_precision():
-                self._cut.measure(self._target, self._data)
-        self._remembered = Remembered()
-        return False
-
     def _explained(self, problem: Problem, output_shape: torch.Size | None) -> Explained:
         tail = (problem.outputs,) if output_shape is None else tuple(output_shape)
         contexts = context_inputs(self._target, problem)
@@ -360,41 +316,3 @@ class DeepExplainer:
             return collect(parts, problem, tail, progress=self._progress)
 
         return explained_as_read(self._target, problem, contexts, self._run, explain)
-
-    def _first_run(self) -> Tensor:
-        """Run the background.
-
-        Raises:
-            RewriteError: if that fails, or its outputs are nothing that can be explained.
-
-        """
-        try:
-            with self._full_precision():
-                stateful = keeps_state(self._target.model, [each[:_ROWS] for each in self._data])
-                self._target = replace(self._target, stateful=stateful)
-                if self._cut is not None:
-                    self._cut.measure(self._target, self._data)
-            outputs = self._run(self._data)
-        except RewriteError:
-            raise
-        except Exception as error:
-            got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in self._data)
-            raise RewriteError(
-                f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: "
-                f"{error}, {where_failed(error)}"
-            ) from error
-        check_outputs(outputs)
-        return outputs
-
-    def _full_precision(self) -> torch.autocast:
-        """Switch off the autocast of the caller: attributions are differences."""
-        return torch.autocast(self._data[0].device.type, enabled=False)
-
-    def _run(self, inputs: Inputs) -> Tensor:
-        """Return the outputs of the model, without attributions."""
-        with self._full_precision(), torch.no_grad():
-            parts = [
-                self._target.run([each[begin:end].clone() for each in inputs])
-                for begin, end in spans(len(inputs[0]), _ROWS)
-            ]
-        return torch.cat(parts)

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
 from passes.user_code.clone import clone_structure
 from rewriter.compiler.decompose import lowered
+from rewriter.compiler.proof import wrong
+from rewriter.diagnosis.coupled_rows import check_rows_apart
+from rewriter.engine.attribution import Remembered
+from rewriter.engine.kept_state import keeps_state
 from rewriter.engine.linked_modules import linked_copy, linked_function
-from rewriter.engine.problem import Target
+from rewriter.engine.problem import Inputs, Target
+from rewriter.engine.tiles import spans
 from rewriter.engine.weights import SharedWeights
+from rewriter.explainer.arguments import background_fails, check_outputs, mean_of
 from rewriter.explainer.batch_places import Neuron
 from rewriter.explainer.cut import Cut
+from rewriter.explainer.found import Since
 from rewriter.explainer.layers import is_in_graph, names_of, place_cut, return_output_of
 from rewriter.explainer.original import Original
 from rewriter.inputs import Model, as_module
+
+# Rows of a run without attributions, whose memory nobody plans.
+_ROWS = 16
+# Which one thread at a time does.
+_FOLLOWING = threading.RLock()
 
 Output = Callable[[Any], Tensor] | str | int | tuple[nn.Module, Any] | None
 
@@ -116,7 +130,6 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
         RewriteError: if the model cannot be rewritten, or the layer is not to be found in what it became.
 
     Example:
-        >>> import torch
         >>> linked_target(Asked(nn.GRU(3, 2), output=0))[0].run([torch.zeros(4, 5, 3)]).shape
         torch.Size([4, 5, 2])
 
@@ -163,6 +176,144 @@ def selecting(output: Callable[[Any], Tensor] | str | int | None) -> Callable[[A
     if output is None:
         return _itself
     return output if callable(output) else operator.itemgetter(output)
+
+
+class Subject:
+    """What runs of a model that is explained: as the model is now, and held against its own code.
+
+    Args:
+        asked: what of the model is explained.
+
+    Example:
+        >>> Subject(Asked(nn.Tanh()))._run([torch.zeros(2, 1)])
+        tensor([[0.],
+                [0.]])
+
+    """
+
+    _data: Inputs
+    _output_shape: torch.Size
+    _target: Target
+    _cut: Cut | None
+    _remembered: Remembered
+    # The weights, and the mean of the outputs with them.
+    _expected: tuple[tuple[int, ...], Any]
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        with torch.inference_mode(False):
+            self._aim(None)
+            self._since, self._original = Since(asked.model), asked.original()
+
+    @property
+    def expected_value(self) -> Any:
+        """The mean of the outputs over the background, one per output; a number where they have no axis.
+
+        It belongs to the model as it is: to weights that were trained since, and what was set since.
+        """
+        self._follow()
+        weights = self._target.weights.checksums()
+        if self._expected[0] != weights:
+            self._expected = weights, mean_of(self._run(self._data))
+        return self._expected[1]
+
+    def _proven(self, inputs: Inputs, outputs: Tensor) -> bool:
+        """Hold outputs against the user's own code; False if that runs from now on, in place of a graph.
+
+        Raises:
+            UnprovenError: if they differ, and there was no graph.
+
+        """
+        with self._full_precision():
+            if not len(outputs) or self._original.agrees(inputs, outputs):
+                return True
+            assert self._target.rewritten is not None
+            reason = self._original.proves(self._target.rewritten, inputs)
+        if not reason:
+            self._original.check_gap(inputs, outputs)
+            return True
+        if self._target.code is not None or not isinstance(self._target.rewritten, fx.GraphModule):
+            raise wrong(self._original.model, reason)
+        reason = f"a graph of it computes something else: {reason}"
+        self._aim(reason)
+        with self._full_precision():
+            self._measure()
+        return False
+
+    def _aim(self, code: str | None) -> None:
+        """Have a graph of the model run, or, for a reason, its code."""
+        self._target, self._cut = linked_target(self._asked, code)
+        # What it was made with: no weights.
+        self._remembered = Remembered()
+        self._expected = (), None
+
+    def _settle(self) -> Tensor:
+        """Run the background by what is proven to compute what the model does."""
+        with self._full_precision():
+            self._original.find_rows(self._data)
+            check_rows_apart(self._original.explained, self._original.select, self._data)
+        outputs = self._first_run()
+        while not self._proven(self._data, outputs):
+            outputs = self._first_run()
+        self._output_shape = outputs.shape[1:]
+        self._expected = self._target.weights.checksums(), mean_of(outputs)
+        return outputs
+
+    def _follow(self) -> None:
+        """Explain the model as it is now, if something was set in it, or hooked to it, since."""
+        self._target.weights.check()
+        if self._since.is_same():
+            return
+        with _FOLLOWING, torch.inference_mode(False):
+            since, original = Since(self._asked.model), self._asked.original()
+            outputs = self._run(self._data)
+            with self._full_precision():
+                original.find_rows(self._data)
+                same = original.agrees(self._data, outputs)
+            self._since, self._original, self._remembered = since, original, Remembered()
+            if same:
+                self._expected = self._target.weights.checksums(), mean_of(outputs)
+            else:
+                self._aim(None)
+                self._settle()
+
+    def _first_run(self) -> Tensor:
+        """Run the background.
+
+        Raises:
+            RewriteError: if that fails, or its outputs are nothing that can be explained.
+
+        """
+        try:
+            with self._full_precision():
+                self._measure()
+            outputs = self._run(self._data)
+        except RewriteError:
+            raise
+        except Exception as error:
+            raise background_fails(self._data, error) from error
+        check_outputs(outputs)
+        return outputs
+
+    def _full_precision(self, inputs: Inputs | None = None) -> torch.autocast:
+        """Switch off the autocast of the caller: attributions are differences."""
+        return torch.autocast((inputs or self._data)[0].device.type, enabled=False)
+
+    def _run(self, inputs: Inputs) -> Tensor:
+        """Return the outputs of the model, without attributions."""
+        with self._full_precision(inputs), torch.no_grad():
+            parts = [
+                self._target.run([each[begin:end].clone() for each in inputs])
+                for begin, end in spans(len(inputs[0]), _ROWS)
+            ]
+        return torch.cat(parts)
+
+    def _measure(self) -> None:
+        """Find out whether the code keeps something between calls, and where the rows of a layer are."""
+        rows = [each[:_ROWS] for each in self._data]
+        self._target = replace(self._target, stateful=keeps_state(self._target.model, rows))
+        if self._cut is not None:
+            self._cut.measure(self._target, self._data)
 
 
 def _check_tensors(copy: nn.Module) -> None:
