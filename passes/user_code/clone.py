@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.user_code.hooks import OwnHook
-from passes.user_code.reach import MOST, Steps, attributes_of, is_proxy, reached, referent, without_recursion
+from passes.user_code.reach import (
+    MOST,
+    Steps,
+    attributes_of,
+    is_proxy,
+    next_of,
+    reached,
+    referent,
+    without_recursion,
+)
 from passes.user_code.tensors import TensorCopies
 
 M = TypeVar("M", bound=nn.Module)
@@ -188,20 +197,34 @@ class _Cloner:
         self.proxied: list[nn.Module] = []
         self.seen: dict[int, Any] = {}
         self.paths: dict[int, str] = {}
-        # What is known to lead to no module; and whether something was too deep for copy.deepcopy.
+        # What is known to lead to no module, and to one; whether something was too deep for copy.deepcopy.
         self.alone: set[int] = set()
+        self.leading: set[int] = set()
         self.deep = False
 
     def reaches_module(self, value: Any) -> bool:
-        """Whether a module can be reached; what no module can be reached from is walked through once."""
-        if id(value) in self.alone:
-            return False
-        walked = list(reached(value))
-        if any(not is_proxy(each) and isinstance(each, nn.Module) for each in walked):
-            return True
-        if len(walked) < MOST:
-            self.alone.update(map(id, walked))
-        return False
+        """Whether a module can be reached; what was walked through is known afterwards."""
+        holders: dict[int, list[int]] = {}
+        ends, seen, pending = list[int](), set[int](), [value]
+        while pending and len(seen) < MOST:
+            each = pending.pop()
+            if id(each) in seen or id(each) in self.alone:
+                continue
+            seen.add(id(each))
+            if id(each) in self.leading or (not is_proxy(each) and isinstance(each, nn.Module)):
+                ends.append(id(each))
+                continue
+            for part in next_of(each):
+                holders.setdefault(id(part), []).append(id(each))
+                pending.append(part)
+        while ends:
+            end = ends.pop()
+            # Each once.
+            ends += holders.pop(end, ())
+            self.leading.add(end)
+        if not pending:
+            self.alone |= seen - self.leading
+        return id(value) in self.leading
 
     def module(self, module: Any, path: str) -> Steps:
         """Clone one module; compiled modules give way to what they were compiled from."""
