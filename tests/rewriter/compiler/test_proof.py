@@ -103,6 +103,8 @@ class WithState(Base):
 
     def __init__(self) -> None:
         super().__init__()
+        # What no code uses is no part of a graph.
+        del self.norm
         self.layer_norm, self.act, self.head = nn.LayerNorm(3), nn.ReLU(inplace=True), nn.Linear(3, 2)
         self.scale = nn.Parameter(torch.ones(2))
         self.register_buffer("shift", torch.zeros(2))
