@@ -18,6 +18,8 @@ from tests.support import laws
 ROOT = Path(rewriter.__file__).parent.parent
 PUBLIC = [
     "ONNX_OPERATORS",
+    # What rules bind to: operations of users derive from it.
+    "Atom",
     "DeepExplainer",
     "Diagnosis",
     # What assert_equivalent raises: a CI job catches it, and keeps its report.
@@ -31,6 +33,7 @@ PUBLIC = [
     "diagnose",
     "export_onnx",
     "register_captum",
+    "register_rule",
     "register_shap",
     "unroll",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -75,10 +75,18 @@ class FirstCalls(OwnHook, Unchanging):
         original: the user's model.
         rewritten: made of it.
         lower: rewrites a model; as its own code with rewritten layers for the reason ``code=``.
+        replaced: names of the types for which the user gave replacements.
 
     """
 
-    def __init__(self, original: nn.Module, rewritten: nn.Module, lower: Callable[..., nn.Module]) -> None:
+    def __init__(
+        self,
+        original: nn.Module,
+        rewritten: nn.Module,
+        lower: Callable[..., nn.Module],
+        replaced: Sequence[str] = (),
+    ) -> None:
+        self._replaced = tuple(replaced)
         self._original = clone_structure(original)
         self._lower = lower
         self._names = Report.of(rewritten).parameter_names
@@ -121,12 +129,12 @@ class FirstCalls(OwnHook, Unchanging):
         except UnprovenError as error:
             code = f"a graph of it computes something else: {error}"
             if not isinstance(rewritten, Lowered) or not rewritten.takes_by_name():
-                raise wrong(original, str(error)) from None
+                raise wrong(original, str(error), self._replaced) from None
             whole = self._lower(original, code=code)
             try:
                 found = prove_call(original, whole, args, kwargs)
             except UnprovenError as still:
-                raise wrong(original, str(still)) from None
+                raise wrong(original, str(still), self._replaced) from None
             _report_code(rewritten, whole, rewritten.become(whole), code)
             self._structure = _structure(rewritten)
             self._names = Report.of(rewritten).parameter_names
@@ -143,6 +151,7 @@ class FirstCalls(OwnHook, Unchanging):
 
     def _weight(self, rewritten: nn.Module, owner: str, name: str) -> Tensor | None:
         full = f"{owner}.{name}".lstrip(".")
+        # What a replacement of the user's copied is nowhere.
         parts = []
         for path in self._names.get(full, (full,)):
             where, _, leaf = path.rpartition(".")
@@ -155,7 +164,9 @@ class FirstCalls(OwnHook, Unchanging):
             if tensor is None:
                 return None
             parts.append(tensor)
-        return parts[0] if len(parts) == 1 else torch.cat([each.detach() for each in parts])
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        return torch.cat([each.detach() for each in parts])
 
     def _with_weights_of(self, rewritten: nn.Module) -> nn.Module | None:
         """Return the original with the weights and the modes that the rewritten model has now."""
