@@ -142,7 +142,8 @@ KNOWN = {
     # Steps are stacked; T and t are lengths and places.
     "passes/recurrent/unroll.py": {"T", "int", "stack", "t"},
     # Types and fields of C, and the two cells that have a form in it.
-    "rewriter/engine/sweeps/compiled.py": {"cpu", "double", "float", "gru", "lstm", "outer", "size"},
+    "rewriter/engine/sweeps/compiled.py": {"gru", "lstm", "outer", "size"},
+    "rewriter/engine/sweeps/library.py": {"cpu", "double", "float", "gru", "lstm"},
     # It writes ONNX, node by node.
     "rewriter/onnx/write.py": {"add", "cat", "chunk", "getitem", "int", "sub"},
     # Words of a table, and properties of parameters.
