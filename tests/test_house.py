@@ -74,6 +74,7 @@ ORDER = {
         "engine.rules",
         "engine.integers",
         "engine.sweeps",
+        "engine.loops",
         "engine",
         "diagnosis",
         "explainer",

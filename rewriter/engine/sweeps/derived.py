@@ -97,7 +97,9 @@ class DerivedSweep(Sweep, Unchanging):
         def of_steps(found: Mapping[int, Multiplier]) -> dict[int, Multiplier]:
             # What no atom lies on is a number, the same at all steps.
             return {
-                k: each if each.shape else whole(each).to(like).expand(every_step)
+                k: each
+                if len(each.shape) == like.dim()
+                else whole(each).to(like).expand(*every_step[:-1], each.shape[-1] if each.shape else 1)
                 for k, each in found.items()
             }
 

@@ -28,6 +28,27 @@ _TOGETHER = 500_000
 _T = TypeVar("_T")
 
 
+class JoinedLinears(nn.Module):
+    """Several Linears of one input as one.
+
+    Args:
+        linears: all with a bias, or none.
+
+    Example:
+        >>> JoinedLinears([nn.Linear(3, 2), nn.Linear(3, 4)])(torch.zeros(5, 3)).shape
+        torch.Size([5, 6])
+
+    """
+
+    def __init__(self, linears: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(linears)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what all give, one after the other."""
+        return torch.cat([each(x) for each in self.linears], -1)
+
+
 class GatesToBe(NamedTuple):
     """The argument of a recurrence whose input weights take part in the sweep."""
 
@@ -37,7 +58,7 @@ class GatesToBe(NamedTuple):
 
 def can_fuse(module: nn.Module) -> bool:
     """Whether :func:`fused` understands ``module``."""
-    return type(module) in (nn.Linear, SplitGates)
+    return type(module) in (nn.Linear, SplitGates, JoinedLinears)
 
 
 class Forward(NamedTuple):
