@@ -264,3 +264,19 @@ def steps_of(source: Any, dim: int, first: int, stride: int, count: int) -> Tens
         return source.movedim(dim, 0)[begin : begin + stride * (count - 1) + 1 : stride]
     low = begin + stride * (count - 1)
     return source.movedim(dim, 0)[low : begin + 1 : -stride].flip(0)
+
+
+def state_for(state: Tensor, x: Tensor, size: int) -> Tensor:
+    """Give every row of a sequence a first state, which may have been one for all.
+
+    Args:
+        state: (B, H), or what broadcasts to it.
+        x: (T, B, F).
+        size: H.
+
+    Example:
+        >>> state_for(torch.zeros(1, 2), torch.zeros(5, 3, 4), 2).shape
+        torch.Size([3, 2])
+
+    """
+    return state.expand(x.shape[1], size) if x.dim() == 3 and state.dim() < 3 else state

@@ -14,7 +14,7 @@ from passes.leaves import Atom
 from passes.lowering.calls_in_graphs import LowerCalls
 from passes.recurrent.gates import linear_of
 from passes.recurrent.recurrence import Recurrence
-from rewriter.engine.loops.loop import Loop, NoLoopError, loop_at, steps_of
+from rewriter.engine.loops.loop import Loop, NoLoopError, loop_at, state_for, steps_of
 from rewriter.engine.loops.repeated import (
     Period,
     Steps,
@@ -35,13 +35,15 @@ class RolledLoop(nn.Module):
     """The parts of a loop that was rolled.
 
     Args:
-        input: makes gates of what all steps take; None if they take nothing.
+        input: makes gates of what all steps take.
         steps: the recurrence.
+        size: features of the state.
 
     """
 
-    def __init__(self, input: nn.Module, steps: Recurrence) -> None:
+    def __init__(self, input: nn.Module, steps: Recurrence, size: int) -> None:
         super().__init__()
+        self.size = size
         self.input = input
         self.steps = steps
         steps.beside = "input"
@@ -186,7 +188,7 @@ def _rolled(loop: Loop, flow: Dataflow) -> RolledLoop:
         like = next(model.parameters())
         recurrence = Recurrence(_joined(hidden_linears, count * size, size, like), cell, name="a loop")
         features = next(each for each in input_linears[0].parameters()).shape[1]
-        return RolledLoop(_joined(input_linears, count * size, features, like), recurrence).eval()
+        return RolledLoop(_joined(input_linears, count * size, features, like), recurrence, size).eval()
     raise NotElementwiseError("no size of the state fits")
 
 
@@ -299,8 +301,13 @@ def _replace(loop: Loop, rolled: RolledLoop, name: str) -> None:
         x = graph.call_function(steps_of, (slices.source, slices.dim, first, slices.stride, count))
     with graph.inserting_after(x):
         gates = graph.call_module(f"{name}.input", (x,))
-    with graph.inserting_after(gates):
-        result = graph.call_module(f"{name}.steps", (gates, None, *loop.initial))
+    at, states = gates, []
+    for initial in loop.initial:
+        with graph.inserting_after(at):
+            at = graph.call_function(state_for, (initial, x, rolled.size))
+        states.append(at)
+    with graph.inserting_after(at):
+        result = graph.call_module(f"{name}.steps", (gates, None, *states))
     at = result
     for k, state in enumerate(loop.states):
         with graph.inserting_after(at):

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from torch import nn
 
 from passes.recurrent.recurrence import Recurrence
-from rewriter.engine.sweeps.compiled import compiled_sweep, has_c_form
-from rewriter.engine.sweeps.library import Compiled, checked, compiling, has_form, how_to_mend
+from rewriter.engine.sweeps.compiled import has_c_form
+from rewriter.engine.sweeps.derived import DerivedSweep
+from rewriter.engine.sweeps.library import Compiled, checked, compiling, functions_for, has_form, how_to_mend
 from rewriter.engine.sweeps.linked_recurrence import can_fuse
+from rewriter.engine.sweeps.tried_out import NotElementwiseError
 
 
 class SlowBackendWarning(UserWarning):
@@ -30,7 +32,7 @@ def backend_of(model: nn.Module, wanted: Compiled) -> str:
 
     """
     with compiling(wanted):
-        found = [compiled_sweep(steps, next(steps.parameters())) is not None for steps in _with_form(model)]
+        found = [functions_for(next(steps.parameters())) is not None for steps in _with_form(model)]
     return "C" if found and all(found) else "torch"
 
 
@@ -63,5 +65,12 @@ def _with_form(model: nn.Module) -> Iterator[Recurrence]:
     for steps in model.modules():
         if not isinstance(steps, Recurrence) or not can_fuse(steps.hidden):
             continue
-        if has_c_form(steps) and has_form(next(steps.parameters())):
+        if has_form(next(steps.parameters())) and (has_c_form(steps) or _has_program(steps)):
             yield steps
+
+
+def _has_program(steps: Recurrence) -> bool:
+    try:
+        return DerivedSweep(steps.cell).program is not None
+    except NotElementwiseError:
+        return False

@@ -132,7 +132,9 @@ class CellGraph:
         reason = why_no_rule_for_call(node.target, node.args, node.kwargs, flow.varies, flow.is_discrete)
         if reason is not None:
             raise NotElementwiseError(f"{node.target}: {reason}")
-        if is_pointwise(node.target) and flow.varies(node):
+        # An operator is known to torch by the name of its function.
+        pointwise = is_pointwise(node.target) or is_pointwise(operation.name)
+        if pointwise and flow.varies(node):
             if self.width is not None and not all(map(flow.varies, node.all_input_nodes)):
                 self.scaled[node] = self.factors(node)
             else:

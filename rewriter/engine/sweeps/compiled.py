@@ -41,7 +41,8 @@ def _struct(real: Any) -> type[ctypes.Structure]:
     return type("Sweep", (ctypes.Structure,), {"_fields_": [*fields, ("least", real)]})
 
 
-_STRUCTS = {torch.float32: _struct(ctypes.c_float), torch.float64: _struct(ctypes.c_double)}
+#: What the library takes of a sweep.
+SWEEPS = {torch.float32: _struct(ctypes.c_float), torch.float64: _struct(ctypes.c_double)}
 
 
 _RUN = type(
@@ -97,21 +98,26 @@ class CompiledSteps:
         written = [*d, gates] if len(d) > 1 else [*d, *d, gates]
         # The library gets addresses only: what they belong to lives here.
         self._held = [each.contiguous() for each in (*swept.x, *swept.x0)], written
-        rows_x, rows_x0 = swept.x[0].shape[1], swept.x0[0].shape[1]
-        each = swept.batch // (swept.samples * swept.outer)
-        first = swept.first * each * (swept.samples if swept.own else 1)
-        ints = (
-            *(swept.outputs, swept.references, swept.batch, each, gates.shape[-1], int(swept.own), first),
-            *(rows_x, rows_x0, swept.outer, torch.get_num_threads()),
-        )
-        addresses = [part.data_ptr() for side in self._held for part in side]
-        self._sweep = _STRUCTS[gates.dtype](*ints, *addresses, faded(gates.dtype))
+        self._sweep = sweep_struct(swept, gates, [part.data_ptr() for side in self._held for part in side])
         self._at = ctypes.byref(self._sweep)
         self._step = cell.step
 
     def __call__(self, t: int, place: int) -> None:
         """Run step ``t``; its gates go to ``place``."""
         self._step(self._at, t, place)
+
+
+def sweep_struct(swept: Swept, gates: Tensor, addresses: Sequence[int]) -> ctypes.Structure:
+    """Describe a sweep to the library; of the addresses the last is that of the gates."""
+    rows_x, rows_x0 = swept.x[0].shape[1], swept.x0[0].shape[1]
+    each = swept.batch // (swept.samples * swept.outer)
+    first = swept.first * each * (swept.samples if swept.own else 1)
+    ints = (
+        *(swept.outputs, swept.references, swept.batch, each, gates.shape[-1], int(swept.own), first),
+        *(rows_x, rows_x0, swept.outer, torch.get_num_threads()),
+    )
+    unused = [0] * (len(_ARRAYS) + len(_WRITTEN) - len(addresses))
+    return SWEEPS[gates.dtype](*ints, *unused, *addresses, faded(gates.dtype))
 
 
 class _Form(NamedTuple):

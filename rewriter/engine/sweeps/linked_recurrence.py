@@ -55,6 +55,10 @@ class GatesToBe(NamedTuple):
     x: Tensor
     weights: nn.Module
 
+    def made(self) -> Tensor:
+        """Return the gates."""
+        return nn.functional.linear(self.x, *fused(self.weights))
+
 
 def can_fuse(module: nn.Module) -> bool:
     """Whether :func:`fused` understands ``module``."""
@@ -86,7 +90,7 @@ def run(
 ) -> tuple[Forward, State]:
     """Run a recurrence and keep what the sweep needs; returns that, and the recurrence's own result."""
     if isinstance(gates, GatesToBe):
-        gates = nn.functional.linear(gates.x, *fused(gates.weights))
+        gates = gates.made()
     projection = steps.projection
     length = gates.shape[0]
     # What intercepts torch's functions elsewhere in the model has no business in this loop.

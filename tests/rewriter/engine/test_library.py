@@ -71,15 +71,32 @@ def test_the_slow_backend_is_told_once_and_nothing_is_built(bare: Path) -> None:
     np.testing.assert_array_equal(slow, plain)
 
 
-@pytest.mark.parametrize(
-    "model", [nn.Linear(3, 1), gallery.Classifier("RNN")], ids=["without recurrences", "RNN"]
-)
+class Softened(nn.Module):
+    """A loop over a cell whose atom has no operation in the library."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.h = nn.Linear(3, 2), nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.zeros(x.shape[0], 2)
+        for t in range(6):
+            h = nn.functional.softsign(self.x(x[:, t]) + self.h(h))
+        return h
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Flatten(), nn.Linear(18, 1)), Softened()], ids=type)
 def test_where_there_is_no_form_in_c_there_is_nothing_to_mend(model: nn.Module, bare: Path) -> None:
-    shape = (2, 3) if isinstance(model, nn.Linear) else (2, 6, 3)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", category=SlowBackendWarning)
-        explainer = DeepExplainer(model, torch.zeros(shape))
+        explainer = DeepExplainer(model, torch.zeros(2, 6, 3))
     assert explainer.backend == "torch"
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_layers_of_torchs_run_in_c(kind: str) -> None:
+    assert DeepExplainer(gallery.Classifier(kind), torch.zeros(2, 6, 3)).backend == "C"
 
 
 @needs_compiler

@@ -114,6 +114,26 @@ class EverySecond(Loop):
         return self.head(state[0])
 
 
+class OneState(Loop):
+    """Begins with a state that is one for all rows."""
+
+    def start(self, x: Tensor) -> State:
+        return torch.full((1, HIDDEN), 0.5, dtype=x.dtype), torch.ones(HIDDEN, dtype=x.dtype)
+
+
+class Rows(Loop):
+    """Each sample is several sequences."""
+
+    states = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.stack([x, x.flip(1)], 2)
+        h = self.z(x[:, 0])
+        for t in range(STEPS):
+            h = torch.tanh(self.c(x[:, t]) + self.hz(h))
+        return self.head(h).sum(1)
+
+
 class Cells(Loop):
     """A cell of torch's."""
 
@@ -199,6 +219,8 @@ ROLLED: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "GRUCell": (lambda: Cells("GRUCell"), 1),
     "RNNCell": (lambda: Cells("RNNCell"), 1),
     "two loops": (Stack, 2),
+    "one state": (OneState, 1),
+    "several sequences a sample": (Rows, 1),
     # These are explained step by step.
     "cell state of each step": (OfEachStep, 0),
     "a norm": (Mixing, 0),
