@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Sequence
-from typing import Any, cast
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,15 +14,9 @@ from passes.leaves import Atom
 from passes.lowering.calls_in_graphs import LowerCalls
 from passes.recurrent.gates import linear_of
 from passes.recurrent.recurrence import Recurrence
+from rewriter.engine.loops.linears import Linears, find_linears, rows_of
 from rewriter.engine.loops.loop import Loop, NoLoopError, loop_at, state_for, steps_of
-from rewriter.engine.loops.repeated import (
-    Period,
-    Steps,
-    erase_if_unused,
-    is_linear,
-    look_through_cells,
-    plain,
-)
+from rewriter.engine.loops.repeated import Period, Steps, erase_if_unused, look_through_cells, plain
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.linked_recurrence import JoinedLinears
 from rewriter.engine.sweeps.tried_out import NotElementwiseError
@@ -146,72 +140,24 @@ def _rolled(loop: Loop, flow: Dataflow) -> RolledLoop:
         NotElementwiseError: if there is no sweep of that cell.
 
     """
-    steps, model = loop.steps, loop.steps.model
-    before = [cast("fx.Node", loop.at(each, 0)) for each in loop.states]
-    of_state: set[fx.Node] = set()
-    of_input: list[fx.Node] = []
-    hidden: list[fx.Node] = []
-    for node in loop.core:
-        inputs = node.all_input_nodes
-        if any(each in of_state or each in before for each in inputs):
-            of_state.add(node)
-            if is_linear(steps.module(node)):
-                if inputs[0] not in before:
-                    raise NoLoopError("a Linear takes something else than a state")
-                hidden.append(node)
-        elif node not in loop.taken and any(flow.varies(each) for each in inputs):
-            if not is_linear(steps.module(node)):
-                continue
-            if not set(inputs) <= loop.taken:
-                raise NoLoopError("a Linear takes something else than the sequence")
-            of_input.append(node)
-    taking = {each.all_input_nodes[0] for each in hidden}
-    if len(taking) > 1 or not of_input or loop.taken & set(loop.states):
-        raise NoLoopError("Linears of several states, or none of the sequence")
-    if taking:
-        # The state that the Linears take is the first.
-        k = before.index(taking.pop())
-        for each in (loop.states, loop.initial, before):
-            each.insert(0, each.pop(k))
-    if any(each in (*of_input, *hidden) for each in loop.states):
-        raise NoLoopError("a state is what a Linear gives")
-    input_linears: list[Any] = [steps.module(each) for each in of_input]
-    hidden_linears: list[Any] = [steps.module(each) for each in hidden]
-    for size in _sizes(input_linears, hidden_linears):
-        count = max(_width(input_linears), _width(hidden_linears)) // size
-        cell = _cell(loop, of_input, hidden, before, flow)
-        cell.__dict__.update(states=len(loop.states), gates="g" * count, size=size)
+    found = find_linears(loop, flow)
+    for size in found.sizes():
+        of_input, of_state = found.of_input(size), found.of_state(size)
+        width = max(rows_of(of_input.values()), rows_of(of_state.values()))
+        cell = _cell(loop, found, of_input, of_state, flow)
+        cell.__dict__.update(states=len(loop.states), gates="g" * (width // size), size=size)
         try:
             DerivedSweep(cell)
         except NotElementwiseError:
             continue
-        like = next(model.parameters())
-        recurrence = Recurrence(_joined(hidden_linears, count * size, size, like), cell, name="a loop")
-        features = next(each for each in input_linears[0].parameters()).shape[1]
-        return RolledLoop(_joined(input_linears, count * size, features, like), recurrence, size).eval()
+        recurrence = Recurrence(_joined(of_state.values(), width, size, found.like), cell, name="a loop")
+        return RolledLoop(
+            _joined(of_input.values(), width, found.features(size), found.like), recurrence, size
+        ).eval()
     raise NotElementwiseError("no size of the state fits")
 
 
-def _width(linears: Sequence[Any]) -> int:
-    return sum(_rows(each) for each in linears)
-
-
-def _rows(linear: Any) -> int:
-    return sum(each.weight.shape[0] for each in linear.modules() if isinstance(each, nn.Linear))
-
-
-def _sizes(input_linears: Sequence[Any], hidden: Sequence[Any]) -> list[int]:
-    """Return the features that a state may have."""
-    if hidden:
-        first = next(each for each in hidden[0].modules() if isinstance(each, nn.Linear))
-        size = int(first.weight.shape[1])
-        fits = all(_width(each) % size == 0 for each in (input_linears, hidden))
-        return [size] if fits else []
-    least = min(map(_rows, input_linears))
-    return [least // k for k in (1, 2, 3, 4) if least % k == 0 and _width(input_linears) % (least // k) == 0]
-
-
-def _joined(linears: Sequence[Any], width: int, features: int, like: Tensor) -> nn.Module:
+def _joined(linears: Iterable[Any], width: int, features: int, like: Tensor) -> nn.Module:
     """Return one Linear per row of gates that there is, and zeros for the rest."""
     parts: list[Any] = [
         each for linear in linears for each in linear.modules() if isinstance(each, nn.Linear)
@@ -235,21 +181,28 @@ def _zeros(like: Tensor, *shape: int) -> nn.Parameter:
 
 
 def _cell(
-    loop: Loop, of_input: list[fx.Node], hidden: list[fx.Node], before: Sequence[Any], flow: Dataflow
+    loop: Loop,
+    found: Linears,
+    of_input: Mapping[fx.Node, Any],
+    of_state: Mapping[fx.Node, Any],
+    flow: Dataflow,
 ) -> fx.GraphModule:
     """Make the cell: takes both parts of the gates and the states, returns the new states."""
-    steps = loop.steps
     graph = fx.Graph()
     x, h = graph.placeholder("x"), graph.placeholder("h_gates")
-    values: dict[fx.Node, fx.Node] = {each: graph.placeholder(f"state{k}") for k, each in enumerate(before)}
-    wide, high = (_width([steps.module(each) for each in linears]) for linears in (of_input, hidden))
-    for part, linears in ((x, of_input), (h, hidden)):
+    values: dict[fx.Node, fx.Node] = {
+        each: graph.placeholder(f"state{k}") for k, each in enumerate(found.before)
+    }
+    same = rows_of(of_input.values()) == rows_of(of_state.values())
+    for part, linears in ((x, of_input), (h, of_state)):
         begin = 0
-        for node in linears:
-            end = begin + _rows(steps.module(node))
+        for node, linear in linears.items():
+            end = begin + rows_of([linear])
             piece: Any = (part, (..., slice(begin, end)))
-            whole = wide == high and len(linears) == 1
-            values[node] = part if whole else graph.call_function(operator.getitem, piece)
+            whole = same and len(linears) == 1
+            made = part if whole else graph.call_function(operator.getitem, piece)
+            # A Linear of both gives the sum of what it makes of each.
+            values[node] = graph.call_function(operator.add, (values[node], made)) if node in values else made
             begin = end
 
     def value(node: fx.Node) -> fx.Node:
@@ -260,10 +213,10 @@ def _cell(
         return values[node]
 
     for node in loop.core:
-        if node not in loop.taken and node not in values:
+        if node not in loop.taken and node not in values and node not in found.joins:
             values[node] = graph.node_copy(node, value)
     graph.output(tuple(values[each] for each in loop.states))
-    return fx.GraphModule(steps.model, graph)
+    return fx.GraphModule(loop.steps.model, graph)
 
 
 def _check_uses(loop: Loop) -> None:

@@ -149,6 +149,22 @@ class Cells(Loop):
         return self.head(torch.stack(outputs).mean(0))
 
 
+class Joined(Loop):
+    """A Linear of what a step takes and the state, side by side."""
+
+    def __init__(self, state_first: bool) -> None:
+        super().__init__()
+        self.state_first = state_first
+        self.both = nn.Linear(INPUTS + HIDDEN, 4 * HIDDEN)
+
+    def step(self, x: Tensor, *state: Tensor) -> State:
+        h, c = state
+        both = torch.cat([h, x] if self.state_first else [x, h], dim=1)
+        i, f, g, o = self.both(both).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+
 class Stack(Loop):
     """A second loop over what the first gives."""
 
@@ -219,6 +235,8 @@ ROLLED: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "GRUCell": (lambda: Cells("GRUCell"), 1),
     "RNNCell": (lambda: Cells("RNNCell"), 1),
     "two loops": (Stack, 2),
+    "input and state joined": (lambda: Joined(False), 1),
+    "state and input joined": (lambda: Joined(True), 1),
     "one state": (OneState, 1),
     "several sequences a sample": (Rows, 1),
     # These are explained step by step.
