@@ -145,10 +145,10 @@ KNOWN = {
     # Types and fields of C, and the two cells that have a form in it.
     "rewriter/engine/sweeps/compiled.py": {"gru", "lstm", "outer", "size"},
     "rewriter/engine/sweeps/library.py": {"cpu", "double", "float", "gru", "lstm"},
-    # What it writes into a graph: items, a sum of two parts of the gates, steps apart.
-    "rewriter/engine/loops/roll.py": {"add", "getitem", "unbind"},
     # Operations of that library, and a register that one writes to.
     "rewriter/engine/sweeps/program.py": {"add", "mean", "multiply", "set", "to"},
+    # What it writes into a graph: items, a sum of two parts of the gates, steps apart.
+    "rewriter/engine/loops/roll.py": {"add", "getitem", "unbind"},
     # It writes ONNX, node by node.
     "rewriter/onnx/write.py": {"add", "cat", "chunk", "getitem", "int", "sub"},
     # Words of a table, and properties of parameters.
