@@ -26,7 +26,7 @@ bench: .venv/test.stamp
 clean:
 	rm -rf .venv out
 
-.venv/demo.stamp: requirements/demo.txt pyproject.toml
+.venv/demo.stamp: requirements/demo.txt pyproject.toml setup.py rewriter/engine/sweeps/sweep.c rewriter/engine/sweeps/build_library.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/demo.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .

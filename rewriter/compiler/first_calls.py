@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -90,10 +90,18 @@ class FirstCalls(OwnHook, Unchanging):
         original: the user's model.
         rewritten: made of it.
         lower: rewrites a model; as its own code with rewritten layers for the reason ``code=``.
+        replaced: names of the types for which the user gave replacements.
 
     """
 
-    def __init__(self, original: nn.Module, rewritten: nn.Module, lower: Callable[..., nn.Module]) -> None:
+    def __init__(
+        self,
+        original: nn.Module,
+        rewritten: nn.Module,
+        lower: Callable[..., nn.Module],
+        replaced: Sequence[str] = (),
+    ) -> None:
+        self.replaced = tuple(replaced)
         self._original = clone_structure(original)
         self.lower = lower
         self._outside: list[Place] = places_outside({type(each) for each in original.modules()})
@@ -159,12 +167,12 @@ class FirstCalls(OwnHook, Unchanging):
         except UnprovenError as error:
             code = f"a graph of it computes something else: {error}"
             if plain is not rewritten or not isinstance(rewritten, Lowered) or not rewritten.takes_by_name():
-                raise wrong(original, str(error)) from None
+                raise wrong(original, str(error), self.replaced) from None
             whole = self.lower(original, code=code)
             try:
                 found = prove_call(original, whole, args, kwargs)
             except UnprovenError as still:
-                raise wrong(original, str(still)) from None
+                raise wrong(original, str(still), self.replaced) from None
             rewritten.become(whole)
             replace(Report.of(whole), islands={"": code}).attach(rewritten)
             self._know(rewritten)
@@ -172,6 +180,7 @@ class FirstCalls(OwnHook, Unchanging):
 
     def _weight(self, rewritten: nn.Module, owner: str, name: str) -> Tensor | None:
         full = f"{owner}.{name}".lstrip(".")
+        # What a replacement of the user's copied is nowhere.
         parts = []
         for path in self._names.get(full, (full,)):
             where, _, leaf = path.rpartition(".")
@@ -184,7 +193,9 @@ class FirstCalls(OwnHook, Unchanging):
             if tensor is None:
                 return None
             parts.append(tensor)
-        return parts[0] if len(parts) == 1 else torch.cat([each.detach() for each in parts])
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        return torch.cat([each.detach() for each in parts])
 
     def original_of(self, rewritten: nn.Module) -> nn.Module:
         """Return the original with the weights and the modes that the rewritten model has now.

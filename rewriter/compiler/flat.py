@@ -12,12 +12,12 @@ from passes.graph.cleanup import Cleanup
 from passes.graph.graph_module import Lowered
 from passes.graph.layers import put_taps
 from passes.graph.unshare import UnshareAtoms
-from passes.leaves import Atom
 from passes.pipeline import Pipeline
 from passes.recurrent.lengths import record_calls
 from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.unroll import Call, ExpectSteps, Unroll
-from rewriter.compiler.report import LayerReport, Proven, Report
+from rewriter.compiler.layer_reports import layer_report
+from rewriter.compiler.report import Proven, Report
 
 
 def unrolled(rolled: nn.Module, example_inputs: Any, length: int | None) -> nn.Module:
@@ -68,22 +68,3 @@ def _check_length(model: nn.Module, length: int) -> None:
                 f"{module.name}: unrolled for sequences of {module.call.length} steps already, asked for "
                 f"{length}; unroll the result of decompose(model) instead"
             )
-
-
-def layer_report(model: nn.Module, layer: LayerReport) -> LayerReport:
-    """Count again what lies below the layer's name now.
-
-    Example:
-        >>> layer_report(nn.Tanh(), LayerReport("", "GRU", "fx", "rolled", 5, "shared")).atoms
-        5
-
-    """
-    prefix = f"{layer.name}." if layer.name else ""
-    below = [module for name, module in model.named_modules() if name.startswith(prefix)]
-    atoms = sum(isinstance(module, Atom) for module in below)
-    if not atoms:
-        return layer
-    shared = any(isinstance(module, Recurrence) for module in below) or (
-        layer.front_end == "islands" and "Cell" in layer.kind
-    )
-    return replace(layer, atoms=atoms, level="rolled" if shared else "flat")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -91,12 +91,24 @@ def prove_call(
     return _Trial(original, rewritten, (args, dict(kwargs))).held_once(gradients=gradients)
 
 
-def wrong(model: nn.Module, how: str) -> UnprovenError:
-    """Return the error for a model that computes something else when its layers are rewritten."""
+def wrong(model: nn.Module, how: str, replaced: Sequence[str] = ()) -> UnprovenError:
+    """Return the error for a model that computes something else when its layers are rewritten.
+
+    Args:
+        model: the original.
+        how: where it differs.
+        replaced: names of the types for which the user gave replacements.
+
+    """
+    what = f"the rewritten {type(model).__name__} computes something else than the original: {how}. "
+    if replaced:
+        return UnprovenError(
+            f"{what}Does what replacements builds for {', '.join(replaced)} return the same as the module it "
+            "is built for, given the same tensors?"
+        )
     return UnprovenError(
-        f"the rewritten {type(model).__name__} computes something else than the original: {how}. Does its "
-        "code go by the type or the name of a layer? A rewritten layer answers isinstance, but has a class "
-        "of its own: write isinstance(layer, nn.LSTM), not type(layer) is nn.LSTM"
+        f"{what}Does its code go by the type or the name of a layer? A rewritten layer answers isinstance, "
+        "but has a class of its own: write isinstance(layer, nn.LSTM), not type(layer) is nn.LSTM"
     )
 
 

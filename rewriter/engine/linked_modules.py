@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
 from passes.lowering.running_code import run_lowered, run_quietly, run_whole
@@ -20,6 +20,7 @@ from passes.user_code.hooks import set_forward
 from passes.user_code.twin import Scripted, wrap_scripted
 from rewriter.compiler.islands import islands_of, lowered_islands
 from rewriter.engine.integers.lookups import link_embeddings
+from rewriter.engine.loops.roll import roll_loops
 from rewriter.engine.rules import as_result, of_rank, pull
 from rewriter.engine.sweeps.cell_graph import NotElementwiseError
 from rewriter.engine.sweeps.derived import DerivedSweep
@@ -29,11 +30,15 @@ from rewriter.engine.tape import Outers, Pairing, current
 Forward = Callable[..., Any]
 
 
-def linked_copy(model: nn.Module) -> nn.Module:
+def linked_copy(model: nn.Module, *, rolled: bool = False) -> nn.Module:
     """Copy a model, in evaluation mode; outside of a run the copy computes what the model computes.
 
     The copy has modules of its own and shares the parameters' storage. It is never changed again, so
     that any number of threads may run it.
+
+    Args:
+        model: decomposed.
+        rolled: explain loops in its graph as the recurrences that they are; their nodes are gone then.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
@@ -45,6 +50,8 @@ def linked_copy(model: nn.Module) -> nn.Module:
     """
     copy = frozen_clone(model).eval()
     wrap_scripted(copy)
+    if rolled and isinstance(copy, fx.GraphModule):
+        roll_loops(copy)
     _link_recurrences(copy)
     link_embeddings(copy)
     for name, module in copy.named_modules():
@@ -122,6 +129,9 @@ def _recurrence_forward(
     tape = current()
     if tape is None:
         return plain(gates, mask, *state)
+    if (gates.x if isinstance(gates, GatesToBe) else gates).dim() != 3:
+        # A loop of the user's own whose rows have dimensions of their own: step by step.
+        return plain(gates.made() if isinstance(gates, GatesToBe) else gates, mask, *state)
     return linked_recurrence(sweep, steps, name, tape, gates, mask, state)
 
 

@@ -18,7 +18,8 @@ from rewriter.compiler.proof import default_dtype
 from rewriter.engine.attribution import attribute
 from rewriter.engine.contexts import context_inputs
 from rewriter.engine.problem import Problem
-from rewriter.engine.sweeps.compiled import compiling
+from rewriter.engine.sweeps.backend import chosen_backend
+from rewriter.engine.sweeps.library import Compiled, compiling
 from rewriter.explainer.additivity import check_sums
 from rewriter.explainer.arguments import (
     Order,
@@ -63,9 +64,8 @@ class DeepExplainer(Subject):
         output_names: names of the outputs.
         max_memory: bytes to work in, beside inputs and results; a quarter of what is free by default.
         progress: show a bar (if tqdm is installed) for work that takes more than a few seconds.
-        compiled: run the steps of LSTM and GRU in C on the CPU. The system's C compiler builds them the
-            first time (about a second) and the user's cache directory keeps them; where there is none,
-            torch's operations compute the same, slower.
+        compiled: run the steps of LSTM and GRU in C on the CPU, not by torch's operations, which compute the
+            same; ``"build"`` to have the library built where it is missing. See ``explainer.backend``.
 
     Raises:
         RewriteError: if a part of the model cannot be rewritten, or the data do not run.
@@ -103,7 +103,7 @@ class DeepExplainer(Subject):
         output_names: Sequence[str] | None = None,
         max_memory: int | None = None,
         progress: bool = True,
-        compiled: bool = True,
+        compiled: Compiled = True,
     ) -> None:
         refuse_tensorflows(session=session, learning_phase_flags=learning_phase_flags)
         super().__init__(Asked.of(model, output, attribute_to_layer_input))
@@ -112,13 +112,13 @@ class DeepExplainer(Subject):
         if feature_names is None and hasattr(data, "columns"):
             feature_names = [str(name) for name in data.columns]
         self._names = Names(feature_names, output_names)
-        self._max_memory = bytes_of(max_memory)
-        self._progress = progress
-        self._compiled = compiled
+        self._max_memory, self._progress = bytes_of(max_memory), progress
         prove_first(self._asked.model, self._data)
         outputs = self._settle()
         floats = [each.dtype for each in self._data if each.is_floating_point()]
         self._wide = all(each == torch.float64 for each in (*floats, outputs.dtype))
+        #: What runs the steps of recurrences: "C", or "torch" for torch's operations.
+        self.backend, self._compiled = chosen_backend(self._target.model, compiled, stacklevel=2)
 
     def shap_values(
         self,
@@ -295,6 +295,7 @@ class DeepExplainer(Subject):
                     output=asked.output,
                     attribute_to_layer_input=asked.attribute_to_layer_input,
                     progress=False,
+                    compiled=self._compiled,
                 )
                 # Also where the model goes back to float32 by itself: there is nothing wider to ask.
                 explainer._wide = True

@@ -135,7 +135,8 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
 
     """
     rewritten = lowered(asked.model, code)
-    copy = linked_copy(rewritten)
+    # A layer, and what it gives, may be a part of a loop.
+    copy = linked_copy(rewritten, rolled=asked.layer is None and asked.gives is None)
     _check_tensors(copy)
     target = Target(
         copy,

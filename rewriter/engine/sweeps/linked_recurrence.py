@@ -28,16 +28,41 @@ _TOGETHER = 500_000
 _T = TypeVar("_T")
 
 
+class JoinedLinears(nn.Module):
+    """Several Linears of one input as one.
+
+    Args:
+        linears: all with a bias, or none.
+
+    Example:
+        >>> JoinedLinears([nn.Linear(3, 2), nn.Linear(3, 4)])(torch.zeros(5, 3)).shape
+        torch.Size([5, 6])
+
+    """
+
+    def __init__(self, linears: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(linears)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what all give, one after the other."""
+        return torch.cat([each(x) for each in self.linears], -1)
+
+
 class GatesToBe(NamedTuple):
     """The argument of a recurrence whose input weights take part in the sweep."""
 
     x: Tensor
     weights: nn.Module
 
+    def made(self) -> Tensor:
+        """Return the gates."""
+        return nn.functional.linear(self.x, *fused(self.weights))
+
 
 def can_fuse(module: nn.Module) -> bool:
     """Whether :func:`fused` understands ``module``."""
-    return type(module) in (nn.Linear, SplitGates)
+    return type(module) in (nn.Linear, SplitGates, JoinedLinears)
 
 
 class Forward(NamedTuple):
@@ -65,7 +90,7 @@ def run(
 ) -> tuple[Forward, State]:
     """Run a recurrence and keep what the sweep needs; returns that, and the recurrence's own result."""
     if isinstance(gates, GatesToBe):
-        gates = nn.functional.linear(gates.x, *fused(gates.weights))
+        gates = gates.made()
     projection = steps.projection
     length = gates.shape[0]
     # What intercepts torch's functions elsewhere in the model has no business in this loop.
