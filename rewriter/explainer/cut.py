@@ -22,6 +22,10 @@ from rewriter.explainer.result import Explained
 Side = Literal["input", "output"]
 # Rows that run at once.
 _ROWS = 16
+_PACKED = (
+    "; for what is packed, or a state, make it go through a module, self.part = nn.Softplus() for one, and "
+    "explain (model, model.part)"
+)
 
 
 class Cut:
@@ -87,7 +91,7 @@ class Cut:
         verb = "takes" if self.side == "input" else "gives"
         return RewriteError(
             f"{self.name}: {verb} {what}, of which nothing can be explained; explain the layer before or "
-            "behind it, or an nn.Embedding, whose output is explained"
+            f"behind it, or an nn.Embedding, whose output is explained{_PACKED if 'Packed' in what else ''}"
         )
 
     @staticmethod

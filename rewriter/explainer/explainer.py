@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
-from passes.user_code.source import where_failed
+from passes.user_code.source import where_failed, with_line
 from passes.user_code.twin import Twin
 from rewriter.compiler.first_calls import prove_first
 from rewriter.compiler.proof import default_dtype, wrong
@@ -293,9 +293,11 @@ class DeepExplainer:
                     check_sums(self._target, done, problem, tolerance, rounds)
         except Exception as error:
             self._target.weights.check_unwritten(versions)
+            if isinstance(error, RewriteError):
+                with_line(error)
             if isinstance(error, RewriteError | MemoryError | Warning | torch.OutOfMemoryError):
                 raise
-            raise RewriteError(why_not_explained(self._target, samples, error)) from error
+            raise RewriteError(why_not_explained(self._target, self._original, samples, error)) from error
         self._target.weights.check_unwritten(versions)
         if not self._proven(samples, torch.from_numpy(done.outputs)):
             again = references if self._multi_input or not own else references[0]
@@ -375,7 +377,8 @@ class DeepExplainer:
                 if self._cut is not None:
                     self._cut.measure(self._target, self._data)
             outputs = self._run(self._data)
-        except RewriteError:
+        except RewriteError as error:
+            with_line(error)
             raise
         except Exception as error:
             got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in self._data)
@@ -383,7 +386,7 @@ class DeepExplainer:
                 f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: "
                 f"{error}, {where_failed(error)}"
             ) from error
-        check_outputs(outputs)
+        check_outputs(outputs, self._original.explained, self._data)
         return outputs
 
     def _full_precision(self) -> torch.autocast:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +19,7 @@ from rewriter.explainer.batch_places import Neuron
 from rewriter.explainer.cut import Cut
 from rewriter.explainer.layers import is_in_graph, names_of, place_cut, return_output_of
 from rewriter.explainer.original import Original
-from rewriter.inputs import Model, as_module
+from rewriter.inputs import Model, as_module, selecting
 
 Output = Callable[[Any], Tensor] | str | int | tuple[nn.Module, Any] | None
 
@@ -121,9 +120,9 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
         torch.Size([4, 5, 2])
 
     """
+    _check_tensors(asked.model)
     rewritten = lowered(asked.model, code)
     copy = linked_copy(rewritten)
-    _check_tensors(copy)
     target = Target(
         copy,
         SharedWeights(asked.model, copy),
@@ -152,29 +151,15 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
     return target, cut
 
 
-def selecting(output: Callable[[Any], Tensor] | str | int | None) -> Callable[[Any], Any]:
-    """Return what picks an output by key, index or function.
-
-    Example:
-        >>> selecting("y")({"y": 2}), selecting(None)(3)
-        (2, 3)
-
-    """
-    if output is None:
-        return _itself
-    return output if callable(output) else operator.itemgetter(output)
-
-
-def _check_tensors(copy: nn.Module) -> None:
-    for name, tensor in (*copy.named_parameters(), *copy.named_buffers()):
+def _check_tensors(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:
-            raise RewriteError(f"{name}: a meta tensor has no numbers; load the weights first")
+            raise RewriteError(
+                f"{name}: a meta tensor has no numbers; load the weights first, as "
+                "model.load_state_dict(weights, assign=True) does"
+            )
         if tensor.is_inference():
             raise RewriteError(
                 f"{name}: made under torch.inference_mode(), so autograd cannot use it; make or load the "
                 "model outside, and only run it there"
             )
-
-
-def _itself(output: Any) -> Any:
-    return output
