@@ -62,8 +62,8 @@ ORDER = {
         "lowering",
     ],
     "rewriter": [
-        "inputs",
         "places",
+        "inputs",
         "compiler",
         "engine.weights",
         "engine.problem",

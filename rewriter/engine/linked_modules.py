@@ -24,7 +24,7 @@ from rewriter.engine.rules import as_result, of_rank, pull
 from rewriter.engine.sweeps.cell_graph import NotElementwiseError
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.linked_recurrence import GatesToBe, can_fuse, linked_recurrence
-from rewriter.engine.tape import Outers, Pairing, current
+from rewriter.engine.tape import Outers, Pairing, RowCountError, current
 
 Forward = Callable[..., Any]
 
@@ -187,8 +187,12 @@ class RuleLink:
                 for a, b, each in zip(self.x, self.x0, outers, strict=True)
             ]
             return pull(self.rule, pairs, output, d, self.x)
+        except RowCountError as error:
+            raise RowCountError(
+                f"{self.name}: {error}; run it on all rows, and choose by torch.where(condition, a, b)"
+            ) from None
         except RewriteError as error:
-            raise type(error)(f"{self.name}: {error}") from None
+            raise RewriteError(f"{self.name}: {error}") from None
 
     def _aligned(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Bring an operand to the rank of the output, if its rule asks for that."""

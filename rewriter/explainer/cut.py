@@ -23,8 +23,8 @@ Side = Literal["input", "output"]
 # Rows that run at once.
 _ROWS = 16
 _PACKED = (
-    "; for what is packed, or a state, make it go through a module, self.part = nn.Softplus() for one, and "
-    "explain (model, model.part)"
+    "; to explain what is packed, or a state, send it through a module of its own, self.part = "
+    "nn.Identity(), and explain (model, model.part)"
 )
 
 
@@ -117,7 +117,8 @@ class Cut:
             if leaf.shape[1:] != references.shape[1:]:
                 raise RewriteError(
                     f"{self.name}: {self.side} of shape {tuple(value.shape)} for {rows} samples and "
-                    f"{tuple(value0.shape)} for the references; rows must have one shape"
+                    f"{tuple(value0.shape)} for the references; rows must have one shape: explain another "
+                    "layer, or pad what it takes"
                 )
             leaves.append(leaf)
             facing.append(torch.unflatten(references, 0, (count, rows if pairing.own else 1)))

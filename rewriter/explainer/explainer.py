@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
-from passes.user_code.source import where_failed, with_line
+from passes.user_code.source import with_line
 from passes.user_code.twin import Twin
 from rewriter.compiler.first_calls import prove_first
 from rewriter.compiler.proof import default_dtype, wrong
@@ -38,7 +38,7 @@ from rewriter.explainer.arguments import (
 )
 from rewriter.explainer.contexts import explained_as_read
 from rewriter.explainer.result import Explained, Names, collect
-from rewriter.explainer.suspects import why_not_explained
+from rewriter.explainer.suspects import why_not_explained, why_not_run
 from rewriter.explainer.target import Asked, Output, linked_target
 from rewriter.inputs import Model, as_inputs
 
@@ -381,11 +381,7 @@ class DeepExplainer:
             with_line(error)
             raise
         except Exception as error:
-            got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in self._data)
-            raise RewriteError(
-                f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: "
-                f"{error}, {where_failed(error)}"
-            ) from error
+            raise RewriteError(why_not_run(self._data, error)) from error
         check_outputs(outputs, self._original.explained, self._data)
         return outputs
 

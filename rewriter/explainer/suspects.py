@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from passes.lowering.running_code import run_quietly
 from passes.user_code.clone import frozen_clone
+from passes.user_code.source import where_failed
 from rewriter.compiler.islands import islands_of
 from rewriter.compiler.report import Report
 from rewriter.compiler.uncovered import uncovered_calls
@@ -82,12 +84,11 @@ class _WithOutput(nn.Module):
     def __init__(self, model: nn.Module, select: Callable[[Any], Any]) -> None:
         super().__init__()
         self.select = select
+        # No part of this, whose calls would be seen.
         self.run = partial(model.__call__)
 
     def forward(self, *inputs: Tensor) -> Any:
-        with torch._C.DisableTorchFunction():
-            output = self.run(*inputs)
-        return self.select(output)
+        return self.select(run_quietly(self.run, *inputs))
 
 
 def _itself(output: Any) -> Any:
@@ -103,6 +104,15 @@ def why_not_explained(target: Target, original: Original, samples: Inputs, error
     return (
         f"explaining fails {where}: {type(error).__name__}: {error}{advice}. A model is "
         "explained by a run with gradients, through operations that have a rule or a gradient of torch's"
+    )
+
+
+def why_not_run(data: Inputs, error: Exception) -> str:
+    """Say where a model failed to run the background, and on what."""
+    got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in data)
+    return (
+        f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: {error}, "
+        f"{where_failed(error)}; pass rows of what the model takes, and an output= that fits what it returns"
     )
 
 
