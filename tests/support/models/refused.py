@@ -71,7 +71,7 @@ def choosing(model: Any, x: Tensor) -> Tensor:
 
 def some_rows(model: Any, x: Tensor) -> Tensor:
     y = model.gru(x)[0][:, -1]
-    chosen = x.sum((1, 2)) > 0
+    chosen = x.sum((1, 2)) + 0 * y[:, 0] > 0
     z = torch.zeros_like(y)
     z[chosen] = torch.tanh(y[chosen])
     return model.fc(z)
