@@ -236,6 +236,10 @@ REFUSED = {
     "neuron of captum's out of range": Refused(
         lambda: attribute(decompose(PLAIN), "fc", neuron_selector=7), ("fc: gives rows of shape (2,)", "=7")
     ),
+    "shapes by value": Refused(
+        lambda: attribute(decompose(of_code(models.sizes_by_value)), "fc", neuron_selector=0),
+        ("tanh: gave shape ", "samples and references exchanged", "torch.where"),
+    ),
     "features of attention": Refused(
         lambda: decompose(models.Attends())(torch.randn(2, 5, 6)),
         ("attention: expected query with 4 features last", "got (2, 5, 6)"),
