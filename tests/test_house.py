@@ -65,8 +65,8 @@ ORDER = {
         "lowering",
     ],
     "rewriter": [
-        "inputs",
         "places",
+        "inputs",
         "compiler",
         "engine.weights",
         "engine.problem",

@@ -106,7 +106,7 @@ def insert_boundary(graph: fx.Graph, call: Call, side: str, target: str, boundar
         for users, alias in zip(uses, shared, strict=True)
     ]
     if side == "output" and not any(boundary.used):
-        raise RewriteError("gives nothing that the model uses")
+        raise RewriteError("gives nothing that the model uses; explain another layer")
     with _behind(graph, place):
         given = graph.call_module(target, tuple(values))
         items = [graph.call_function(operator.getitem, (given, k)) for k in range(len(values))]

@@ -133,8 +133,10 @@ def _guarded(
 ) -> Operands:
     """Refuse complex numbers, of which most rules are not true."""
     if not allowed and any(each.is_complex() for each in (*x, y)):
-        name = getattr(atom, "function", None) or type(atom).__name__
-        raise RewriteError(f"{name}: has no rule for complex numbers")
+        name = getattr(atom, "function", None) or type(atom).__name__.removesuffix("Atom").lower()
+        raise RewriteError(
+            f"{name} has no rule for complex numbers; apply it to their .real and .imag, or to their .abs()"
+        )
     return pull(x, x0, y, y0, d)
 
 

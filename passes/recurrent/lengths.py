@@ -16,7 +16,7 @@ from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.unroll import Call
 from passes.user_code.clone import private_copy
 from passes.user_code.hooks import modes_kept
-from passes.user_code.source import user_line, where_failed
+from passes.user_code.source import user_line, where_failed, with_line
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import OnCopies, Twin
 
@@ -62,7 +62,8 @@ def record_calls(
     try:
         with torch.no_grad(), unnoticed(model), modes_kept(probe), kernels:
             run.eval()(*args, **kwargs)
-    except RewriteError:
+    except RewriteError as error:
+        with_line(error)
         raise
     except Exception as error:
         raise RewriteError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 import sys
 import traceback
 from types import FrameType
@@ -13,6 +14,7 @@ import torch
 from torch import fx, nn
 
 import passes
+from passes.errors import DeclinedError, RewriteError
 
 
 def folder_of(file: str | None) -> str:
@@ -99,6 +101,21 @@ def line_of(error: BaseException) -> str:
         elif name.startswith("<eval_with_key"):
             found = _line_of_node(frame.f_locals.get("self"), line) or found
     return found
+
+
+def with_line(error: RewriteError) -> None:
+    """Put the user's line that an error came through at the end of its message, unless it has one.
+
+    Example:
+        >>> error = RewriteError("gru: expected a Tensor")
+        >>> with_line(error)
+        >>> str(error)
+        'gru: expected a Tensor'
+
+    """
+    line = line_of(error)
+    if line and not isinstance(error, DeclinedError) and not re.search(r"\.py:\d", str(error)):
+        error.args = (f"{error} ({line})",)
 
 
 def _line_of_node(graph: object, line: int) -> str:

@@ -27,6 +27,7 @@ class LayerRun:
         side: what of it is explained, ``"input"`` or ``"output"``.
         most: so many tensors at most; None for any number.
         seen: runs a copy of the model and returns the tensors that are explained.
+        neuron: the index of one in a row, if one is asked for.
 
     """
 
@@ -37,12 +38,14 @@ class LayerRun:
         side: str,
         most: int | None,
         seen: Callable[[Any, Any], list[Tensor]],
+        neuron: Any = None,
     ) -> None:
         self.layer = layer
         self.name = name
         self.side = side
         self.most = most
         self.seen = seen
+        self.neuron = neuron
         # Copies of the model have a copy of all this.
         self.watched = id(layer)
         self.rows = 0
@@ -163,7 +166,29 @@ class LayerRun:
                 f"shap and captum explain floating point tensors with the batch, of {self.rows} here, in "
                 f"dimension 0{most}: explain it with rewriter.DeepExplainer"
             )
+        self._check_neuron(shown)
         return found
+
+    def _check_neuron(self, shown: list[Tensor]) -> None:
+        """Raise unless an index picks one number of each row."""
+        if self.neuron is None or callable(self.neuron):
+            return
+        verb = "takes" if self.side == "input" else "gives"
+        if len(shown) > 1:
+            raise RewriteError(
+                f"{self.name}: {verb} {len(shown)} tensors, {', '.join(map(_described, shown))}, got "
+                f"neuron_selector={self.neuron!r}, which picks from one; pass a function of their tuple, "
+                "neuron_selector=lambda tensors: tensors[0][:, ...] with one number per row"
+            )
+        index = self.neuron if isinstance(self.neuron, tuple) else (self.neuron,)
+        sizes = tuple(shown[0].shape[1:])
+        if len(index) != len(sizes) or not all(
+            isinstance(each, slice) or -size <= each < size for each, size in zip(index, sizes, strict=True)
+        ):
+            raise RewriteError(
+                f"{self.name}: {verb} rows of shape {sizes}, got neuron_selector={self.neuron!r}; pass an "
+                "index into that shape, one number for each of its dimensions"
+            )
 
     def _place(self, k: int) -> Place | None:
         return Place(0, 1) if self.places is None or isinstance(self.layer, Atom) else self.places[k]

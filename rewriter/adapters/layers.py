@@ -32,7 +32,7 @@ _watched: ContextVar[nn.Module | None] = ContextVar("rewriter_watched", default=
 
 @contextmanager
 def layer_called(
-    model: nn.Module, layer: nn.Module | None, side: str, most: int | None = None
+    model: nn.Module, layer: nn.Module | None, side: str, most: int | None = None, neuron: Any = None
 ) -> Iterator[None]:
     """While active, each run of ``model`` calls ``layer`` once with what it takes, or gives, as tensors.
 
@@ -43,6 +43,7 @@ def layer_called(
         layer: a module of it, by the name that it has in the user's model; None for no layer.
         side: ``"input"`` or ``"output"``.
         most: so many tensors at most; None for any number.
+        neuron: the index of one in a row that is asked for; None, or a function, for what needs no check.
 
     Raises:
         RewriteError: naming the layer, if it runs more than once, hands on what it takes, works in place on
@@ -75,7 +76,7 @@ def layer_called(
         )
     side = "output" if isinstance(layer, nn.Embedding) else side
     copy = clone_structure(model)
-    run = LayerRun(layer, name, side, most, partial(_seen, copy, name, side))
+    run = LayerRun(layer, name, side, most, partial(_seen, copy, name, side), neuron)
     forwards: list[tuple[nn.Module, Callable[..., Any]]]
     if _has_boundary(model, layer, name):
         forwards = [

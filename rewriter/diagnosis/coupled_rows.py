@@ -180,7 +180,9 @@ def _where(model: nn.Module, plain: list[ModuleCall], found: list[ModuleCall], c
             if isinstance(module, nn.RNNBase) and not module.batch_first:
                 return f"{place}{_AS_TIME}"
             return f"{place}; a row must be computed from its own input alone"
-    return "in the model's own code; a row must be computed from its own input alone"
+    in_model = not plain or plain[-1].name or not _apart(plain[-1].given, found[-1].given, count)
+    place = "in the model's own code" if in_model else "in output="
+    return f"{place}; a row must be computed from its own input alone"
 
 
 def _apart(before: list[Tensor], now: list[Tensor], count: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,7 +18,7 @@ from rewriter.diagnosis.coupled_rows import why_coupled
 from rewriter.diagnosis.followed import Flow
 from rewriter.diagnosis.local_gaps import ROUNDING, Gaps
 from rewriter.diagnosis.run import Run
-from rewriter.inputs import Model, as_inputs, as_module, check_like
+from rewriter.inputs import Model, as_inputs, as_module, check_like, selecting
 
 _SHOWN = 20
 # Less than that of an error is left in float64 if much of it is rounding.
@@ -192,7 +191,7 @@ def diagnose(
     check_like(samples, references, "x")
     if samples[0].shape[0] == 0:
         raise RewriteError("x: expected at least one sample, got none")
-    select = _select(output)
+    select = selecting(output)
     run = Run(model, select, samples, references)
     found = run.gaps(run.model)
     wide = run.in_float64() if any(each.in_doubt() for each in found) else None
@@ -200,12 +199,6 @@ def diagnose(
     if diagnosis.unexplained <= diagnosis.tolerance * diagnosis.scale:
         return diagnosis
     return replace(diagnosis, coupled=why_coupled(frozen_clone(model).eval(), select, references))
-
-
-def _select(output: Any) -> Callable[[Any], Any]:
-    if output is None:
-        return lambda result: result
-    return output if callable(output) else operator.itemgetter(output)
 
 
 def _diagnosis(found: list[Gaps], wide: list[Gaps] | None, advice: Advice, *, decomposed: bool) -> Diagnosis:

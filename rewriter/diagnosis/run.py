@@ -13,7 +13,7 @@ from passes.errors import DeclinedError, InputError, RewriteError
 from passes.operations.table import rule_of_module
 from passes.user_code.clone import frozen_clone
 from passes.user_code.observe import Call
-from passes.user_code.source import where_failed
+from passes.user_code.source import where_failed, with_line
 from passes.user_code.twin import Twin
 from rewriter.compiler.first_calls import prove_first
 from rewriter.compiler.islands import islands_of
@@ -22,6 +22,7 @@ from rewriter.compiler.uncovered import is_covered
 from rewriter.diagnosis.advice import Advice
 from rewriter.diagnosis.coupled_rows import check_rows_apart
 from rewriter.diagnosis.local_gaps import Gaps, Half, gaps_of_sample
+from rewriter.diagnosis.refused_gradients import where_refused
 from rewriter.diagnosis.stock import StockRules
 from rewriter.engine.contexts import context_inputs, in_context
 from rewriter.engine.linked_modules import linked_copy
@@ -61,7 +62,7 @@ class Run:
         except RewriteError:
             raise
         except Exception as error:
-            raise _failing(references, error) from error
+            raise _failing(references, error, where_failed(error)) from error
 
     def gaps(self, model: nn.Module, *, wide: bool = False) -> list[Gaps]:
         """Follow the multipliers of each sample."""
@@ -121,15 +122,15 @@ def _of_sample(
         # Samples and references run together: a model may take some numbers of rows only.
         check_rows_apart(frozen_clone(model), select, references)
         if isinstance(error, InputError):
+            with_line(error)
             raise
-        raise _failing(references, error) from error
+        raise _failing(references, error, where_refused(error, model, select, references)) from error
 
 
-def _failing(references: Inputs, error: Exception) -> RewriteError:
+def _failing(references: Inputs, error: Exception, where: str) -> RewriteError:
     got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in references)
     return RewriteError(
-        f"the model, or output=, fails on inputs {got}: {type(error).__name__}: {error}, "
-        f"{where_failed(error)}"
+        f"the model, or output=, fails on inputs {got}: {type(error).__name__}: {error}, {where}"
     )
 
 

@@ -368,5 +368,7 @@ def _backward(flat: Tensor, leaves: Inputs, chosen: Tensor, pairing: Pairing) ->
     def pull(weights: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(flat, wanted, weights, retain_graph=True, materialize_grads=True)
 
+    # Of what torch is slow at there is nothing to be told.
+    torch._C._functorch._set_vmap_fallback_warning_enabled(False)  # type: ignore[attr-defined]
     found = iter(torch.func.vmap(pull)(batch))
     return [next(found) if leaf.requires_grad else None for leaf in leaves]

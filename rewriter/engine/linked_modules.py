@@ -25,7 +25,7 @@ from rewriter.engine.rules import as_result, of_rank, pull
 from rewriter.engine.sweeps.cell_graph import NotElementwiseError
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.linked_recurrence import GatesToBe, can_fuse, linked_recurrence
-from rewriter.engine.tape import Outers, Pairing, current
+from rewriter.engine.tape import Outers, Pairing, RowCountError, current
 
 Forward = Callable[..., Any]
 
@@ -94,7 +94,11 @@ def _island_forward(plain: Forward, lowered: Forward, *args: Any, **kwargs: Any)
 def _call(island: str, name: str, atom: nn.Module, operands: tuple[Any, ...]) -> Any:
     plain = partial(type(atom).forward, atom)
     rule = rule_of_module(atom)
-    return plain(*operands) if rule is None else _rule_forward(plain, f"{island}.{name}", rule, *operands)
+    return (
+        plain(*operands)
+        if rule is None
+        else _rule_forward(plain, f"{island}.{name}".lstrip("."), rule, *operands)
+    )
 
 
 def _link_recurrences(copy: nn.Module) -> None:
@@ -186,12 +190,19 @@ class RuleLink:
         """Take multipliers (K, n, *output shape) to those of the operands, (K, n, *operand shape)."""
         self._check_rows()
         *outers, outer = self.outers
-        output = self.pairing.pairs(self.y, self.y0, outer)
-        pairs = [
-            self.pairing.pairs(*self._aligned(a, b), each)
-            for a, b, each in zip(self.x, self.x0, outers, strict=True)
-        ]
-        return pull(self.rule, pairs, output, d, self.x)
+        try:
+            output = self.pairing.pairs(self.y, self.y0, outer)
+            pairs = [
+                self.pairing.pairs(*self._aligned(a, b), each)
+                for a, b, each in zip(self.x, self.x0, outers, strict=True)
+            ]
+            return pull(self.rule, pairs, output, d, self.x)
+        except RowCountError as error:
+            raise RowCountError(
+                f"{self.name}: {error}; run it on all rows, and choose by torch.where(condition, a, b)"
+            ) from None
+        except RewriteError as error:
+            raise RewriteError(f"{self.name}: {error}") from None
 
     def _aligned(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Bring an operand to the rank of the output, if its rule asks for that."""

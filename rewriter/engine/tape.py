@@ -161,7 +161,7 @@ class Tape:
         if self.position == len(self.entries) or self.entries[self.position][0] != name:
             raise RowCountError(
                 f"{name}: the model's code took another path for the samples than for the references; "
-                "both must run the same operations"
+                "both must run the same operations: choose by torch.where(condition, a, b), not by if"
             )
         self._check_rows(name, self.position, entry)
         self.position += 1
@@ -172,12 +172,15 @@ class Tape:
         if self.position != len(self.entries):
             raise RowCountError(
                 f"{self.entries[self.position][0]}: ran for the references and not for the samples; both "
-                "must run the same operations"
+                "must run the same operations: choose by torch.where(condition, a, b), not by if"
             )
 
     def _check_rows(self, name: str, place: int, entry: Any) -> None:
         if self.fits is not None and not self.fits(place, entry):
-            raise RowCountError(f"{name}: runs on some of the rows of a batch, and not on all of them")
+            raise RowCountError(
+                f"{name}: runs on some of the rows of a batch, and not on all of them; run it on "
+                "all, and choose by torch.where(condition, a, b)"
+            )
 
     def outer(self, place: int) -> int:
         """Return what is merged with the batch outside of it, in a tensor of the operation that runs now."""

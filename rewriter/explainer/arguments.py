@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from passes.user_code.source import where_failed
+from passes.user_code.observe import module_calls
 from rewriter.diagnosis.run import doubled
 from rewriter.engine.integers.lookups import holds_embedding
 from rewriter.engine.problem import Inputs
@@ -69,7 +69,7 @@ def background_of(data: Any, model: nn.Module) -> Inputs:
     if not any(each.is_floating_point() for each in given) and not holds_embedding(model):
         raise RewriteError(
             f"background: expected floating point numbers, got {given[0].dtype}; integers have no "
-            "attributions, unless an nn.Embedding looks them up"
+            "attributions, unless an nn.Embedding looks them up; if they are amounts, pass background.float()"
         )
     return [each.clone() for each in given]
 
@@ -110,16 +110,36 @@ def references_for(references: Any, samples: Inputs, data: Inputs, multi_input: 
     return found
 
 
-def check_outputs(outputs: Tensor) -> None:
-    """Raise RewriteError for outputs of the background that are nothing that can be explained."""
+def check_outputs(outputs: Tensor, model: nn.Module, data: Inputs) -> None:
+    """Raise RewriteError for outputs of the background that are nothing that can be explained.
+
+    Args:
+        outputs: of all rows.
+        model: the user's, which gives them.
+        data: the rows.
+
+    """
     if outputs.dtype not in (torch.float32, torch.float64) or not outputs[0].numel():
         raise RewriteError(
             f"expected outputs in float32 or float64, at least one per sample, got {outputs.dtype} of "
-            f"shape {tuple(outputs.shape)}; pass output=… to say which part of what the model returns "
+            f"shape {tuple(outputs.shape)}; pass output=... to say which part of what the model returns "
             "is to be explained"
         )
     if not bool(outputs.isfinite().all()):
-        raise RewriteError("expected finite outputs, got NaN or infinity for the background")
+        row = int((~outputs.isfinite()).reshape(len(outputs), -1).any(1).nonzero()[0])
+        calls = module_calls(model, tuple(each[row : row + 1] for each in data))[1]
+        made = next(
+            (call.name for call in calls if _is_finite(call.taken) and not _is_finite(call.given)), ""
+        )
+        raise RewriteError(
+            f"expected finite outputs, got NaN or infinity for the background, first in row {row}, made in "
+            f"{made or 'the model itself'}; leave such rows out, or keep it from dividing by zero, from the "
+            "logarithm of what is not positive and the like"
+        )
+
+
+def _is_finite(tensors: list[Tensor]) -> bool:
+    return all(bool(each.isfinite().all()) for each in tensors)
 
 
 def chosen_outputs(
@@ -162,18 +182,3 @@ def mean_of(outputs: Tensor) -> Any:
 
     """
     return outputs.mean(0).cpu().numpy()[()]
-
-
-def background_fails(data: Sequence[Tensor], error: Exception) -> RewriteError:
-    """Return the error for a background that a model does not take.
-
-    Example:
-        >>> background_fails([torch.zeros(2)], ValueError("no"))
-        RewriteError('background: the model, or output=, fails on inputs (2,) of torch.float32: ...')
-
-    """
-    got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in data)
-    return RewriteError(
-        f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: "
-        f"{error}, {where_failed(error)}"
-    )

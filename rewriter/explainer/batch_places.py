@@ -145,7 +145,14 @@ class Neuron:
     def __call__(self, output: Tensor) -> Tensor:
         """Return what is explained, batch first."""
         rows = rows_first(output, self.place, output.shape[self.place.dim] // self.place.each)
-        picked: Tensor = rows[(slice(None), *self.index)]
+        try:
+            picked: Tensor = rows[(slice(None), *self.index)]
+        except (IndexError, TypeError):
+            shown = self.index[0] if len(self.index) == 1 else self.index
+            raise RewriteError(
+                f"output: {self.layer} gives rows of shape {tuple(rows.shape[1:])}, got neuron {shown!r}; "
+                "pass an index into that shape, or a tuple of them, one for each of its dimensions"
+            ) from None
         return picked
 
     def find_rows(self, given: Callable[[Inputs], Tensor], inputs: Inputs) -> None:

@@ -22,6 +22,10 @@ from rewriter.explainer.result import Explained
 Side = Literal["input", "output"]
 # Rows that run at once.
 _ROWS = 16
+_PACKED = (
+    "; to explain what is packed, or a state, send it through a module of its own, self.part = "
+    "nn.Identity(), and explain (model, model.part)"
+)
 
 
 class Cut:
@@ -87,7 +91,7 @@ class Cut:
         verb = "takes" if self.side == "input" else "gives"
         return RewriteError(
             f"{self.name}: {verb} {what}, of which nothing can be explained; explain the layer before or "
-            "behind it, or an nn.Embedding, whose output is explained"
+            f"behind it, or an nn.Embedding, whose output is explained{_PACKED if 'Packed' in what else ''}"
         )
 
     @staticmethod
@@ -113,7 +117,8 @@ class Cut:
             if leaf.shape[1:] != references.shape[1:]:
                 raise RewriteError(
                     f"{self.name}: {self.side} of shape {tuple(value.shape)} for {rows} samples and "
-                    f"{tuple(value0.shape)} for the references; rows must have one shape"
+                    f"{tuple(value0.shape)} for the references; rows must have one shape: explain another "
+                    "layer, or pad what it takes"
                 )
             leaves.append(leaf)
             facing.append(torch.unflatten(references, 0, (count, rows if pairing.own else 1)))

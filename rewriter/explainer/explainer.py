@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from passes.user_code.source import with_line
 from passes.user_code.twin import Twin
 from rewriter.compiler.first_calls import prove_first
 from rewriter.compiler.proof import default_dtype
@@ -274,9 +275,11 @@ class DeepExplainer(Subject):
                     check_sums(self._target, done, problem, tolerance, rounds)
         except Exception as error:
             self._target.weights.check_unwritten(versions)
+            if isinstance(error, RewriteError):
+                with_line(error)
             if isinstance(error, RewriteError | MemoryError | Warning | torch.OutOfMemoryError):
                 raise
-            raise RewriteError(why_not_explained(self._target, samples, error)) from error
+            raise RewriteError(why_not_explained(self._target, self._original, samples, error)) from error
         self._target.weights.check_unwritten(versions)
         if not self._proven(samples, torch.from_numpy(done.outputs)):
             again = references if self._multi_input or not own else references[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
 from passes.user_code.clone import clone_structure
+from passes.user_code.source import with_line
 from rewriter.compiler.decompose import lowered
 from rewriter.compiler.proof import wrong
 from rewriter.diagnosis.coupled_rows import check_rows_apart
@@ -23,13 +23,14 @@ from rewriter.engine.linked_modules import linked_copy, linked_function
 from rewriter.engine.problem import Inputs, Target
 from rewriter.engine.tiles import spans
 from rewriter.engine.weights import SharedWeights
-from rewriter.explainer.arguments import background_fails, check_outputs, mean_of
+from rewriter.explainer.arguments import check_outputs, mean_of
 from rewriter.explainer.batch_places import Neuron
 from rewriter.explainer.cut import Cut
 from rewriter.explainer.found import Since
 from rewriter.explainer.layers import is_in_graph, names_of, place_cut, return_output_of
 from rewriter.explainer.original import Original
-from rewriter.inputs import Model, as_module
+from rewriter.explainer.suspects import why_not_run
+from rewriter.inputs import Model, as_module, selecting
 
 # Rows of a run without attributions, whose memory nobody plans.
 _ROWS = 16
@@ -134,10 +135,10 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
         torch.Size([4, 5, 2])
 
     """
+    _check_tensors(asked.model)
     rewritten = lowered(asked.model, code)
     # A layer, and what it gives, may be a part of a loop.
     copy = linked_copy(rewritten, rolled=asked.layer is None and asked.gives is None)
-    _check_tensors(copy)
     target = Target(
         copy,
         SharedWeights(asked.model, copy),
@@ -164,19 +165,6 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
     if gives is not None and not early:
         return_output_of(copy, gives)
     return target, cut
-
-
-def selecting(output: Callable[[Any], Tensor] | str | int | None) -> Callable[[Any], Any]:
-    """Return what picks an output by key, index or function.
-
-    Example:
-        >>> selecting("y")({"y": 2}), selecting(None)(3)
-        (2, 3)
-
-    """
-    if output is None:
-        return _itself
-    return output if callable(output) else operator.itemgetter(output)
 
 
 class Subject:
@@ -289,11 +277,12 @@ class Subject:
             with self._full_precision():
                 self._measure()
             outputs = self._run(self._data)
-        except RewriteError:
+        except RewriteError as error:
+            with_line(error)
             raise
         except Exception as error:
-            raise background_fails(self._data, error) from error
-        check_outputs(outputs)
+            raise RewriteError(why_not_run(self._data, error)) from error
+        check_outputs(outputs, self._original.explained, self._data)
         return outputs
 
     def _full_precision(self, inputs: Inputs | None = None) -> torch.autocast:
@@ -317,16 +306,15 @@ class Subject:
             self._cut.measure(self._target, self._data)
 
 
-def _check_tensors(copy: nn.Module) -> None:
-    for name, tensor in (*copy.named_parameters(), *copy.named_buffers()):
+def _check_tensors(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:
-            raise RewriteError(f"{name}: a meta tensor has no numbers; load the weights first")
+            raise RewriteError(
+                f"{name}: a meta tensor has no numbers; load the weights first, as "
+                "model.load_state_dict(weights, assign=True) does"
+            )
         if tensor.is_inference():
             raise RewriteError(
                 f"{name}: made under torch.inference_mode(), so autograd cannot use it; make or load the "
                 "model outside, and only run it there"
             )
-
-
-def _itself(output: Any) -> Any:
-    return output

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from passes.errors import PassError, RewriteError
+from passes.errors import RewriteError
 from passes.recurrent.gates import SplitGates
 from passes.recurrent.recurrence import Recurrence
 from rewriter.engine.sweeps.compiled import compiled_sweep
@@ -185,8 +185,7 @@ class RecurrentLink:
 
     def _swept(self) -> Swept:
         pairing = self.pairing
-        if type(self.x.sweep) is not type(self.x0.sweep):
-            raise PassError(f"{self.steps.name}: samples and references were run by different sweeps")
+        assert type(self.x.sweep) is type(self.x0.sweep), "samples and references ran by different sweeps"
         samples, outer = self._batch()
         rows = samples * outer
         if not rows or self.batch % rows:
