@@ -43,6 +43,7 @@ REASONS: Mapping[str, str] = {
     "nn.functional.max_unpool2d": "puts several numbers into one place",
     "nn.functional.max_unpool3d": "puts several numbers into one place",
     "nn.functional.poisson_nll_loss": "no rule yet for full=True",
+    "renorm": "no rule yet",
     "mode": "counts equal numbers",
     "linalg.eig": "torch has a gradient only of what does not hang on the phase of an eigenvector",
 }

@@ -106,6 +106,7 @@ def lower_vander(varies: Varies, x: Any, N: Any = None) -> Textbook | None:
 
 
 def _powers(count: int | None, x: Any) -> Any:
+    x = torch.atleast_1d(x)  # type: ignore[no-untyped-call]
     column = x.unsqueeze(-1)
     if count is None:
         factors = (column + torch.zeros_like(x).unsqueeze(-2))[..., 1:]
