@@ -1,4 +1,4 @@
-.PHONY: demo test fuzz lint examples bench clean
+.PHONY: demo test fuzz census lint examples bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,6 +13,10 @@ test: .venv/test.stamp
 # For example FUZZ="--seconds 600 --seed 7 --only layers"; --help says more.
 fuzz: .venv/test.stamp
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+# Every operation of torch's own database; writes docs/operations.md. Takes about twenty minutes on one core.
+census: .venv/test.stamp
+	$(BIN)/python -W ignore -m tests.census $(CENSUS)
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

@@ -144,14 +144,19 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
     # What is not a tensor is the same for all rows, and what is left of a product with it is linear.
     if tape is None or not all(isinstance(operand, Tensor) for operand in operands):
         return plain(*operands)
-    if not any(operand.is_floating_point() or operand.is_complex() for operand in operands):
+    if not any(map(_has_slope, operands)):
         # Integers have no multipliers; what becomes of them is followed for those who look them up.
         return plain(*operands)
     with torch.no_grad():
         result = plain(*operands)
     # What follows may write into the operands or the result in place. A rule takes one dtype: that of the
     # result, also where an operand holds integers.
-    noted = tuple(as_result(operand.detach().clone(), result) for operand in operands)
+    noted = tuple(
+        operand.clone()
+        if rule.keeps_integers and not _has_slope(operand)
+        else as_result(operand.detach().clone(), result)
+        for operand in operands
+    )
     output = result.clone()
     if tape.pairing is None:
         tape.add(name, (noted, output))
@@ -162,6 +167,10 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
     outers = tuple(tape.outer(place) for place in range(len(noted) + 1))
     link = RuleLink(name, rule, noted, noted0, output, output0, tape.pairing, outers)
     return LinkedRule.apply(link, (result,), *operands)  # type: ignore[no-untyped-call]
+
+
+def _has_slope(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 @dataclass

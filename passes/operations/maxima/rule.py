@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from passes.operations.contract import Operands
-from passes.operations.maxima.extrema import Extremum
+from passes.operations.maxima.extrema import Extremum, RunningExtremum
 
 
 def maximum_multipliers(x: Tensor, x0: Tensor) -> Tensor:
@@ -88,3 +88,33 @@ def extremum_pull(atom: Extremum, x: Operands, x0: Operands, y: Tensor, y0: Tens
     )
     shaped = torch.unflatten(multipliers, -1, moved.shape[-len(dims) :]).movedim(last, behind)
     return (d * shaped,)
+
+
+def running_pull(
+    atom: RunningExtremum, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor
+) -> Operands:
+    """Take multipliers of running maxima or minima to their operand: each is one of all before it.
+
+    Args:
+        atom: the operation.
+        x: the operand of the samples, (n or 1, *operand shape).
+        x0: of the references, likewise.
+        y: not used.
+        y0: not used.
+        d: (K, n, *operand shape).
+
+    """
+    sample, reference = torch.broadcast_tensors(x[0], x0[0])  # type: ignore[no-untyped-call]
+    rank = sample.dim() - 1
+    if rank == 0:
+        return (d,)
+    dim = atom.dim % rank - rank
+    if atom.function.endswith("min"):
+        sample, reference = -sample, -reference
+    length = sample.shape[dim]
+    behind = torch.ones(length, length, dtype=torch.bool, device=sample.device).triu(1)
+    upto, upto0 = (
+        each.movedim(dim, -1).unsqueeze(-2).masked_fill(behind, -torch.inf) for each in (sample, reference)
+    )
+    pulled = d.movedim(dim, -1).unsqueeze(-2) @ maximum_multipliers(upto, upto0)
+    return (pulled.squeeze(-2).movedim(-1, dim),)
