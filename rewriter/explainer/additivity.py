@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from passes.errors import RewriteError
+from rewriter.diagnosis.rounding import rounding_of
 from rewriter.engine.problem import Problem, Target
 from rewriter.explainer.result import Explained
-from rewriter.explainer.rounding import rounding_of
 from rewriter.explainer.suspects import first_break
 
 Array = np.ndarray[Any, Any]

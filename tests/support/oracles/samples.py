@@ -103,7 +103,9 @@ def calls(entry: Any, count: int = 8) -> Iterator[Call]:
             recorded = Recorded()
             with recorded:
                 entry.op(sample.input, *sample.args, **sample.kwargs)
-            yield from recorded.calls[:1]
+            # A sample may prepare its operands with other operations.
+            own = [each for each in recorded.calls if operation_of(each[0]) is operation_of(name_of(entry))]
+            yield from (own or recorded.calls)[:1]
 
 
 def in_all_forms(call: Call) -> Iterator[tuple[Call, Any]]:
