@@ -2,6 +2,7 @@
 
 Each operation of a few runs gets its operands off by one rounding, at random (Parker 1997, "Monte Carlo
 arithmetic"). What the outputs move is what rounding may make of them, also where larger numbers cancel.
+What jumps as far by one rounding as by a thousand is a decision, and no rounding.
 """
 
 from __future__ import annotations
@@ -16,15 +17,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rewriter.engine.problem import Inputs, Target
 
 _RUNS = 4
+# Roundings of the larger step, and how far from proportional a response may be.
+_LARGER = 1024
+_UNEVEN = 32
 
 
-class _OffByOne(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Move the operands of each operation by one rounding; whole numbers have none: lengths, masks."""
+class _Moved(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Move the operands of each operation by some roundings; whole numbers have none: lengths, masks."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, roundings: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.generators: dict[torch.device, torch.Generator] = {}
         self.seed = seed
+        self.roundings = roundings
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -44,7 +49,7 @@ class _OffByOne(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.generators[value.device] = torch.Generator(value.device).manual_seed(self.seed)
         generator = self.generators[value.device]
         signs = torch.randint(0, 2, value.shape, generator=generator, device=value.device) * 2 - 1
-        factor = 1 + torch.finfo(value.dtype).eps * signs.to(value.dtype)
+        factor = 1 + self.roundings * torch.finfo(value.dtype).eps * signs.to(value.dtype)
         return torch.where(value == value.round(), value, value * factor)
 
 
@@ -77,5 +82,10 @@ def rounding_of(target: Target, inputs: Inputs) -> Tensor:
                 return target.run(copies)
 
     plain = run()
-    moved = torch.stack([(run(_OffByOne(seed)) - plain).abs() for seed in range(_RUNS)]).amax(0)
+
+    def moved_by(roundings: int) -> Tensor:
+        return torch.stack([(run(_Moved(seed, roundings)) - plain).abs() for seed in range(_RUNS)]).amax(0)
+
+    moved = moved_by(1)
+    moved = torch.where(_LARGER * moved > _UNEVEN * moved_by(_LARGER), 0, moved)
     return moved.reshape(len(moved), -1).double().cpu()
