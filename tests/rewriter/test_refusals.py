@@ -46,8 +46,8 @@ def attribute(model: nn.Module, layer: str, **options: Any) -> Any:
         return found.attribute(X, baselines=BACKGROUND[:2], **options)
 
 
-def cummax(y: Tensor) -> Tensor:
-    return torch.cummax(y, 1)[0]
+def renormed(y: Tensor) -> Tensor:
+    return torch.renorm(y, 2, 0, 0.1)
 
 
 APART = X.abs(), -BACKGROUND.abs()
@@ -194,8 +194,8 @@ REFUSED = {
         lambda: diagnose(of_code(models.scattered_parts), X, BACKGROUND),
     ),
     "output= without a rule": Refused(
-        lambda: explain(PLAIN, output=cummax),
-        ("in output= (cummax", line(cummax, 1), "has no rule", "check_additivity=False"),
+        lambda: explain(PLAIN, output=renormed),
+        ("in output= (renorm", line(renormed, 1), "has no rule", "check_additivity=False"),
         lambda: explain(PLAIN, output=lambda y: y.amin(1)),
     ),
     "output= across rows": Refused(
