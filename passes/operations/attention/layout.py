@@ -136,6 +136,9 @@ class AttentionBegin(Layout):
 
     """
 
+    # Also of those that were saved before they knew.
+    sizes: tuple[int, ...] = ()
+
     def __init__(self, heads: int, *, batch_first: bool, extra: int = 0, sizes: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.heads = heads

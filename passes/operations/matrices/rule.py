@@ -116,7 +116,8 @@ def along_line_pull(
 
     Example:
         >>> a, b = 2 * torch.eye(2)[None], torch.eye(2)[None]
-        >>> (m,) = along_line_pull(MatrixFunction("linalg.det"), (a,), (b,), 0, 0, torch.ones(1, 1))
+        >>> y, y0 = torch.linalg.det(a), torch.linalg.det(b)
+        >>> (m,) = along_line_pull(MatrixFunction("linalg.det"), (a,), (b,), y, y0, torch.ones(1, 1))
         >>> (m * (a - b)).sum().round(decimals=4)
         tensor(3.)
 
