@@ -7,11 +7,14 @@ what they told is kept in the `meta` of the graph module by the names of nodes, 
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import fx, nn
+
+from passes.leaves import Layout
+from passes.user_code.structure import map_tensors, tensors_in
 
 _KEY = "layers"
 
@@ -139,8 +142,42 @@ def _behind(graph: fx.Graph, nodes: dict[str, fx.Node], name: str) -> AbstractCo
     return graph.inserting_before(nodes[name].next if name else next(iter(graph.nodes)))
 
 
-def __getattr__(name: str) -> Any:
-    """Find what results that were saved know to be here."""
-    if name == "LayerBoundary":
-        return importlib.import_module("passes.graph.boundary").LayerBoundary
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+class LayerBoundary(Layout):
+    """Lets what a layer takes, or gives, go through a function.
+
+    Args:
+        change: takes a tuple of what is used, and returns one of the same form with other tensors.
+
+    Example:
+        >>> import torch
+        >>> boundary = LayerBoundary(lambda values: (values[0] + 1,))
+        >>> boundary.used = [[(0,)]]
+        >>> boundary((torch.zeros(1), torch.ones(1)))
+        ((tensor([1.]), tensor([1.])),)
+
+    """
+
+    def __init__(self, change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> None:
+        super().__init__()
+        self.change = change
+        # Of each value, the items that are used, by the indices that lead to them.
+        self.used: list[list[tuple[int, ...]]] = []
+
+    def forward(self, *values: Any) -> tuple[Any, ...]:
+        """Return the values with other tensors in them."""
+        picked = tuple(
+            _item(value, path) for value, paths in zip(values, self.used, strict=True) for path in paths
+        )
+        changed = zip(tensors_in(picked), tensors_in(self.change(picked)), strict=True)
+        found = {id(old): new for old, new in changed}
+        mapped: tuple[Any, ...] = map_tensors(lambda each: found.get(id(each), each), values)
+        return mapped
+
+
+def _item(value: Any, path: tuple[int, ...]) -> Any:
+    for index in path:
+        # Also of a tensor an item may be taken, and no layer gives that.
+        if not isinstance(value, tuple | list):
+            break
+        value = value[index]
+    return value

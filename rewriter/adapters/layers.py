@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
-from passes.graph.boundary import LayerBoundary, insert_boundary
+from passes.graph.boundary import insert_boundary
 from passes.graph.graph_module import renamed
-from passes.graph.layers import layer_calls
+from passes.graph.layers import LayerBoundary, layer_calls
 from passes.user_code.clone import clone_structure
 from passes.user_code.hooks import replaced_forwards
 from passes.user_code.randomness import random_state_kept

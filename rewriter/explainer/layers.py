@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 from torch.overrides import BaseTorchFunctionMode
 
 from passes.errors import RewriteError
-from passes.graph.boundary import LayerBoundary, insert_boundary
+from passes.graph.boundary import insert_boundary
 from passes.graph.graph_module import Lowered
-from passes.graph.layers import layer_calls
+from passes.graph.layers import LayerBoundary, layer_calls
 from passes.graph.leaf_functions import leaf
 from passes.graph.names import free_name
 from passes.lowering.on_copies import CallOnCopies
