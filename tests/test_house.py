@@ -46,6 +46,7 @@ ORDER = {
         "pipeline",
         "replacement",
         "operations.contract",
+        "operations.running",
         "operations.names",
         "operations.operation",
         "operations.linear",

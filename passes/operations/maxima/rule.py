@@ -16,6 +16,7 @@ from torch import Tensor
 
 from passes.operations.contract import Operands
 from passes.operations.maxima.extrema import Extremum, RunningExtremum
+from passes.operations.running import running_multipliers
 
 
 def maximum_multipliers(x: Tensor, x0: Tensor) -> Tensor:
@@ -70,8 +71,6 @@ def extremum_pull(atom: Extremum, x: Operands, x0: Operands, y: Tensor, y0: Tens
     """
     sample, reference = x[0], x0[0]
     rank = sample.dim() - 1
-    if rank == 0:
-        return (d,)
     given = (atom.dim,) if isinstance(atom.dim, int) else atom.dim
     dims = sorted(dim % rank for dim in given)
     if not atom.keepdim:
@@ -105,16 +104,7 @@ def running_pull(
 
     """
     sample, reference = torch.broadcast_tensors(x[0], x0[0])  # type: ignore[no-untyped-call]
-    rank = sample.dim() - 1
-    if rank == 0:
-        return (d,)
-    dim = atom.dim % rank - rank
     if atom.function.endswith("min"):
         sample, reference = -sample, -reference
-    length = sample.shape[dim]
-    behind = torch.ones(length, length, dtype=torch.bool, device=sample.device).triu(1)
-    upto, upto0 = (
-        each.movedim(dim, -1).unsqueeze(-2).masked_fill(behind, -torch.inf) for each in (sample, reference)
-    )
-    pulled = d.movedim(dim, -1).unsqueeze(-2) @ maximum_multipliers(upto, upto0)
-    return (pulled.squeeze(-2).movedim(-1, dim),)
+    rank = sample.dim() - 1
+    return (running_multipliers(maximum_multipliers, sample, reference, d, atom.dim % rank - rank),)

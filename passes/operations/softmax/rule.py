@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from passes.operations.contract import Operands
+from passes.operations.running import running_multipliers
 from passes.operations.softmax.atoms import (
     LogSoftmaxAtom,
     LogSumExp,
@@ -94,18 +95,12 @@ def running_pull(
         (tensor([[[[1.5000, 0.5000]]]]),)
 
     """
-    rank = x[0].dim() - 1
-    if rank == 0:
-        return (d,)
-    dim = dim_from_end(atom.dim, rank)
-    length = x[0].shape[dim]
-    behind = torch.ones(length, length, dtype=torch.bool, device=x[0].device).triu(1)
-    upto, upto0 = (
-        each.movedim(dim, -1).unsqueeze(-2).masked_fill(behind, -torch.inf) for each in (x[0], x0[0])
-    )
-    _, share = log_means(upto, upto0, (-1,))
-    pulled = (d.movedim(dim, -1).unsqueeze(-2) @ share.to(d.dtype)).squeeze(-2)
-    return (_as(x[0], pulled.movedim(-1, dim)),)
+
+    def share(upto: Tensor, upto0: Tensor) -> Tensor:
+        return log_means(upto, upto0, (-1,))[1]
+
+    dim = dim_from_end(atom.dim, x[0].dim() - 1)
+    return (_as(x[0], running_multipliers(share, x[0], x0[0], d, dim)),)
 
 
 def log_means(x: Tensor, x0: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
