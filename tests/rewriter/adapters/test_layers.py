@@ -28,6 +28,7 @@ from tests.support.models.layers import (
     LAYERS,
     Copy,
     Crossed,
+    Encoder,
     Head,
     Listed,
     Merged,
@@ -207,19 +208,6 @@ def test_rows_that_are_merged_with_steps(*, time_first: bool) -> None:
     assert_same(got, stock(model, background, x), EXACT)
 
 
-class Encoded(nn.Module):
-    """Torch computes an encoder layer at once, where it may."""
-
-    def __init__(self, *, branches: bool) -> None:
-        super().__init__()
-        self.enc = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 1)
-        self.head, self.branches = nn.Linear(4, 2), branches
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.head(self.enc(x)).mean(1)
-        return -y if self.branches and y.sum() > 1e9 else y
-
-
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("branches", [False, True], ids=["graph", "code"])
 def test_layers_without_hooks_are_named(*, branches: bool) -> None:
@@ -230,7 +218,7 @@ def test_layers_without_hooks_are_named(*, branches: bool) -> None:
     cases = [(model, x, "1.layer", "is scripted, and takes no hooks.*rewriter.DeepExplainer")]
     wide, wide0 = (torch.randn(n, 5, 4, dtype=torch.float64) for n in (3, 4))
     cases += [
-        (Encoded(branches=branches).double().eval(), wide, name, "is not reached")
+        (Encoder(branches=branches).double().eval(), wide, name, "is not reached")
         for name in ("enc.layers", "enc.layers.0.self_attn.out_proj")
     ]
     for model, x, name, message in cases:

@@ -17,6 +17,7 @@ from rewriter import DeepExplainer
 from rewriter.engine.sweeps.compiled import CompiledSteps, compiled_cell
 from rewriter.engine.sweeps.sweep import Swept
 from tests.support.models import gallery
+from tests.support.watching import calls_noted
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 # Relative to the largest attribution: sums of some hundred roundings.
@@ -69,15 +70,7 @@ def assert_close(plain: Any, fast: Any, dtype: torch.dtype) -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    made: list[int] = []
-    plain = CompiledSteps.__call__
-
-    def call(self: CompiledSteps, t: int, place: int) -> None:
-        made.append(t)
-        plain(self, t, place)
-
-    monkeypatch.setattr(CompiledSteps, "__call__", call)
-    return made
+    return calls_noted(monkeypatch, CompiledSteps)
 
 
 @needs_compiler

@@ -16,6 +16,7 @@ from rewriter.engine.sweeps.cell_graph import CellGraph
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.program import Program, ProgramSteps, program_of
 from tests.support.models import gallery
+from tests.support.watching import calls_noted
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 # Relative to the largest attribution: sums of some hundred roundings.
@@ -24,15 +25,7 @@ CLOSE = {torch.float32: 2e-6, torch.float64: 1e-13}
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    made: list[int] = []
-    plain = ProgramSteps.__call__
-
-    def call(self: ProgramSteps, t: int, place: int) -> None:
-        made.append(t)
-        plain(self, t, place)
-
-    monkeypatch.setattr(ProgramSteps, "__call__", call)
-    return made
+    return calls_noted(monkeypatch, ProgramSteps)
 
 
 class Cell(nn.Module):

@@ -13,24 +13,11 @@ from torch import Tensor, nn
 
 from rewriter import DeepExplainer
 from rewriter.explainer.additivity import AdditivityError
-from tests.support.models.layers import Merged, inputs, model_with
+from tests.support.models.layers import Encoder, Merged, inputs, model_with
 from tests.support.stock import assert_same, stock
 
 # float64.
 EXACT = 1e-11
-
-
-class Encoder(nn.Module):
-    """Torch computes its layer at once, unless something keeps it from that."""
-
-    def __init__(self, *, branches: bool) -> None:
-        super().__init__()
-        self.enc = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 1)
-        self.head, self.branches = nn.Linear(4, 2), branches
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.head(self.enc(x)).mean(1)
-        return -y if self.branches and y.sum() > 1e9 else y
 
 
 class UpTo(nn.Module):
