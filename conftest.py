@@ -1,7 +1,6 @@
 """Settings for all tests, doctests among them."""
 
 import os
-from pathlib import Path
 
 import hypothesis
 import pytest
@@ -20,21 +19,6 @@ hypothesis.settings.load_profile("models")
 FOLDER.mkdir(exist_ok=True)
 for real in REALS:
     build(FOLDER, real, torch.backends.cpu.get_cpu_capability())
-
-# They spend their time in torch, TensorFlow and threads, which coverage would run at half the speed.
-UNMEASURED = (
-    "tests/passes/operations/test_fresh.py",
-    "tests/passes/recurrent/test_tensorflow.py",
-    "tests/rewriter/explainer/test_threads.py",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave coverage out where it would cost minutes."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.relative_to(here).as_posix() in UNMEASURED:
-            item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.fixture(autouse=True)
