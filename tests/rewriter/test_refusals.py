@@ -39,11 +39,13 @@ def line(function: Any, offset: int) -> str:
     return f"{Path(code.co_filename).name}:{code.co_firstlineno + offset}"
 
 
-def attribute(model: nn.Module, layer: str, **options: Any) -> Any:
+def attribute(
+    model: nn.Module, layer: str, x: Tensor = X, references: Tensor = BACKGROUND[:2], **options: Any
+) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # captum's, of hooks
         found = NeuronDeepLift(model, model.get_submodule(layer))
-        return found.attribute(X, baselines=BACKGROUND[:2], **options)
+        return found.attribute(x, baselines=references, **options)
 
 
 def renormed(y: Tensor) -> Tensor:
@@ -237,7 +239,9 @@ REFUSED = {
         lambda: attribute(decompose(PLAIN), "fc", neuron_selector=7), ("fc: gives rows of shape (2,)", "=7")
     ),
     "shapes by value": Refused(
-        lambda: attribute(decompose(of_code(models.sizes_by_value)), "fc", neuron_selector=0),
+        lambda: attribute(
+            decompose(of_code(models.sizes_by_value)), "fc", X.abs(), -BACKGROUND[:2].abs(), neuron_selector=0
+        ),
         ("tanh: gave shape ", "samples and references exchanged", "torch.where"),
     ),
     "features of attention": Refused(
