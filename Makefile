@@ -1,4 +1,4 @@
-.PHONY: demo test fuzz lint examples bench clean
+.PHONY: demo test fuzz census lint examples bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,6 +14,10 @@ test: .venv/test.stamp
 fuzz: .venv/test.stamp
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
+# Every operation of torch's own database; writes docs/operations.md. Takes about twenty minutes on one core.
+census: .venv/test.stamp
+	$(BIN)/python -W ignore -m tests.census $(CENSUS)
+
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -26,7 +30,7 @@ bench: .venv/test.stamp
 clean:
 	rm -rf .venv out
 
-.venv/demo.stamp: requirements/demo.txt pyproject.toml
+.venv/demo.stamp: requirements/demo.txt pyproject.toml setup.py rewriter/engine/sweeps/sweep.c rewriter/engine/sweeps/build_library.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/demo.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .

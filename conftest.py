@@ -1,11 +1,12 @@
 """Settings for all tests, doctests among them."""
 
 import os
-from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+
+from rewriter.engine.sweeps.build_library import FOLDER, REALS, build
 
 # Each example builds and runs a model: a deadline would measure the machine.
 hypothesis.settings.register_profile("models", deadline=None, max_examples=40, derandomize=True)
@@ -14,35 +15,18 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 hypothesis.settings.load_profile("models")
 
-# They spend their time in torch's exporter, its database of operations, TensorFlow and other explainers,
-# which coverage would run at half the speed. The floor holds without them.
-UNMEASURED = (
-    "tests/fuzz/test_fuzz.py",
-    "tests/passes/frontends/test_exported.py",
-    "tests/passes/operations/norms/test_models.py",
-    "tests/passes/operations/softmax/test_models.py",
-    "tests/passes/operations/test_catalogue.py",
-    "tests/passes/operations/test_fresh.py",
-    "tests/passes/operations/test_lowerings.py",
-    "tests/passes/operations/test_oracles.py",
-    "tests/passes/operations/test_pairwise.py",
-    "tests/passes/recurrent/test_tensorflow.py",
-    "tests/rewriter/explainer/test_multipliers.py",
-    "tests/rewriter/explainer/test_threads.py",
-    "tests/rewriter/explainer/test_values.py",
-    "tests/rewriter/onnx/test_layers.py",
-    "tests/rewriter/onnx/test_interface.py",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave coverage out where it would cost minutes."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.relative_to(here).as_posix() in UNMEASURED:
-            item.add_marker(pytest.mark.no_cover)
+# As an installation does, for this processor: the source may have changed since.
+FOLDER.mkdir(exist_ok=True)
+for real in REALS:
+    build(FOLDER, real, torch.backends.cpu.get_cpu_capability())
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Give data that a test module makes when it is imported the same numbers wherever it runs."""
+    if isinstance(collector, pytest.Module):
+        torch.manual_seed(0)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from problems.explain_growth import growth, plot
+from problems.explain_loops import LOOPS, contestants
 from problems.explain_memory import memory
 from problems.explain_problem import CELLS, PEERS, Problem, Size
 from timing import RESULTS, Timing, arguments, interleaved, publish
@@ -31,7 +32,7 @@ SIZES = [
 QUICK = [Size(3, 4, 2, 3, 2, 2)]
 LAYERS = [("LSTM", 1), ("LSTM", 2), ("GRU", 1), ("GRU", 2)]
 QUICK_LAYERS = [("LSTM", 1), ("GRU", 2)]
-PARTS = ("speed", "growth", "memory")
+PARTS = ("speed", "loops", "growth", "memory")
 # What the contestants of one problem are timed for, at least in three rounds.
 SECONDS = 10
 SPEED_NOTES = [
@@ -44,6 +45,14 @@ SPEED_NOTES = [
     "Gradient: its default of 200 draws. Medians of 3 to 15 rounds, of one where a round takes over 20 s.",
     "Subnormal numbers are flushed to zero, for all of them: a plain gradient gains most from that.",
     f"-: shap on TensorFlow traces each cell; minutes, for more than {CELLS}, in stacks {CELLS // 2}.",
+]
+LOOP_SIZES = SIZES[:4]
+# Fewer steps stay written out.
+QUICK_LOOPS = [Size(5, 4, 2, 3, 2, 2)]
+LOOP_NOTES = [
+    "Size: T,H,I,N,M,K. A loop for t in range(T) over x[:, t] of the user's own, its time over that of",
+    "nn.LSTM of the same size: over nn.LSTMCell, over two Linears, with peepholes, and with a norm of the",
+    "cell state, which no sweep serves: its steps are explained one by one.",
 ]
 MEMORY_NOTES = [
     "LSTM, T=200, H=128, I=8, N=100, K=1. Peak: what the process held more at its highest than before the",
@@ -117,6 +126,18 @@ def shown(record: dict[str, Any]) -> tuple[str, ...]:
     return (",".join(map(str, size)), name, ours, f"{record['ours/gradient']:.2f}", *peers)
 
 
+def show_loops(options: argparse.Namespace) -> None:
+    """Time loops of users' own beside the built-in layer."""
+    rows, records = [], []
+    for size in QUICK_LOOPS if options.quick else LOOP_SIZES:
+        timed = within(contestants(size), quick=options.quick)
+        ratios = {name: timed[name].ratio_to(timed["nn.LSTM"]) for name in LOOPS}
+        records.append({**size._asdict(), "lstm_s": timed["nn.LSTM"].median, "of nn.LSTM": ratios})
+        milliseconds = f"{timed['nn.LSTM'].median * 1e3:.1f}"
+        rows.append((",".join(map(str, size)), milliseconds, *(f"{ratios[name]:.2f}" for name in LOOPS)))
+    publish("explain", options, ("size", "nn.LSTM ms", *LOOPS), rows, LOOP_NOTES, records, part="loops")
+
+
 def show_growth(options: argparse.Namespace) -> None:
     """Time the growth and draw it."""
     exponents, times = growth(quick=options.quick)
@@ -146,7 +167,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     # Gradients of untrained networks fade to subnormal numbers, which take processors far longer.
     torch.set_flush_denormal(True)
-    runs = {"speed": speed, "growth": show_growth, "memory": show_memory}
+    runs = {"speed": speed, "loops": show_loops, "growth": show_growth, "memory": show_memory}
     for part in [options.part] if options.part else PARTS:
         runs[part](options)
 

@@ -20,7 +20,7 @@ from timing import arguments, publish
 from torch import Generator, Tensor, nn
 
 from rewriter import DeepExplainer
-from rewriter.explainer.nearness import Nearer
+from rewriter.engine.path.nearness import Nearer
 
 SAMPLE_SEED, STEPS = 1000, 4
 

@@ -13,6 +13,10 @@ class InputError(RewriteError, ValueError):
     """A rewritten module got an input that the original would not take either."""
 
 
+class ReplacementError(RewriteError):
+    """A replacement that a user gives builds nothing that could take a module's place."""
+
+
 class PassError(RewriteError):
     """A pass broke one of its own conditions: a fault in the pass, not in the model."""
 

@@ -18,6 +18,9 @@ class Atom(nn.Module):
 class Layout(nn.Module):
     """Base of the leaves that only move numbers, or check them: linear for every attribution rule."""
 
+    #: Of the layer that it is a part of, for error messages.
+    name: str = ""
+
 
 class SigmoidAtom(Atom, nn.Sigmoid):
     """Logistic function, elementwise.

@@ -7,6 +7,8 @@ from rewriter.adapters.on_import import register_when_imported
 
 if TYPE_CHECKING:
     from passes.errors import RewriteError
+    from passes.leaves import Atom
+    from passes.operations.registered import register_rule
     from rewriter.adapters.captum import register_captum
     from rewriter.adapters.shap import register_shap
     from rewriter.compiler.decompose import decompose, unroll
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ONNX_OPERATORS",
+    "Atom",
     "DeepExplainer",
     "Diagnosis",
     "EquivalenceError",
@@ -31,6 +34,7 @@ __all__ = [
     "diagnose",
     "export_onnx",
     "register_captum",
+    "register_rule",
     "register_shap",
     "unroll",
 ]
@@ -38,6 +42,7 @@ __all__ = [
 # Imported at first use: nobody needs all of it.
 _PLACES = {
     "ONNX_OPERATORS": "rewriter.onnx.export_onnx",
+    "Atom": "passes.leaves",
     "DeepExplainer": "rewriter.explainer.explainer",
     "Diagnosis": "rewriter.diagnosis.diagnose",
     "EquivalenceError": "rewriter.equivalence.report",
@@ -50,6 +55,7 @@ _PLACES = {
     "diagnose": "rewriter.diagnosis.diagnose",
     "export_onnx": "rewriter.onnx.export_onnx",
     "register_captum": "rewriter.adapters.captum",
+    "register_rule": "passes.operations.registered",
     "register_shap": "rewriter.adapters.shap",
     "unroll": "rewriter.compiler.decompose",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias, Union
 
 import torch
@@ -10,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from passes.errors import InputError, RewriteError
 from passes.frontends.exported import exported_module, is_exported
+from rewriter.places import describe
 
 #: What is taken for a model.
 Model: TypeAlias = Union[nn.Module, "torch.export.ExportedProgram"]
@@ -41,6 +44,39 @@ def as_module(model: object, what: str = "") -> nn.Module:
         if is_lazy(parameter):
             raise RewriteError(f"{name} has no shape yet: call the model once, then go on")
     return model
+
+
+def selecting(output: Any) -> Callable[[Any], Any]:
+    """Return what picks an output by key, index or function.
+
+    Raises:
+        RewriteError: when it is called, if there is no such key or index.
+
+    Example:
+        >>> selecting("y")({"y": 2}), selecting(None)(3)
+        (2, 3)
+
+    """
+    if output is None:
+        return _itself
+    return output if callable(output) else partial(_item, output)
+
+
+def _itself(output: Any) -> Any:
+    return output
+
+
+def _item(key: Any, output: Any) -> Any:
+    try:
+        # Of a tensor a text would be taken for its letters.
+        if not (isinstance(output, Tensor) and isinstance(key, str)):
+            return output[key]
+    except (LookupError, TypeError):
+        pass
+    raise RewriteError(
+        f"output: expected what the model returns to have {key!r}, got {describe(output)}; pass a key or an "
+        "index of that, a function of it, or leave output= out where it is one tensor"
+    )
 
 
 def as_inputs(given: Any, like: Tensor | list[Tensor] | None, what: str) -> list[Tensor]:
@@ -86,7 +122,10 @@ def _from_array(part: Any, what: str) -> Tensor:
         # A copy: what belongs to a data frame cannot be written to.
         return torch.tensor(array)
     except TypeError:
-        raise InputError(f"{what}: expected numbers, got a {type(part).__name__} of {array.dtype}") from None
+        raise InputError(
+            f"{what}: expected numbers, got a {type(part).__name__} of {array.dtype}; encode text and "
+            "categories as numbers"
+        ) from None
 
 
 def _checked(tensor: Tensor, like: Tensor | None, what: str) -> Tensor:
@@ -105,7 +144,8 @@ def _checked(tensor: Tensor, like: Tensor | None, what: str) -> Tensor:
         row = int((~tensor.isfinite()).flatten(1).any(1).nonzero()[0]) if tensor.dim() > 1 else 0
         raise InputError(
             f"{what}: expected finite numbers, got NaN or infinity, first in row {row}; fill in what is "
-            "missing, as torch.nan_to_num does"
+            "missing, as torch.nan_to_num does, and pass x.isnan() as an input of its own where the model "
+            "asks for it"
         )
     return tensor
 

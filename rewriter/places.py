@@ -16,11 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passes.user_code.reach import Steps, without_recursion
+
 # Compared by what they say; a float is a number that may differ by rounding.
 _PLAIN = (type(None), bool, int, str, bytes, Enum, range, slice, torch.dtype, torch.device, torch.layout)
 _WHOLE = (Tensor, float, complex, *_PLAIN)
 # Their contents are no attributes, but they may have attributes besides.
 _CONTAINERS = (tuple, list, dict, deque, set, frozenset)
+# Of which there may be many, none of them to be copied.
+_NUMBERS = frozenset((type(None), bool, int, float, complex, str))
 _ATTRIBUTES = "__dict__", "__weakref__"
 
 
@@ -36,7 +40,20 @@ def walk(value: Any, place: str) -> Iterator[tuple[str, Any]]:
         ['output', 'output[0]', 'output[1]', "output[1]['h']"]
 
     """
-    yield from _walk(value, place, frozenset())
+    # Objects may refer to each other in circles; one that is there twice is compared twice.
+    around: set[int] = set()
+    pending = [(place, value, False)]
+    while pending:
+        where, node, is_done = pending.pop()
+        if is_done:
+            around.discard(id(node))
+            continue
+        yield where, node
+        parts = None if id(node) in around else _parts(node)
+        if parts:
+            around.add(id(node))
+            pending.append((where, node, True))
+            pending.extend((where + suffix, part, False) for suffix, part in reversed(parts))
 
 
 def differences(expected: Any, got: Any, place: str) -> list[tuple[str, str]]:
@@ -94,12 +111,26 @@ def map_tensors(value: Any, place: str, change: Callable[[str, Tensor], Tensor])
         {'x': tensor([2.]), 'n': 3}
 
     """
+    return without_recursion(_mapped(value, place, change, set()))
+
+
+def _mapped(value: Any, place: str, change: Callable[[str, Tensor], Tensor], around: set[int]) -> Steps:
     if isinstance(value, Tensor):
         return change(place, value)
+    if type(value) in (tuple, list) and _NUMBERS.issuperset(map(type, value)):
+        return type(value)(value)
     parts = None if callable(value) else _contents(value)
     if parts is None:
         return copy.deepcopy(value)
-    return _assemble(value, [map_tensors(part, place + suffix, change) for suffix, part in parts])
+    if id(value) in around:
+        # It refers to itself.
+        return value
+    around.add(id(value))
+    found = []
+    for suffix, part in parts:
+        found.append((yield _mapped(part, place + suffix, change, around)))
+    around.discard(id(value))
+    return _assemble(value, found)
 
 
 def describe(value: Any) -> str:
@@ -126,14 +157,6 @@ def describe(value: Any) -> str:
     if type(value) in (tuple, list):
         return f"{kind} of {len(parts)}"
     return f"{kind} with {', '.join(suffix for suffix, _ in parts) or 'nothing'}"
-
-
-def _walk(value: Any, place: str, around: frozenset[int]) -> Iterator[tuple[str, Any]]:
-    yield place, value
-    # Objects may refer to each other in circles; one that is there twice is compared twice.
-    if id(value) not in around:
-        for suffix, part in _parts(value) or ():
-            yield from _walk(part, place + suffix, around | {id(value)})
 
 
 def _is_opaque(value: Any) -> bool:

@@ -18,6 +18,8 @@ from tests.support import laws
 ROOT = Path(rewriter.__file__).parent.parent
 PUBLIC = [
     "ONNX_OPERATORS",
+    # What rules bind to: operations of users derive from it.
+    "Atom",
     "DeepExplainer",
     "Diagnosis",
     # What assert_equivalent raises: a CI job catches it, and keeps its report.
@@ -31,6 +33,7 @@ PUBLIC = [
     "diagnose",
     "export_onnx",
     "register_captum",
+    "register_rule",
     "register_shap",
     "unroll",
 ]
@@ -43,6 +46,7 @@ ORDER = {
         "pipeline",
         "replacement",
         "operations.contract",
+        "operations.running",
         "operations.names",
         "operations.operation",
         "operations.linear",
@@ -51,8 +55,12 @@ ORDER = {
         "operations.softmax",
         "operations.norms",
         "operations.maxima",
+        "operations.order_statistics",
         "operations.pairwise",
         "operations.products",
+        "operations.scatter",
+        "operations.matrices",
+        "operations.losses",
         "operations.attention",
         "operations",
         "user_code",
@@ -62,9 +70,10 @@ ORDER = {
         "lowering",
     ],
     "rewriter": [
-        "inputs",
         "places",
+        "inputs",
         "compiler",
+        "engine.weights",
         "engine.problem",
         "engine.tiles",
         "engine.tape",
@@ -72,9 +81,9 @@ ORDER = {
         "engine.integers",
         "engine.decisions",
         "engine.packing",
-        "engine.weights",
         "engine.runs",
         "engine.sweeps",
+        "engine.loops",
         "engine",
         "engine.path",
         "diagnosis",
@@ -144,7 +153,12 @@ KNOWN = {
     # Steps are stacked; T and t are lengths and places.
     "passes/recurrent/unroll.py": {"T", "int", "stack", "t"},
     # Types and fields of C, and the two cells that have a form in it.
-    "rewriter/engine/sweeps/compiled.py": {"cpu", "double", "float", "gru", "lstm", "size"},
+    "rewriter/engine/sweeps/compiled.py": {"gru", "lstm", "size"},
+    "rewriter/engine/sweeps/library.py": {"cpu", "double", "float", "gru", "lstm"},
+    # Operations of that library, and a register that one writes to.
+    "rewriter/engine/sweeps/program.py": {"add", "mean", "multiply", "set", "to"},
+    # What it writes into a graph: items, a sum of two parts of the gates, steps apart.
+    "rewriter/engine/loops/roll.py": {"add", "getitem", "unbind"},
     # It writes ONNX, node by node.
     "rewriter/onnx/write.py": {"add", "cat", "chunk", "getitem", "int", "sub"},
     # Words of a table, and properties of parameters.

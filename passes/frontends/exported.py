@@ -113,6 +113,10 @@ def exported_module(exported: Any) -> fx.GraphModule:
     clone = nn.Module()
     for holder in ("_parameters", "_buffers", "_modules"):
         getattr(clone, holder).update(getattr(exported, holder))
+    for node in graph.nodes:
+        # A constant that the model's code made is neither a parameter nor a buffer.
+        if node.op == "get_attr" and "." not in node.target and not hasattr(clone, node.target):
+            clone.register_buffer(node.target, getattr(exported, node.target), persistent=False)
     setattr(clone, _GUARDS, ExpectExported(getattr(clone, _GUARDS).forward))
     return graph_module(clone, graph, "Exported")
 

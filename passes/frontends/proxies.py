@@ -6,6 +6,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import CodeType, FrameType
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import fx
 
 from passes.graph.leaf_functions import leaf
-from passes.graph.own_thread import Own
+from passes.graph.own_thread import ImportsUnpatched, Own
 from passes.operations.catalogue import OPERATIONS
 from passes.operations.operation import Kind
 from passes.user_code.source import is_library, is_users, user_line
@@ -146,11 +147,25 @@ def factories_recorded() -> Iterator[None]:
     """
     originals = {name: getattr(torch, name) for name in FACTORIES}
     own = Own()
+    patches = {name: own.only(originals[name], recorded) for name, recorded in FACTORIES.items()}
     try:
-        for name, recorded in FACTORIES.items():
-            setattr(torch, name, own.only(originals[name], recorded))
-        yield
+        _set(patches)
+        with ImportsUnpatched(own, partial(_as_before, originals, patches)):
+            yield
     finally:
         own.over()
-        for name, original in originals.items():
-            setattr(torch, name, original)
+        _set(originals)
+
+
+def _set(functions: Mapping[str, Callable[..., Any]]) -> None:
+    for name, function in functions.items():
+        setattr(torch, name, function)
+
+
+@contextmanager
+def _as_before(originals: Mapping[str, Any], patches: Mapping[str, Any]) -> Iterator[None]:
+    _set(originals)
+    try:
+        yield
+    finally:
+        _set(patches)

@@ -22,7 +22,7 @@ from passes.stand_in import StandIn
 from passes.user_code.audit import innermost, watch
 from passes.user_code.hooks import has_hooks
 from passes.user_code.randomness import TorchDraws, same_random_state, state_outside_torch
-from passes.user_code.source import user_line
+from passes.user_code.source import user_line, why_not_followed
 from passes.user_code.state import state_of
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
@@ -262,8 +262,7 @@ def _try_trace(original: nn.Module, opaque: Iterable[str], layers: Iterable[str]
         except PassError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            return _Attempt(None, tracer.where(), reason, failed=True)
+            return _Attempt(None, tracer.where(), why_not_followed(error), failed=True)
         drew = not same_random_state(before, tracer.drawn())
         written = outside.changed()
     of_code = ran.hazards(tracer.recorded)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+from typing import cast
 
 from torch import fx, nn
 
 from passes.errors import PassError
 from passes.graph.graph_module import graph_module
 from passes.graph.layers import drop_from_taps, keep_layers, layer_tap, take_taps
+from passes.graph.leaf_functions import with_item
 from passes.pipeline import Pass, PassResult
 
 
@@ -21,7 +23,7 @@ class Cleanup(Pass):
             return PassResult(model, modified=False)
         for node in reversed(model.graph.nodes):
             if _is_item(node) and all(user.target is layer_tap for user in node.users):
-                drop_from_taps(node)
+                drop_from_taps(node, _written_there(node))
                 model.graph.erase_node(node)
         layers = take_taps(model.graph)
         cleaned = graph_module(model, model.graph)
@@ -39,3 +41,11 @@ class Cleanup(Pass):
 
 def _is_item(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target is operator.getitem
+
+
+def _written_there(node: fx.Node) -> fx.Node | None:
+    """Return what was written where an item was taken, if that is told."""
+    whole, index = node.args
+    if isinstance(whole, fx.Node) and whole.target is with_item and whole.args[1] == index:
+        return cast("fx.Node | None", whole.args[2])
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, cast
@@ -12,6 +13,9 @@ from torch.fx.graph import PythonCode
 from passes.graph.layers import Layers, add_layers, keep_layers, layer_calls
 from passes.graph.tracer import GraphTracer
 
+# In the meta of a graph: what the graph has become, if it has.
+_CODE = "code"
+
 
 class Lowered(fx.GraphModule):
     """A GraphModule whose nodes keep their names when it is pickled.
@@ -19,20 +23,15 @@ class Lowered(fx.GraphModule):
     torch.fx pickles a graph as code and traces that code again, which names every node anew.
     """
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the graph; what is to come before a call may find that the graph is to be another."""
-        before = self.__dict__.get("_before_call")
-        if before is not None:
-            before(self, args, kwargs)
-        return super().__call__(*args, **kwargs)
-
     def recompile(self) -> PythonCode:
         """Compile the graph, to be called without torch's own call: that prints tracebacks of errors."""
         code = super().recompile()
         # torch makes a class for each graph.
-        kind = type(self)
+        kind: Any = type(self)
         if "__call__" in vars(kind):
             del kind.__call__
+        kind.forward_of_graph = kind.forward
+        kind.forward = _after_what_comes_before(kind.forward)
         return code
 
     def before_call(self, hook: Callable[..., None]) -> None:
@@ -46,16 +45,18 @@ class Lowered(fx.GraphModule):
         inputs = (str(node.target) for node in self.graph.nodes if node.op == "placeholder")
         return not any(name.startswith("*") for name in inputs)
 
-    def become(self, module: nn.Module) -> str:
-        """Call a module with all that is given, in place of the graph; return the name that it has here.
+    def become(self, module: nn.Module) -> None:
+        """Call a module with all that is given, in place of the graph; its parts keep their names.
+
+        It is a part itself, by a name that nothing else has; a state dict holds each tensor once.
 
         Example:
             >>> import torch
             >>> traced = nn.Sequential(nn.Tanh())
             >>> model = graph_module(traced, fx.symbolic_trace(traced).graph)
-            >>> name = model.become(nn.ReLU())
-            >>> model(-torch.ones(1))
-            tensor([0.])
+            >>> model.become(nn.Sequential(nn.Linear(1, 1)))
+            >>> model(torch.ones(1)).shape, list(model.state_dict())
+            (torch.Size([1]), ['0.weight', '0.bias'])
 
         """
         kinds = inspect.signature(module.forward).parameters
@@ -70,38 +71,73 @@ class Lowered(fx.GraphModule):
                 else:
                     args.append(given)
         name = "code"
-        while hasattr(self, name):
+        while hasattr(self, name) or hasattr(module, name):
             name = f"{name}_"
+        # Their places were in the other graph; in the code they are modules.
+        keep_layers(self, {})
+        self._modules.clear()
         self.add_module(name, module)
         graph.output(graph.call_module(name, tuple(args), kwargs))
         self.graph = graph
-        # Their places were in the other graph; in the code they are modules.
-        keep_layers(self, {})
-        self.delete_all_unused_submodules()
-        return name
+        self.meta[_CODE] = name
+        self.show_code()
+
+    def show_code(self) -> None:
+        """Have the parts of what this graph has become as its own, beside that."""
+        name = self.meta.get(_CODE)
+        if name is None:
+            return
+        code: nn.Module = self._modules[name] or self
+        self._modules = {**code._modules, name: code}
+        for held in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+            # The same, so that what is moved is moved in both.
+            object.__setattr__(self, held, getattr(code, held))
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what is kept of the model, each tensor by the name that it had."""
+        result = super().state_dict(*args, **kwargs)
+        if _CODE in self.meta:
+            for key in self._keys_of_code(result, kwargs.get("prefix", "")):
+                del result[key]
+        return result
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        name = self.meta.get(_CODE)
+        if name is not None:
+            state_dict |= {
+                f"{prefix}{name}.{key.removeprefix(prefix)}": value
+                for key, value in state_dict.items()
+                if key.startswith(prefix)
+            }
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _keys_of_code(self, state: Any, prefix: str) -> list[str]:
+        return [key for key in state if key.startswith(f"{prefix}{self.meta[_CODE]}.")]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Lowered:
         copied = cast("Lowered", super().__deepcopy__(memo))
+        copied.show_code()
         _copy_training(self, copied)
         add_layers(copied)
         return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
         rebuild, arguments = super().__reduce__()
-        arguments = _without_hook(arguments)
         names = [node.name for node in self.graph.nodes]
         layers = {name: call for name, call in layer_calls(self).items() if name}
-        return _rebuild, (rebuild, arguments, names, layers)
+        return _rebuild, (rebuild, arguments, names, layers, self.meta.get(_CODE))
 
 
-def _without_hook(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Leave out of a pickle what watches the first calls."""
-    state = {key: value for key, value in arguments[0].items() if key != "_before_call"}
-    if "meta" in state:
-        preserved = state["meta"].get("_user_preserved_attributes", {})
-        kept = {key: value for key, value in preserved.items() if key != "_before_call"}
-        state["meta"] = state["meta"] | {"_user_preserved_attributes": kept}
-    return (state, *arguments[1:])
+def _after_what_comes_before(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph; what is to come before a call may find that the graph is to be another."""
+        before = self.__dict__.get("_before_call")
+        if before is not None:
+            before(self, args, kwargs)
+        return self.forward_of_graph(*args, **kwargs)
+
+    return forward
 
 
 def graph_module(model: nn.Module, graph: fx.Graph, name: str | None = None) -> Lowered:
@@ -147,13 +183,15 @@ def _rebuild(
     arguments: tuple[Any, ...],
     names: list[str],
     layers: Layers | None = None,
+    code: str | None = None,
 ) -> Lowered:
     loaded = rebuild(*arguments)
     graph = renamed(loaded.graph, names) if len(loaded.graph.nodes) == len(names) else loaded.graph
     result = graph_module(loaded, graph, type(loaded).__name__)
     for key, value in loaded.__dict__.items():
         result.__dict__.setdefault(key, value)
-    result.meta = loaded.meta
+    result.meta = loaded.meta | ({} if code is None else {_CODE: code})
+    result.show_code()
     keep_layers(result, layers or {})
     return result
 

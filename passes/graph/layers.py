@@ -7,14 +7,12 @@ what they told is kept in the `meta` of the graph module by the names of nodes, 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import fx, nn
 
-from passes.errors import RewriteError
 from passes.leaves import Layout
 from passes.user_code.structure import map_tensors, tensors_in
 
@@ -118,11 +116,11 @@ def _names(values: Any) -> list[str]:
     return [values.name] if isinstance(values, fx.Node) else [""]
 
 
-def drop_from_taps(node: fx.Node) -> None:
-    """Let taps, the only users of a node, keep its place without it."""
+def drop_from_taps(node: fx.Node, instead: fx.Node | None = None) -> None:
+    """Let taps, the only users of a node, keep its place without it, or with another."""
 
     def kept(each: fx.Node) -> fx.Node | None:
-        return None if each is node else each
+        return instead if each is node else each
 
     for tap in list(node.users):
         tap.args = fx.node.map_arg(tap.args, kept)
@@ -138,6 +136,10 @@ def put_taps(model: fx.GraphModule) -> None:
                 model.graph.call_function(layer_tap, ([nodes.get(each) for each in values], name, side))
         if call is None:
             model.graph.call_function(layer_tap, ((), name, "again"))
+
+
+def _behind(graph: fx.Graph, nodes: dict[str, fx.Node], name: str) -> AbstractContextManager[None]:
+    return graph.inserting_before(nodes[name].next if name else next(iter(graph.nodes)))
 
 
 class LayerBoundary(Layout):
@@ -179,52 +181,3 @@ def _item(value: Any, path: tuple[int, ...]) -> Any:
             break
         value = value[index]
     return value
-
-
-def insert_boundary(graph: fx.Graph, call: Call, side: str, target: str, boundary: LayerBoundary) -> None:
-    """Let what a layer takes, or gives, go through a boundary.
-
-    Args:
-        graph: changed.
-        call: the call of the layer.
-        side: ``"input"`` or ``"output"``.
-        target: the name that the boundary has in the owner of the graph.
-        boundary: told which items are used.
-
-    Raises:
-        RewriteError: if the layer hands on what it takes, so that nothing tells the two apart, or if
-            nothing uses what it gives.
-
-    """
-    nodes = {node.name: node for node in graph.nodes}
-    order = {node: k for k, node in enumerate(graph.nodes)}
-    first, last, inputs, outputs = call
-    begin, end = (order[nodes[name]] if name else -1 for name in (first, last))
-    if any(name and order[nodes[name]] <= begin for name in outputs):
-        raise RewriteError("hands on what it takes; explain the layer before or behind it")
-    values = [nodes[name] for name in (inputs if side == "input" else outputs) if name]
-    after, last_one = (begin, end) if side == "input" else (end, len(order))
-    uses = [[user for user in value.users if after < order[user] <= last_one] for value in values]
-    boundary.used = [_paths(users) if side == "output" else [()] for users in uses]
-    if side == "output" and not any(boundary.used):
-        raise RewriteError("gives nothing that the model uses")
-    with _behind(graph, nodes, first if side == "input" else last):
-        given = graph.call_module(target, tuple(values))
-        items = [graph.call_function(operator.getitem, (given, k)) for k in range(len(values))]
-    for value, item, users in zip(values, items, uses, strict=True):
-        for user in users:
-            user.replace_input_with(value, item)
-
-
-def _paths(users: list[fx.Node]) -> list[tuple[int, ...]]:
-    """Return the items that are used of a value, all of it as ``()``."""
-    found: dict[tuple[int, ...], None] = {}
-    for user in users:
-        if user.target is not operator.getitem or not isinstance(user.args[1], int):
-            return [()]
-        found |= {(user.args[1], *path): None for path in _paths(list(user.users))}
-    return list(found)
-
-
-def _behind(graph: fx.Graph, nodes: dict[str, fx.Node], name: str) -> AbstractContextManager[None]:
-    return graph.inserting_before(nodes[name].next if name else next(iter(graph.nodes)))

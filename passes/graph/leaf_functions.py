@@ -85,3 +85,32 @@ def overwritten(tensor: Tensor, value: Any) -> Tensor:
     if not isinstance(value, Tensor):
         return torch.full_like(tensor, value)
     return value.to(tensor).expand_as(tensor)
+
+
+@leaf
+def write_through(tensor: Any, value: Any) -> Any:
+    """Have all that shares memory with ``tensor`` hold ``value``; what is no tensor stays.
+
+    Example:
+        >>> x = torch.zeros(2)
+        >>> _ = write_through(x[:1], torch.ones(1))
+        >>> x
+        tensor([1., 0.])
+
+    """
+    return tensor.copy_(value) if isinstance(tensor, Tensor) and value is not tensor else tensor
+
+
+@leaf
+def write_back(tensor: Any, copy: Any) -> Any:
+    """Do the same with a copy of ``tensor``, if something has written to that since.
+
+    Example:
+        >>> x = torch.zeros(2)
+        >>> copy = x.clone()
+        >>> _ = write_back(x, copy), write_back(x, copy.add_(1))
+        >>> x
+        tensor([1., 1.])
+
+    """
+    return write_through(tensor, copy) if isinstance(copy, Tensor) and copy._version else tensor

@@ -10,9 +10,12 @@ from __future__ import annotations
 import builtins
 import functools
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import FunctionType
 from typing import Any
 
@@ -54,6 +57,68 @@ class Own:
             return replacement(*args, **kwargs)
 
         return call
+
+
+class ImportsUnpatched(MetaPathFinder):
+    """Has what a thread first imports while it traces imported without patches.
+
+    Libraries note torch's functions when they are imported; torch._dynamo would know a patch by their names.
+
+    Args:
+        own: whose imports.
+        unpatched: takes the patches back for a time.
+
+    Example:
+        >>> from contextlib import nullcontext
+        >>> with ImportsUnpatched(Own(), nullcontext):
+        ...     import this_module_is_missing
+        Traceback (most recent call last):
+        ModuleNotFoundError: No module named 'this_module_is_missing'
+
+    """
+
+    def __init__(self, own: Own, unpatched: Callable[[], AbstractContextManager[None]]) -> None:
+        self.own = own
+        self.unpatched = unpatched
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Find a module as it would be found, with another loader."""
+        others = [each for each in sys.meta_path if each is not self] if self.own else []
+        found = (each.find_spec(fullname, path, target) for each in others)
+        spec = next((each for each in found if each is not None), None)
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            spec.loader = _Unpatched(spec.loader, self)
+        return spec
+
+    def __enter__(self) -> None:
+        sys.meta_path.insert(0, self)
+
+    def __exit__(self, *_: object) -> None:
+        sys.meta_path.remove(self)
+
+
+class _Unpatched(Loader):
+    def __init__(self, plain: Any, imports: ImportsUnpatched) -> None:
+        self._plain = plain
+        self._imports = imports
+
+    def create_module(self, spec: ModuleSpec) -> Any:
+        return self._plain.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        module.__loader__ = module.__spec__.loader = self._plain
+        own, imports = self._imports.own, self._imports
+        # What it imports in turn needs nothing.
+        imports.own = _OVER
+        try:
+            with imports.unpatched():
+                self._plain.exec_module(module)
+        finally:
+            imports.own = own
+
+
+_OVER = Own()
+_OVER.over()
 
 
 class _Patcher(_symbolic_trace._Patcher):

@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import nn
 
+from passes.leaves import Layout
 from passes.operations.contract import Build
 from passes.replacement import Replacement
 from passes.user_code.hooks import has_hooks
@@ -37,4 +38,8 @@ class ModuleReplacement(Replacement):
 
     def build(self, module: nn.Module, name: str) -> nn.Module:
         """Return what ``module`` becomes, in its mode."""
-        return cast("nn.Module", self.builds[type(module)](module)).train(module.training)
+        made = cast("nn.Module", self.builds[type(module)](module)).train(module.training)
+        for path, part in made.named_modules():
+            if isinstance(part, Layout) and not part.name:
+                part.name = ".".join(filter(None, (name, path.rpartition(".")[0])))
+        return made

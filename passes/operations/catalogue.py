@@ -15,17 +15,24 @@ from passes.operations.attention import records as attention
 from passes.operations.contract import Lowering, Textbook, Varies
 from passes.operations.elementwise import records as elementwise
 from passes.operations.linear import records as linear
+from passes.operations.losses import records as losses
+from passes.operations.matrices import records as matrices
 from passes.operations.maxima import records as maxima
 from passes.operations.names import key_of, name_of_call
 from passes.operations.norms import records as norms
 from passes.operations.operation import CUTS, FIXED, NO_RULE, PRODUCT, Kind, Operation
+from passes.operations.order_statistics import records as order_statistics
 from passes.operations.pairwise import records as pairwise
 from passes.operations.products import records as products
+from passes.operations.scatter import records as scatter
 from passes.operations.softmax import records as softmax
 from passes.operations.without_slope import records as without_slope
 
 #: The families of operations: each has its records, atoms, lowerings and rules in a room of its own.
-FAMILIES = (linear, without_slope, elementwise, softmax, norms, maxima, pairwise, products, attention)
+FAMILIES = (
+    *(linear, without_slope, elementwise, softmax, norms, maxima, order_statistics, pairwise, products),
+    *(scatter, matrices, losses, attention),
+)
 #: All records.
 OPERATIONS: tuple[Operation, ...] = tuple(each for family in FAMILIES for each in family.CALLS)
 

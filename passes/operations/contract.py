@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
@@ -59,11 +60,14 @@ class BoundRule:
         pull: what it does to multipliers.
         multipliers: of the operands of an elementwise atom, which are to be brought to the shape of the
             output first; None for atoms that mix elements.
+        keeps_integers: whether operands of whole numbers, such as places, come as they are; else all
+            operands have the type of the output.
 
     """
 
     pull: Pull
     multipliers: Multipliers | None = None
+    keeps_integers: bool = False
 
     @property
     def elementwise(self) -> bool:
@@ -75,17 +79,18 @@ class BoundRule:
 Rule = Callable[[Any], BoundRule]
 
 
-def pulled(pull: Callable[..., Operands], *, complex: bool = False) -> Rule:
+def pulled(pull: Callable[..., Operands], *, complex: bool = False, keeps_integers: bool = False) -> Rule:
     """Make a rule of a function that takes the atom, then what a :data:`Pull` takes.
 
     Args:
         pull: the function.
         complex: whether it is true of complex numbers.
+        keeps_integers: whether it takes operands of whole numbers as they are.
 
     """
 
     def bind(atom: Any) -> BoundRule:
-        return BoundRule(partial(_guarded, atom, partial(pull, atom), complex))
+        return BoundRule(partial(_guarded, atom, partial(pull, atom), complex), keeps_integers=keeps_integers)
 
     return bind
 
@@ -133,9 +138,26 @@ def _guarded(
 ) -> Operands:
     """Refuse complex numbers, of which most rules are not true."""
     if not allowed and any(each.is_complex() for each in (*x, y)):
-        name = getattr(atom, "function", None) or type(atom).__name__
-        raise RewriteError(f"{name}: has no rule for complex numbers")
+        name = getattr(atom, "function", None) or type(atom).__name__.removesuffix("Atom").lower()
+        raise RewriteError(
+            f"{name} has no rule for complex numbers; apply it to their .real and .imag, or to their .abs()"
+        )
+    if len(x) == 1 and x[0].dim() == y.dim() == 1:
+        return (_of_number(atom, x[0], x0[0], y, y0, d),)
     return pull(x, x0, y, y0, d)
+
+
+def _of_number(atom: nn.Module, x: Tensor, x0: Tensor, y: Tensor, y0: Tensor, d: Tensor) -> Tensor:
+    """Take multipliers through a function of one number, which mixes nothing: the slope of its chord."""
+    x, x0 = (each.expand(len(d[0]), *each.shape[1:]) for each in (x, x0))
+    slope = (y - y0) / torch.where(x == x0, 1, x - x0)
+    if bool((x == x0).any()):
+        with torch.enable_grad():
+            at = [each.detach().clone().requires_grad_() for each in x]
+            found = torch.autograd.grad([atom(each) for each in at], at, allow_unused=True)
+        derivative = torch.stack([x[0] * 0 if each is None else each for each in found])
+        slope = torch.where(x == x0, derivative, slope)
+    return d * slope
 
 
 def is_plain(value: Any) -> bool:

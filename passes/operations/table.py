@@ -8,12 +8,13 @@ from torch import nn
 
 from passes.operations.catalogue import FAMILIES
 from passes.operations.contract import BoundRule, Build, Rule
+from passes.operations.registered import REGISTERED
 
 #: What each of torch's modules becomes, if a rewrite knows better than to leave it.
 MODULES: Mapping[type[nn.Module], Build] = {
     kind: build for family in FAMILIES for kind, build in family.MODULES.items()
 }
-#: The rule of each type of atom.
+#: The rule of each type of atom of this package.
 RULES: Mapping[type[nn.Module], Rule] = {
     kind: rule for family in FAMILIES for kind, rule in family.RULES.items()
 }
@@ -30,8 +31,9 @@ def rule_of(module: nn.Module) -> BoundRule | None:
     """
     # An atom that answers isinstance for one of torch's modules derives from both.
     for kind in type(module).__mro__:
-        if kind in RULES:
-            return RULES[kind](module)
+        rule = RULES.get(kind) or REGISTERED.get(kind)
+        if rule is not None:
+            return rule(module)
     return None
 
 

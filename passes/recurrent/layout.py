@@ -306,8 +306,8 @@ def _mask(lengths: Tensor, x: Tensor) -> Tensor | None:
 
 def _repack(out: Tensor, layout: SequenceLayout) -> PackedSequence:
     packed, lengths = layout.packed, layout.lengths
-    if packed is None or lengths is None:
-        raise InputError("the layout has no packed sequence to restore")
+    assert packed is not None
+    assert lengths is not None
     order = packed.sorted_indices
     if order is not None:
         out, lengths = out.index_select(1, order), lengths[order.cpu()]

@@ -14,8 +14,9 @@ from passes.errors import RewriteError
 from passes.recurrent.kernels import KERNELS
 from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.unroll import Call
+from passes.user_code.clone import private_copy
 from passes.user_code.hooks import modes_kept
-from passes.user_code.source import user_line, where_failed
+from passes.user_code.source import user_line, where_failed, with_line
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import OnCopies, Twin
 
@@ -61,7 +62,8 @@ def record_calls(
     try:
         with torch.no_grad(), unnoticed(model), modes_kept(probe), kernels:
             run.eval()(*args, **kwargs)
-    except RewriteError:
+    except RewriteError as error:
+        with_line(error)
         raise
     except Exception as error:
         raise RewriteError(
@@ -119,6 +121,8 @@ def copied(example_inputs: Any) -> Any:
     """Copy example inputs, for code that may write to them."""
     try:
         return copy.deepcopy(example_inputs)
+    except RecursionError:
+        return private_copy(example_inputs)
     except RuntimeError:  # a tensor with a history cannot be copied
         return example_inputs
 

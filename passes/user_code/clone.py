@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.user_code.hooks import OwnHook
-from passes.user_code.reach import attributes_of, is_proxy, reached, reaches_module, referent
+from passes.user_code.reach import (
+    MOST,
+    Steps,
+    attributes_of,
+    is_proxy,
+    next_of,
+    reached,
+    referent,
+    without_recursion,
+)
 from passes.user_code.tensors import TensorCopies
 
 M = TypeVar("M", bound=nn.Module)
@@ -79,8 +88,20 @@ def private_clone(model: M, tensor: Callable[[Tensor], Tensor] | None = None) ->
         ({'calls': [tensor([0.])]}, True, False)
 
     """
-    clone: M = _Cloner(tensor or _all_but_parameters()).module(model, "")
+    clone: M = without_recursion(_Cloner(tensor or _all_but_parameters()).module(model, ""))
     return clone
+
+
+def private_copy(value: Any) -> Any:
+    """Copy containers, objects and tensors, however deep they lie.
+
+    Example:
+        >>> value = [torch.zeros(1)]
+        >>> private_copy(value)[0].add_(1), value
+        (tensor([1.]), [tensor([0.])])
+
+    """
+    return without_recursion(_Cloner(TensorCopies()).value(value, ""))
 
 
 def _all_but_parameters() -> Callable[[Tensor], Tensor]:
@@ -101,7 +122,7 @@ def named_clones(model: M) -> tuple[M, dict[str, nn.Module]]:
 
     """
     cloner = _Cloner()
-    clone: M = cloner.module(model, "")
+    clone: M = without_recursion(cloner.module(model, ""))
     registered = {id(module): name for name, module in model.named_modules()}
     found: dict[str, nn.Module] = {}
     for original, path in cloner.paths.items():
@@ -119,6 +140,14 @@ def _may_hold(value: Any) -> bool:
 
 
 _PLAIN = (type(None), bool, int, float, str)
+_NUMBERS = frozenset(_PLAIN)
+
+
+def _are_plain(values: Any) -> bool:
+    """Whether all items are numbers, text or None, of which there may be many."""
+    return _NUMBERS.issuperset(map(type, values))
+
+
 _CONTAINERS = (dict, OrderedDict, list, set)
 _UNCHANGING = (type(None), bool, int, float, str, type, types.FunctionType, types.ModuleType)
 
@@ -168,15 +197,43 @@ class _Cloner:
         self.proxied: list[nn.Module] = []
         self.seen: dict[int, Any] = {}
         self.paths: dict[int, str] = {}
+        # What is known to lead to no module, and to one; whether something was too deep for copy.deepcopy.
+        self.alone: set[int] = set()
+        self.leading: set[int] = set()
+        self.deep = False
 
-    def module(self, module: Any, path: str) -> Any:
+    def reaches_module(self, value: Any) -> bool:
+        """Whether a module can be reached; what was walked through is known afterwards."""
+        holders: dict[int, list[int]] = {}
+        ends, seen, pending = list[int](), set[int](), [value]
+        while pending and len(seen) < MOST:
+            each = pending.pop()
+            if id(each) in seen or id(each) in self.alone:
+                continue
+            seen.add(id(each))
+            if id(each) in self.leading or (not is_proxy(each) and isinstance(each, nn.Module)):
+                ends.append(id(each))
+                continue
+            for part in next_of(each):
+                holders.setdefault(id(part), []).append(id(each))
+                pending.append(part)
+        while ends:
+            end = ends.pop()
+            # Each once.
+            ends += holders.pop(end, ())
+            self.leading.add(end)
+        if not pending:
+            self.alone |= seen - self.leading
+        return id(value) in self.leading
+
+    def module(self, module: Any, path: str) -> Steps:
         """Clone one module; compiled modules give way to what they were compiled from."""
         if id(module) in self.seen:
             return self.seen[id(module)]
         if isinstance(module, torch.jit.ScriptModule):
             return self.scripted(module, path)
         if is_compiled(module):
-            return self.module(module._modules["_orig_mod"], path)
+            return (yield self.module(module._modules["_orig_mod"], path))
         self.paths[id(module)] = path
         kind: type[nn.Module] = type(module)
         new: Any = kind.__new__(kind)
@@ -187,7 +244,7 @@ class _Cloner:
                 state[key] = value
             elif key != "_graph":
                 below = "" if key in ("_modules", "_parameters", "_buffers") else key
-                state[key] = self.value(value, f"{path}.{below}" if path and below else path or below)
+                state[key] = yield self.value(value, f"{path}.{below}" if path and below else path or below)
         # A compiled forward would run the original.
         state.pop("_compiled_call_impl", None)
         state.pop("_before_call", None)
@@ -205,12 +262,12 @@ class _Cloner:
             self.paths[id(part)] = ".".join(filter(None, (path, name)))
         return whole
 
-    def value(self, value: Any, path: str) -> Any:
+    def value(self, value: Any, path: str) -> Steps:
         """Map one attribute; what reaches no module is shared, unless everything is to be private."""
         if is_proxy(value):
-            return self.proxy(value, path)
+            return (yield self.proxy(value, path))
         if isinstance(value, nn.Module):
-            return self.module(value, path)
+            return (yield self.module(value, path))
         if isinstance(value, Tensor):
             return value if self.tensor is None else self.tensor(value)
         if value is None or isinstance(value, str | int | float | type):
@@ -220,67 +277,78 @@ class _Cloner:
         if isinstance(value, torch.Generator):
             return value if self.tensor is None else value.clone_state()
         if isinstance(value, list | dict | set | deque):
-            return self.container(value, path)
+            return (yield self.container(value, path))
         if isinstance(value, tuple | frozenset):
-            items = [self.value(item, f"{path}[{k}]") for k, item in enumerate(value)]
+            if _are_plain(value):
+                return value
+            items = yield self.items(value, path)
             return value._make(items) if hasattr(value, "_make") else type(value)(items)
-        if not reaches_module(value):
-            return value if self.tensor is None else self.own(value)
+        if not self.reaches_module(value):
+            return value if self.tensor is None else (yield self.own(value))
         try:
-            return self.reference(value, path)
+            return (yield self.reference(value, path))
         except Exception:
             # A file or a lock of something that hangs on the model, a trainer say, and is no part of it.
             self.seen[id(value)] = value
             return value
 
-    def proxy(self, value: Any, path: str) -> Any:
+    def items(self, values: Any, path: str) -> Steps:
+        """Map each of many."""
+        found = []
+        for k, item in enumerate(values):
+            found.append((yield self.value(item, f"{path}[{k}]")))
+        return found
+
+    def proxy(self, value: Any, path: str) -> Steps:
         """Map a weak proxy of a module of the model to one of its clone; others stay as they are."""
         target = referent(value)
         if not isinstance(target, nn.Module):
             return value
-        self.proxied.append(self.value(target, path))
+        self.proxied.append((yield self.value(target, path)))
         return weakref.proxy(self.proxied[-1])
 
-    def container(self, value: Any, path: str) -> Any:
+    def container(self, value: Any, path: str) -> Steps:
         # A module has ten that are empty, and copy.copy takes long for one.
         new = copy.copy(value) if value or type(value) not in _CONTAINERS else type(value)()
         self.seen[id(value)] = new
+        if not isinstance(value, dict) and _are_plain(value):
+            return new
         if isinstance(value, dict):
             for key, item in value.items():
                 if isinstance(item, OwnHook):
                     del new[key]
                     continue
-                new[key] = self.value(item, ".".join(filter(None, (path, str(key)))))
+                new[key] = yield self.value(item, ".".join(filter(None, (path, str(key)))))
             return new
-        items = [self.value(item, f"{path}[{k}]") for k, item in enumerate(value)]
+        items = yield self.items(value, path)
         new.clear()
         (new.update if isinstance(value, set) else new.extend)(items)
         return new
 
-    def reference(self, value: Any, path: str) -> Any:
+    def reference(self, value: Any, path: str) -> Steps:
         """Map what leads to a module without being a container."""
         if isinstance(value, types.MethodType):
-            owner = self.value(value.__self__, path)
+            owner = yield self.value(value.__self__, path)
             late = isinstance(owner, nn.RNNBase | nn.RNNCellBase)
             # What the instance has in the method's place may be what calls it.
             if late and value.__name__ not in vars(value.__self__):
                 return LateMethod(owner, value.__name__)
             return types.MethodType(value.__func__, owner)
         if isinstance(value, functools.partial):
-            arguments = [self.value(item, path) for item in value.args]
-            keywords = {key: self.value(item, path) for key, item in value.keywords.items()}
-            return functools.partial(self.value(value.func, path), *arguments, **keywords)
+            function, *arguments = yield self.items((value.func, *value.args), path)
+            keywords = yield self.items(value.keywords.values(), path)
+            return functools.partial(function, *arguments, **dict(zip(value.keywords, keywords, strict=True)))
         if isinstance(value, types.FunctionType):
-            return self.function(value, path)
+            return (yield self.function(value, path))
         if isinstance(value, weakref.ref):
-            return weakref.ref(self.value(value(), path))
+            return weakref.ref((yield self.value(value(), path)))
         new = copy.copy(value)
         self.seen[id(value)] = new
         for key, item in attributes_of(value).items():
-            object.__setattr__(new, key, self.value(item, f"{path}.{key}"))
+            object.__setattr__(new, key, (yield self.value(item, f"{path}.{key}")))
         return new
 
-    def function(self, function: types.FunctionType, path: str) -> types.FunctionType:
+    def function(self, function: types.FunctionType, path: str) -> Steps:
         """Rebuild a function around the clones of what it closes over."""
         cells = tuple(types.CellType() for _ in function.__closure__ or ())
         new = types.FunctionType(
@@ -291,32 +359,35 @@ class _Cloner:
         for cell, own in zip(function.__closure__ or (), cells, strict=True):
             # A name that is not bound yet has no contents.
             with contextlib.suppress(ValueError):
-                own.cell_contents = self.value(cell.cell_contents, path)
-        new.__defaults__ = function.__defaults__ and self.value(function.__defaults__, path)
-        new.__kwdefaults__ = function.__kwdefaults__ and self.value(function.__kwdefaults__, path)
+                own.cell_contents = yield self.value(cell.cell_contents, path)
+        new.__defaults__ = function.__defaults__ and (yield self.value(function.__defaults__, path))
+        new.__kwdefaults__ = function.__kwdefaults__ and (yield self.value(function.__kwdefaults__, path))
         new.__dict__.update(function.__dict__)
         return new
 
-    def own(self, value: Any) -> Any:
+    def own(self, value: Any) -> Steps:
         """Copy an object that user code may write to; what cannot be copied stays shared."""
         if isinstance(value, types.FunctionType | types.MethodType | functools.partial):
-            return self.reference(value, "") if _may_hold(value) else value
+            return (yield self.reference(value, "")) if _may_hold(value) else value
         if isinstance(value, _SHARED):
             return value
+        if self.deep:
+            return (yield self.parts_of(value))
         assert self.tensor is not None
         memo = {id(each): self.tensor(each) for each in reached(value) if isinstance(each, Tensor)}
         try:
             new = copy.deepcopy(value, memo)
-        except Exception:
-            return self.parts_of(value)
+        except Exception as error:
+            self.deep = isinstance(error, RecursionError)
+            return (yield self.parts_of(value))
         self.seen[id(value)] = new
         return new
 
-    def parts_of(self, value: Any) -> Any:
+    def parts_of(self, value: Any) -> Steps:
         """Copy the attributes of an object, of which one cannot be copied: a file, a lock."""
         if not attributes_of(value):
             return value
         try:
-            return self.reference(value, "")
+            return (yield self.reference(value, ""))
         except Exception:
             return value

@@ -50,6 +50,54 @@ def has_hooks(module: nn.Module) -> bool:
     return any(not isinstance(hook, OwnHook) for each in hooks for hook in each.values())
 
 
+#: What is hooked to the modules of a model, by their names and the kind of hook; other forwards, too.
+Hooks = dict[tuple[str, str], frozenset[int]]
+
+
+def hooks_of(model: nn.Module) -> Hooks:
+    """Return the keys of all hooks but our own; of a forward of its own that a module has, none.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> handle = layer.register_forward_hook(lambda *_: None)
+        >>> hooks_of(layer) == {("", "_forward_hooks"): {handle.id}}
+        True
+
+    """
+    found: Hooks = {}
+    for name, module in model.named_modules():
+        for kind in _HOOKS:
+            hooks = getattr(module, kind, None) or {}
+            keys = frozenset(key for key, hook in hooks.items() if not isinstance(hook, OwnHook))
+            if keys:
+                found[name, kind] = keys
+        if "forward" in module.__dict__:
+            found[name, "forward"] = frozenset()
+    return found
+
+
+def take_out_hooks(model: nn.Module, known: Hooks) -> None:
+    """Take all hooks, and forwards of their own, out of a copy that is ours, but those that are known.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> handle = layer.register_forward_hook(lambda *_: None)
+        >>> take_out_hooks(layer, {})
+        >>> has_hooks(layer)
+        False
+
+    """
+    for (name, kind), keys in hooks_of(model).items():
+        module = model.get_submodule(name)
+        if kind == "forward":
+            if (name, kind) not in known:
+                object.__delattr__(module, "forward")
+            continue
+        hooks = getattr(module, kind)
+        for key in keys - known.get((name, kind), frozenset()):
+            del hooks[key]
+
+
 def set_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
     """Give a module of a copy that is ours another forward, for good.
 

@@ -6,7 +6,7 @@ import functools
 import types
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Self
 
 import torch
@@ -14,6 +14,41 @@ from torch import Tensor, nn
 
 #: More objects than a helper of a model consists of; a data set may have millions.
 MOST = 10_000
+
+
+#: A function that yields calls of its kind, in the place of making them, and is sent what they return.
+Steps = Generator[Any, Any, Any]
+
+
+def without_recursion(steps: Steps) -> Any:
+    """Return what such a function returns, however deep its calls go.
+
+    Example:
+        >>> def depth(value):
+        ...     return 0 if value is None else 1 + (yield depth(value[0]))
+        >>> chain = None
+        >>> for _ in range(5000):
+        ...     chain = (chain,)
+        >>> without_recursion(depth(chain))
+        5000
+
+    """
+    stack, result, error = [steps], None, None
+    while stack:
+        try:
+            call = stack[-1].send(result) if error is None else stack[-1].throw(error)
+        except StopIteration as done:
+            stack.pop()
+            result, error = done.value, None
+        except Exception as raised:
+            stack.pop()
+            result, error = None, raised
+        else:
+            stack.append(call)
+            result, error = None, None
+    if error is not None:
+        raise error
+    return result
 
 
 class Unchanging:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 import sys
 import traceback
 from types import FrameType
@@ -13,6 +14,7 @@ import torch
 from torch import fx, nn
 
 import passes
+from passes.errors import DeclinedError, RewriteError
 
 
 def folder_of(file: str | None) -> str:
@@ -101,6 +103,21 @@ def line_of(error: BaseException) -> str:
     return found
 
 
+def with_line(error: RewriteError) -> None:
+    """Put the user's line that an error came through at the end of its message, unless it has one.
+
+    Example:
+        >>> error = RewriteError("gru: expected a Tensor")
+        >>> with_line(error)
+        >>> str(error)
+        'gru: expected a Tensor'
+
+    """
+    line = line_of(error)
+    if line and not isinstance(error, DeclinedError) and not re.search(r"\.py:\d", str(error)):
+        error.args = (f"{error} ({line})",)
+
+
 def _line_of_node(graph: object, line: int) -> str:
     """Return the line of the user's that a line of a graph's code was made of."""
     nodes, begin = getattr(graph, "_lineno_map", None), getattr(graph, "_prologue_start", None)
@@ -109,6 +126,28 @@ def _line_of_node(graph: object, line: int) -> str:
         return ""
     node = next(itertools.islice(graph.graph.nodes, index, None), None)
     return "" if node is None else str(node.meta.get("source", ""))
+
+
+_FUNCTORCH = os.path.join(TORCH, "_functorch", "")
+_DYNAMO = os.path.join(TORCH, "_dynamo", "")
+
+
+def why_not_followed(error: BaseException) -> str:
+    """Say what a trace by torch.fx ended at.
+
+    Example:
+        >>> why_not_followed(ValueError("no"))
+        'ValueError: no'
+
+    """
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    line = line_of(error)
+    at = f" ({line})" if line else ""
+    if any(each.startswith(_DYNAMO) for each in files):
+        return f"calls what torch.compile has compiled{at}, which torch.fx does not look into"
+    if any(each.startswith(_FUNCTORCH) for each in files):
+        return f"calls a transform of torch.func, such as vmap or grad{at}, which torch.fx does not look into"
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def failed_in(error: BaseException) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
 import sys
+import threading
 import types
 import zlib
-from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,12 +19,11 @@ from torch import Tensor, nn
 
 from passes.user_code.randomness import random_state_kept
 from passes.user_code.source import is_users
+from passes.user_code.state import CONTAINERS, MOST_OF_ALL, PLAIN, Kept, is_opened, of_numpy, parts_of
 
-#: Values that are compared as they are.
-PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-_CONTAINERS = (list, dict, set, deque)
-# Of a container that is compared, or put back, element by element.
-_MOST = 1000
+# Names by which code asks for the environment, and what holds it.
+_ASKING = {"environ", "environb", "getenv"}
+_ENVIRONMENT = os.environ, "_data"
 
 Place = tuple[Any, str]
 
@@ -63,7 +64,7 @@ def _places(
         own = [each for each in methods if isinstance(each, types.FunctionType) and _is_users(each)]
         pending += own
         for name, value in vars(cls).items() if own else ():
-            if not name.startswith("__") and isinstance(value, (*PLAIN, *_CONTAINERS, tuple, Tensor)):
+            if not name.startswith("__") and isinstance(value, (*PLAIN, *CONTAINERS, tuple, Tensor)):
                 # Of the class itself, which may get one of its own.
                 found[id(kind), name] = kind, name
     seen: set[int] = set()
@@ -75,6 +76,8 @@ def _places(
         home = sys.modules.get(function.__module__)
         space = function.__globals__
         names = list(_names(function.__code__))
+        if not _ASKING.isdisjoint(names):
+            found[id(os.environ), "_data"] = _ENVIRONMENT
         for cell in filter(_is_filled, function.__closure__ or ()):
             found[id(cell), "cell_contents"] = cell, "cell_contents"
         if function.__defaults__:
@@ -89,7 +92,7 @@ def _places(
                 owner = home if home is not None and vars(home) is space else _Space(space)
                 found[id(space), name] = owner, name
             else:
-                found |= {(id(value), each): (value, each) for each in _attributes_read(value, names)}
+                found |= {(id(each), key): (each, key) for each, key in _attributes_read(value, names)}
     return tuple(found.values())
 
 
@@ -104,34 +107,44 @@ def _is_filled(cell: Any) -> bool:
 def _is_compared(value: Any) -> bool:
     kinds: tuple[Any, ...] = (
         *PLAIN,
-        *_CONTAINERS,
+        *CONTAINERS,
         tuple,
         Tensor,
         random.Random,
         torch.Generator,
-        *_of_numpy(),
+        ContextVar,
+        *of_numpy(),
     )
     return isinstance(value, kinds)
 
 
-def _of_numpy() -> tuple[Any, ...]:
-    numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return ()
-    return numpy.ndarray, numpy.random.Generator, numpy.random.RandomState
+def _attributes_read(value: Any, names: Iterable[str]) -> Iterator[Place]:
+    """Yield attributes of a user's module, class or object, and of objects in it, that some code names."""
+    seen: set[int] = set()
+    pending = [value]
+    while pending:
+        each = pending.pop()
+        if id(each) in seen or not _is_users_object(each):
+            continue
+        seen.add(id(each))
+        held = getattr(each, "__dict__", {})
+        for name in names:
+            if name in held and not name.startswith("__"):
+                pending.append(held[name])
+                inner = _is_users_object(held[name]) and not isinstance(held[name], type | types.ModuleType)
+                # What is no value may be another object later.
+                if inner or _is_compared(held[name]):
+                    yield each, name
 
 
-def _attributes_read(value: Any, names: Iterable[str]) -> Iterator[str]:
-    """Yield the names in some code that are attributes of a user's module, class or object, and compared."""
+def _is_users_object(value: Any) -> bool:
+    if isinstance(value, nn.Module):
+        return False
     if isinstance(value, types.ModuleType):
-        users = is_users(getattr(value, "__file__", None) or "<frozen>")
-    else:
-        kind = value if isinstance(value, type) else type(value)
-        home = sys.modules.get(kind.__module__)
-        file = getattr(home, "__file__", None)
-        users = kind.__module__ != "builtins" and (file is None or is_users(file))
-    held = getattr(value, "__dict__", {}) if users and not isinstance(value, nn.Module) else {}
-    yield from (name for name in names if name in held and _is_compared(held[name]))
+        return is_users(getattr(value, "__file__", None) or "<frozen>")
+    kind = value if isinstance(value, type) else type(value)
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return kind.__module__ != "builtins" and (file is None or is_users(file))
 
 
 def _plain(value: Any) -> Any:
@@ -169,23 +182,35 @@ def values_at(places: Iterable[Place]) -> tuple[Hashable, ...]:
         (3.141592653589793,)
 
     """
-    return tuple(_frozen(getattr(owner, name, None), 3) for owner, name in places)
+    return tuple(_frozen(getattr(owner, name, None)) for owner, name in places)
 
 
-def _frozen(value: Any, depth: int) -> Hashable:
+def _frozen(value: Any) -> Hashable:
     if isinstance(value, PLAIN):
         # True equals 1.
         return (value, "bool") if isinstance(value, bool) else value
-    if isinstance(value, Tensor):
-        return id(value), value._version
-    if hasattr(value, "tobytes"):
-        return id(value), zlib.crc32(value.tobytes())
-    if depth and isinstance(value, list | tuple | deque | set | frozenset) and len(value) <= _MOST:
-        items = [_frozen(each, depth - 1) for each in value]
-        return frozenset(items) if isinstance(value, set | frozenset) else (type(value).__name__, *items)
-    if depth and isinstance(value, dict) and len(value) <= _MOST:
-        return tuple((_frozen(key, 0), _frozen(each, depth - 1)) for key, each in value.items())
-    return id(value)
+    found: list[Hashable] = []
+    seen: set[int] = set()
+    pending = [value]
+    while pending and len(found) < MOST_OF_ALL:
+        each = pending.pop()
+        if isinstance(each, PLAIN):
+            found.append(_frozen(each))
+        elif isinstance(each, Tensor):
+            found.append((id(each), -1 if each.is_inference() else each._version))
+        elif hasattr(each, "tobytes"):
+            found.append((id(each), zlib.crc32(each.tobytes())))
+        elif id(each) in seen or not is_opened(each):
+            found.append(id(each))
+        elif isinstance(each, set | frozenset):
+            found.append(frozenset(_frozen(part) if isinstance(part, PLAIN) else id(part) for part in each))
+        else:
+            seen.add(id(each))
+            found.append((type(each), len(parts_of(each))))
+            if isinstance(each, dict):
+                found += [_frozen(key) if isinstance(key, PLAIN) else id(key) for key in each]
+            pending.extend(reversed(parts_of(each)))
+    return tuple(found)
 
 
 class Outside:
@@ -200,28 +225,50 @@ class Outside:
         modules = list(model.modules())
         places = places_outside({type(module) for module in modules}, _hooked_to(modules))
         values = ((owner, name, getattr(owner, name)) for owner, name in places if hasattr(owner, name))
-        self._kept = [(owner, name, value, _saved(value, 3)) for owner, name, value in values]
+        self._kept = [(owner, name, Kept(value)) for owner, name, value in values]
 
     def changed(self) -> list[str]:
         """Return the names of what is not as it was."""
         return [
             name
-            for owner, name, value, saved in self._kept
-            if getattr(owner, name, None) is not value or not _same(_saved(value, 3), saved)
+            for owner, name, kept in self._kept
+            if getattr(owner, name, None) is not kept.value or kept.is_changed()
         ]
 
     def put_back(self) -> None:
         """Make everything as it was."""
-        for owner, name, value, saved in self._kept:
-            if getattr(owner, name, None) is not value:
-                setattr(owner, name, value)
-            _put_back(value, saved)
+        for owner, name, kept in self._kept:
+            if getattr(owner, name, None) is not kept.value:
+                setattr(owner, name, kept.value)
+            kept.put_back()
 
 
 def _hooked_to(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
     for module in modules:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             yield from (each for each in hooks.values() if isinstance(each, types.FunctionType))
+
+
+_lock = threading.Lock()
+_eager: list[Any] = []
+
+
+@contextmanager
+def _as_written() -> Iterator[None]:
+    """Have what torch.compile has compiled run as it is written: our modes would be compiled with it."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with _lock:
+        # For all threads, so that the last of them takes back what the first has set.
+        _eager.append(None if _eager else torch.compiler.set_stance("force_eager"))
+    try:
+        yield
+    finally:
+        with _lock:
+            last = _eager.pop()
+            if last is not None:
+                last.__exit__(None, None, None)
 
 
 @contextmanager
@@ -244,95 +291,8 @@ def unnoticed(model: nn.Module) -> Iterator[Outside]:
 
     """
     outside = Outside(model)
-    with random_state_kept():
+    with random_state_kept(), _as_written():
         try:
             yield outside
         finally:
             outside.put_back()
-
-
-def _saved(value: Any, depth: int) -> Any:
-    if isinstance(value, Tensor):
-        return value._version, value.detach().clone()
-    if isinstance(value, random.Random):
-        return value.getstate()
-    if isinstance(value, torch.Generator):
-        return value.get_state()
-    if isinstance(value, _of_numpy()):
-        generator = _generator_of(value)
-        if generator is not None:
-            return repr(generator.state), generator.state
-        return (value.tobytes(), value.copy()) if value.size <= _MOST**2 else None
-    if isinstance(value, dict):
-        items = list(value.items())
-    elif isinstance(value, list | tuple | set | deque):
-        items = list(enumerate(value))
-    else:
-        return None
-    deep = depth and len(items) <= _MOST
-    return items, [_saved(each, depth - 1) for _, each in items] if deep else None
-
-
-def _put_back(value: Any, saved: Any) -> None:
-    if saved is None:
-        return
-    if isinstance(value, Tensor):
-        version, numbers = saved
-        if value._version != version:
-            with torch.no_grad():
-                value.copy_(numbers)
-    elif isinstance(value, random.Random):
-        value.setstate(saved)
-    elif isinstance(value, torch.Generator):
-        value.set_state(saved)
-    elif isinstance(value, _of_numpy()):
-        _put_numbers_back(value, saved[1])
-    else:
-        items, below = saved
-        _put_items_back(value, items)
-        for (_, each), part in zip(items, below or (), strict=False):
-            _put_back(each, part)
-
-
-def _generator_of(value: Any) -> Any:
-    """Return what holds the state of a generator of numpy's; None for an array."""
-    return getattr(value, "bit_generator", None) or getattr(value, "_bit_generator", None)
-
-
-def _put_numbers_back(value: Any, saved: Any) -> None:
-    generator = _generator_of(value)
-    if generator is not None:
-        generator.state = saved
-    elif value.flags.writeable and value.tobytes() != saved.tobytes():
-        value[...] = saved
-
-
-def _same(now: Any, before: Any) -> bool:
-    if isinstance(now, tuple) and isinstance(before, tuple) and now and isinstance(now[0], bytes | str):
-        return bool(now[0] == before[0])
-    if isinstance(now, tuple) and isinstance(before, tuple):
-        return len(now) == len(before) and all(map(_same, now, before))
-    if isinstance(now, list) and isinstance(before, list):
-        return len(now) == len(before) and all(map(_same, now, before))
-    if isinstance(now, Tensor) and isinstance(before, Tensor):
-        return now is before or (now.shape == before.shape and torch.equal(now, before))
-    plain = type(now) is type(before) and isinstance(now, PLAIN)
-    return now is before or (plain and bool(now == before))
-
-
-def _put_items_back(value: Any, items: list[tuple[Any, Any]]) -> None:
-    now = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-    same = len(now) == len(items) and all(
-        a is b and key is other for (key, a), (other, b) in zip(now, items, strict=True)
-    )
-    if same or isinstance(value, tuple):
-        return
-    if isinstance(value, dict):
-        value.clear()
-        value.update(items)
-    elif isinstance(value, set):
-        value.clear()
-        value.update(each for _, each in items)
-    else:
-        value.clear()
-        value.extend(each for _, each in items)

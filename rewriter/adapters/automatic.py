@@ -13,11 +13,11 @@ from torch import nn
 from passes.errors import DeclinedError, RewriteError
 from passes.frontends.exported import is_exported
 from rewriter.adapters.guard import holds_atoms
-from rewriter.adapters.restore import Found
 from rewriter.adapters.stock_rules import explained_by_stock
 from rewriter.compiler.decompose import decompose
 from rewriter.compiler.first_calls import prove_first
 from rewriter.compiler.report import Report
+from rewriter.explainer.found import Found
 from rewriter.explainer.layers import names_of
 
 # What an explanation under way in this thread leaves as it is: some explainers call others.

@@ -54,7 +54,7 @@ class Partners:
     def _noting(self, island: str) -> CallAtom:
         def call(name: str, atom: Atom, operands: Tensors) -> Any:
             output = atom(*operands)
-            self._note(f"{island}.{name}")(atom, operands, output)
+            self._note(f"{island}.{name}".lstrip("."))(atom, operands, output)
             return output
 
         return call

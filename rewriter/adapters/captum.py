@@ -95,7 +95,8 @@ def _attributing(given: Given) -> Iterator[Given]:
         return
     prove_first(model, args)
     to_input = any(bound.arguments.get(f"attribute_to_{what}_input") for what in ("layer", "neuron"))
-    layer = layer_called(model, getattr(explainer, "layer", None), "input" if to_input else "output")
+    side, neuron = "input" if to_input else "output", bound.arguments.get("neuron_selector")
+    layer = layer_called(model, getattr(explainer, "layer", None), side, neuron=neuron)
     with EXPLAINING, as_found(model), unwatched(), layer, bound_rules(model):
         yield given
 

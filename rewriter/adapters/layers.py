@@ -1,7 +1,8 @@
 """Have a decomposed model call the layer that somebody else's explainer has hooks on.
 
 Most layers of the user's model are written out in its graph, and only a module that computes nothing has
-their name. For the time of an explanation it is called where the layer begins, or ends.
+their name. For the time of an explanation it is called where the layer begins, or ends. Where the layer's own
+code runs, it runs inside of such a call. Either way hooks see tensors with the batch in dimension 0.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.rnn import PackedSequence
-from torch.utils import _pytree as pytree
-from torch.utils.hooks import RemovableHandle
 
 from passes.errors import RewriteError
+from passes.graph.boundary import insert_boundary
 from passes.graph.graph_module import renamed
-from passes.graph.layers import LayerBoundary, insert_boundary, layer_calls
+from passes.graph.layers import LayerBoundary, layer_calls
 from passes.user_code.clone import clone_structure
 from passes.user_code.hooks import replaced_forwards
-from passes.user_code.structure import tensors_in
+from passes.user_code.randomness import random_state_kept
+from rewriter.adapters.layer_run import LayerRun, explained_in, more_than_once
 
 _BOUNDARY = "rewriter_layer_boundary"
 # The layer that is called for an explanation under way in this thread: some explainers call others.
@@ -31,7 +32,7 @@ _watched: ContextVar[nn.Module | None] = ContextVar("rewriter_watched", default=
 
 @contextmanager
 def layer_called(
-    model: nn.Module, layer: nn.Module | None, side: str, most: int | None = None
+    model: nn.Module, layer: nn.Module | None, side: str, most: int | None = None, neuron: Any = None
 ) -> Iterator[None]:
     """While active, each run of ``model`` calls ``layer`` once with what it takes, or gives, as tensors.
 
@@ -42,6 +43,7 @@ def layer_called(
         layer: a module of it, by the name that it has in the user's model; None for no layer.
         side: ``"input"`` or ``"output"``.
         most: so many tensors at most; None for any number.
+        neuron: the index of one in a row that is asked for; None, or a function, for what needs no check.
 
     Raises:
         RewriteError: naming the layer, if it runs more than once, hands on what it takes, works in place on
@@ -67,136 +69,68 @@ def layer_called(
             f"the {type(layer).__name__} is not a part of the decomposed model; take the layer from there: "
             "decomposed.get_submodule(name)"
         )
-    looks_up = isinstance(layer, nn.Embedding) and side == "input" and name in layer_calls(model)
-    run = _Run(name, "output" if looks_up else side, most, id(layer))
-    handles: list[RemovableHandle] = []
+    if isinstance(layer, torch.jit.ScriptModule):
+        raise RewriteError(
+            f"{name}: is scripted, and takes no hooks, by which shap and captum look at a layer; explain it "
+            "with rewriter.DeepExplainer, or decompose the model before it is scripted"
+        )
+    side = "output" if isinstance(layer, nn.Embedding) else side
+    copy = clone_structure(model)
+    run = LayerRun(layer, name, side, most, partial(_seen, copy, name, side), neuron)
     forwards: list[tuple[nn.Module, Callable[..., Any]]]
-    if looks_up or _is_written_out(model, name):
-        forwards = [(layer, handed_on), (model, partial(run.start, _with_boundary(model, layer, run)))]
+    if _has_boundary(model, layer, name):
+        forwards = [
+            (layer, handed_on),
+            (model, partial(run.start, _with_boundary(model, name, side, run.through))),
+        ]
     else:
-        forwards = [(model, partial(run.start, model.forward))]
-        handles = [layer.register_forward_pre_hook(run.entered), layer.register_forward_hook(run.left)]
+        forwards = [(layer, partial(run.forward, layer.forward)), (model, partial(run.start, model.forward))]
+        object.__setattr__(layer, "_call_impl", partial(run.around, layer))
     token = _watched.set(layer)
     try:
         with replaced_forwards(forwards):
             yield
+    except RuntimeError as error:
+        if "appears to not have been used in the graph" not in str(error):
+            raise
+        raise RewriteError(
+            f"{name}: what is explained does not depend on its {side}; explain another layer"
+        ) from error
     finally:
         _watched.reset(token)
-        for handle in handles:
-            handle.remove()
+        layer.__dict__.pop("_call_impl", None)
 
 
-class _Run:
-    """One run of a model in which a layer is watched.
-
-    Args:
-        name: of the layer.
-        side: what of it is explained.
-        most: so many tensors at most.
-        watched: the ``id`` of the layer; a copy of the model has another.
-
-    """
-
-    def __init__(self, name: str, side: str, most: int | None, watched: int) -> None:
-        self.name = name
-        self.side = side
-        self.most = most
-        self.watched = watched
-        self.rows = 0
-        self.calls = 0
-        self.taken: list[tuple[Tensor, int]] = []
-
-    def start(self, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run the model."""
-        self.rows = next((len(each) for each in tensors_in((args, kwargs)) if each.dim()), 0)
-        self.calls = 0
-        return plain(*args, **kwargs)
-
-    def entered(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Check a call of the layer."""
-        if id(module) != self.watched:
-            return
-        self.calls += 1
-        if self.calls > 1:
-            raise _more_than_once(self.name)
-        if self.side == "input":
-            self.check(args)
-            self.taken = [(each, each._version) for each in tensors_in(args)]
-
-    def left(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Check what the layer did."""
-        if id(module) != self.watched:
-            return
-        taken, self.taken = self.taken, []
-        if self.side == "output":
-            self.check(output if isinstance(output, tuple) else (output,))
-        elif any(each._version != version for each, version in taken):
-            raise RewriteError(
-                f"{self.name}: works in place, and has overwritten what it took; explain it with "
-                "rewriter.DeepExplainer, or make it without inplace=True"
-            )
-
-    def check(self, values: tuple[Any, ...]) -> None:
-        """Raise RewriteError unless all are tensors with the rows of the batch first."""
-        wrong = [_described(each) for each in values if not self._has_rows(each)]
-        if self.most is not None and len(values) > self.most:
-            wrong = [_described(each) for each in values]
-        if wrong or not values:
-            most = "" if self.most is None else f", at most {self.most}"
-            raise RewriteError(
-                f"{self.name}: its {self.side} is {', '.join(wrong) or 'no tensor'}; shap and captum explain "
-                f"floating point tensors with the batch, of {self.rows} here, in dimension 0{most}: explain "
-                "it with rewriter.DeepExplainer"
-            )
-
-    def _has_rows(self, value: Any) -> bool:
-        return (
-            isinstance(value, Tensor)
-            and value.is_floating_point()
-            and value.dim() > 0
-            and value.shape[0] == self.rows
-        )
-
-
-def _described(value: Any) -> str:
-    return (
-        f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-    )
-
-
-def _is_written_out(model: nn.Module, name: str) -> bool:
+def _has_boundary(model: nn.Module, layer: nn.Module, name: str) -> bool:
+    """Whether a layer is written out, or, as an embedding, called where its hooks see what it gives."""
     calls = layer_calls(model)
     if name not in calls:
         return False
     assert isinstance(model, fx.GraphModule)
     if calls[name] is None:
-        raise _more_than_once(name)
-    return not any(node.op == "call_module" and node.target == name for node in model.graph.nodes)
+        raise more_than_once(name)
+    called = any(node.op == "call_module" and node.target == name for node in model.graph.nodes)
+    return isinstance(layer, nn.Embedding) or not called
 
 
-def _more_than_once(name: str) -> RewriteError:
-    return RewriteError(
-        f"{name}: runs more than once, and it cannot be told which of the calls is meant; explain a layer "
-        "that runs once, or give each call a module of its own"
-    )
-
-
-def _with_boundary(model: nn.Module, layer: nn.Module, run: _Run) -> fx.GraphModule:
-    """Return the model's graph, with its own modules, in which the layer is called."""
+def _with_boundary(
+    model: nn.Module, name: str, side: str, through: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+) -> fx.GraphModule:
+    """Return the model's graph, with its own modules, in which values go through a function."""
     assert isinstance(model, fx.GraphModule)
-    call = layer_calls(model)[run.name]
+    call = layer_calls(model)[name]
     assert call is not None
-    boundary = LayerBoundary(partial(_through, layer, run))
+    boundary = LayerBoundary(through)
     graph = renamed(model.graph, [node.name for node in model.graph.nodes])
     try:
-        insert_boundary(graph, call, run.side, _BOUNDARY, boundary)
+        insert_boundary(graph, call, side, _BOUNDARY, boundary)
     except RewriteError as error:
-        raise RewriteError(f"{run.name}: {error}") from None
+        raise RewriteError(f"{name}: {error}") from None
     targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
     parts = {target: _attribute(model, target) for target in targets - {_BOUNDARY}}
-    if run.name in parts:
+    if name in parts:
         # It is the boundary that calls the layer.
-        parts[run.name] = clone_structure(layer)
+        parts[name] = clone_structure(parts[name])
     return fx.GraphModule(parts | {_BOUNDARY: boundary}, graph)
 
 
@@ -205,20 +139,33 @@ def _attribute(model: nn.Module, target: str) -> Any:
     return getattr(model.get_submodule(owner), name)
 
 
-def _through(layer: nn.Module, run: _Run, values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Let the floating point tensors go through the layer, each once."""
-    packed = [each for each in pytree.tree_leaves(values, is_leaf=_is_packed) if _is_packed(each)]
-    found = {id(each): each for each in tensors_in(values) if each.is_floating_point()}
-    # Views of their own: what else is made of these tensors does not come through the layer.
-    tensors = tuple(each.view_as(each) for each in found.values())
-    run.check((*packed, *tensors))
-    given = layer(*tensors)
-    new = dict(zip(found, given if isinstance(given, tuple) else (given,), strict=True))
-    return pytree.tree_map_only(Tensor, lambda each: new.get(id(each), each), values)  # type: ignore[no-any-return]
+def _seen(copy: nn.Module, name: str, side: str, args: Any, kwargs: Any) -> list[Tensor]:
+    """Return what a layer takes, or gives, in a run of a copy of the model."""
+    found: list[Tensor] = []
+
+    def note(values: Any) -> Any:
+        found.extend(each.clone() for each in explained_in(values))
+        return values
+
+    layer = copy.get_submodule(name)
+    with torch.no_grad(), random_state_kept():
+        if _has_boundary(copy, layer, name):
+            _with_boundary(copy, name, side, note)(*args, **kwargs)
+            return found
+        handle = (
+            layer.register_forward_pre_hook(lambda _, *taken: _drop(note(taken)), with_kwargs=True)
+            if side == "input"
+            else layer.register_forward_hook(lambda *call: _drop(note(call[2])))
+        )
+        try:
+            copy(*args, **kwargs)
+        finally:
+            handle.remove()
+    return found
 
 
-def _is_packed(value: Any) -> bool:
-    return isinstance(value, PackedSequence)
+def _drop(_: Any) -> None:
+    """Return what leaves a call as it is."""
 
 
 def handed_on(*values: Any) -> Any:

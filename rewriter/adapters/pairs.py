@@ -97,9 +97,9 @@ class _Binding:
             output = type(atom).forward(atom, *operands)
             rule = rule_of(atom)
             if rule is None:
-                self.skip(f"{island}.{name}")()
+                self.skip(f"{island}.{name}".lstrip("."))()
                 return output
-            replaced = self.replace_gradient(f"{island}.{name}", rule)(atom, operands, output)
+            replaced = self.replace_gradient(f"{island}.{name}".lstrip("."), rule)(atom, operands, output)
             return output if replaced is None else replaced
 
         return call
@@ -164,7 +164,7 @@ class _Binding:
                 raise RewriteError(
                     f"{name or type(module).__name__}: gave shape {tuple(output.shape)}, and "
                     f"{tuple(output0.shape)} with samples and references exchanged; a sample and its "
-                    "reference must have one shape"
+                    "reference must have one shape: choose by torch.where(condition, a, b)"
                 )
             result: Tensor = PairRule.apply(  # type: ignore[no-untyped-call]
                 rule, (output.detach(), output0), len(operands), *operands, *operands0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from passes.errors import Decline
 from passes.recurrent.lengths import copied
-from passes.user_code.observe import module_calls
+from passes.user_code.observe import Call, Observer, module_calls, observe
 from passes.user_code.source import is_users
+from passes.user_code.structure import tensors_in
 
 #: Of a call.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -23,7 +24,9 @@ _LARGE = 1e-3
 
 
 def first_difference(original: nn.Module, rewritten: nn.Module, arguments: Arguments) -> str:
-    """Return ``", first in MODULE (FILE:LINE)"`` for the module whose outputs differ first; ``""`` for none.
+    """Return ``", first in MODULE (FILE:LINE)"`` for what differs first; ``""`` for nothing.
+
+    The line is that of the call that gives other numbers, where both run it, else the begin of the forward.
 
     Example:
         >>> import torch
@@ -39,7 +42,43 @@ def first_difference(original: nn.Module, rewritten: nn.Module, arguments: Argum
     modules = dict(original.named_modules())
     for name, tensors in expected.items():
         if name in got and _differ(tensors, got[name]):
-            return f", first in {name or 'the model itself'}{place_of(modules.get(name))}"
+            line = _first_line(original, rewritten, arguments)
+            return f", first in {name or 'the model itself'}{line or place_of(modules.get(name))}"
+    return ""
+
+
+class _Lines(Observer):
+    """Keeps the floating point tensors that each line of the user's gave last, by module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: dict[str, list[Tensor]] = {}
+        self.all: dict[str, list[Tensor]] = {}
+
+    def made(self, call: Call, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = run(*args, **kwargs)
+        if call.source:
+            found = [each.detach().clone() for each in tensors_in(result) if each.is_floating_point()]
+            # In the order in which lines are left.
+            self.last.pop(call.source, None)
+            self.last[call.source] = found
+            self.all.setdefault(call.source, []).extend(found)
+        return result
+
+
+def _first_line(original: nn.Module, rewritten: nn.Module, arguments: Arguments) -> str:
+    """Return the first line whose last call gives what the rewritten model computes nowhere at that line."""
+    sides = _Lines(), _Lines()
+    try:
+        for model, lines in zip((original, rewritten), sides, strict=True):
+            observe(model, lines, *copied(arguments))
+    except Exception:
+        # One that runs in training mode alone.
+        return ""
+    for line, tensors in sides[0].last.items():
+        others = sides[1].all.get(line, [])
+        if tensors and not any(not _differ([a], [b]) for a in tensors for b in others):
+            return f" ({line})"
     return ""
 
 

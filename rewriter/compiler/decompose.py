@@ -7,38 +7,36 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
 
-from passes.errors import Decline, DeclinedError, RewriteError
-from passes.frontends.tracing import Traced, trace_where_possible
+from passes.errors import Decline, DeclinedError, ReplacementError, RewriteError
+from passes.frontends.tracing import trace_where_possible
 from passes.graph.cleanup import Cleanup
 from passes.graph.graph_module import Lowered
-from passes.graph.layers import put_taps
 from passes.graph.unshare import UnshareAtoms
-from passes.leaves import Atom
-from passes.lowering.calls_in_graphs import LowerCalls, LoweredCall
+from passes.lowering.calls_in_graphs import LowerCalls
 from passes.lowering.mark_embeddings import MarkEmbeddings
 from passes.lowering.modules import ModuleReplacement
 from passes.lowering.out_of_place import OutOfPlace
+from passes.lowering.users_replacements import Replacements, checked, replace_users
 from passes.operations.table import MODULES
 from passes.pipeline import Pipeline
 from passes.recurrent.kernels import fused_nodes
-from passes.recurrent.lengths import as_arguments, copied, record_calls
-from passes.recurrent.recurrence import Recurrence
+from passes.recurrent.lengths import as_arguments, copied
 from passes.recurrent.replacements import recurrent_replacements
-from passes.recurrent.unroll import Call, ExpectSteps, Unroll
-from passes.replacement import ApplyReplacements, Rewrite
-from passes.stand_in import StandIn
+from passes.replacement import ApplyReplacements
 from passes.user_code.clone import clone_structure, named_clones
 from passes.user_code.source import line_of
 from rewriter.compiler.culprit import with_sources
 from rewriter.compiler.first_calls import FirstCalls
+from rewriter.compiler.flat import unrolled
+from rewriter.compiler.layer_reports import call_operation, layer_reports, module_operation, parameter_names
 from rewriter.compiler.proof import UnprovenError, runs, wrong
 from rewriter.compiler.proof import prove as prove_equal
-from rewriter.compiler.report import LayerReport, OperationReport, Report, UncoveredReport
+from rewriter.compiler.report import Report, UncoveredReport
 from rewriter.compiler.uncovered import uncovered_calls, uncovered_nodes
 from rewriter.inputs import Model, as_module
 
@@ -53,6 +51,7 @@ def decompose(
     scope: Literal["model", "recurrent"] = "model",
     strict: bool = True,
     prove: bool = True,
+    replacements: Replacements | None = None,
 ) -> nn.Module:
     """Rewrite a model into linear operations and atoms, each of which has an exact attribution rule.
 
@@ -80,12 +79,17 @@ def decompose(
         prove: run the result on the example inputs beside the original and compare outputs and gradients,
             twice, then with more rows and in the other mode; what differs stays the user's code. False
             saves three runs of the model.
+        replacements: what modules of exactly these types become: functions that take the module (a copy
+            that shares its parameters) and return a module that computes the same from tensors, by code
+            that torch.fx can follow or layers that have a rewrite. They come before all rewrites of ours,
+            which serve what is built as they serve the model. The proof holds them to the original.
 
     Returns:
         The rewritten model.
 
     Raises:
-        RewriteError: for something that is not a model, or example inputs that do not run.
+        RewriteError: for something that is not a model, example inputs that do not run, or a replacement
+            that builds no module.
         DeclinedError: with ``strict``, listing every module that cannot be rewritten and why.
         UnprovenError: if the result computes something else than the model, also with the model's own code
             around the rewritten layers.
@@ -104,15 +108,20 @@ def decompose(
     if scope not in ("model", "recurrent"):
         raise RewriteError(f"scope: expected 'model' or 'recurrent', got {scope!r}")
     model = as_module(model)
-    lower = partial(_lower, model, split=gates == "split", whole=scope == "model", strict=strict)
+    builds = checked(replacements)
+    replaced = [kind.__name__ for kind in builds]
+    how = partial(_lower, split=gates == "split", whole=scope == "model", builds=builds)
+    lower = partial(how, model, strict=strict)
     with _LOCK, torch.inference_mode(False):
         if example_inputs is None:
             rolled = lower()
-            if prove and rolled is not model:
-                _prove_when_called(model, rolled, split=gates == "split", whole=scope == "model")
+            if rolled is not model:
+                _prove_when_called(model, rolled, partial(how, strict=False), replaced, prove=prove)
             return rolled
         flat = partial(_flat, model, lower, example_inputs)
-        return _proven(model, flat, example_inputs) if prove else flat(None)
+        if not prove:
+            return _unproven(flat(None), _SWITCHED_OFF)
+        return _proven(model, flat, example_inputs, replaced)
 
 
 def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None = None) -> nn.Module:
@@ -124,9 +133,11 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
         length: instead of example inputs: the number of steps of every recurrent layer.
 
     Returns:
-        A new model whose graph holds one node for each activation and product of each step.
+        A new model whose graph holds one node for each activation and product of each step, compared with
+        the original as :func:`decompose` does.
 
     Raises:
+        UnprovenError: as :func:`decompose`.
         RewriteError: unless exactly one of ``example_inputs`` and ``length`` is given, or if the model
             is unrolled for another length already.
 
@@ -144,17 +155,61 @@ def unroll(model: nn.Module, example_inputs: Any = None, *, length: int | None =
     with _advising(
         "Mend them, or unroll(decompose(model, strict=False), ...), which keeps them as they are."
     ):
-        rolled = model if _report_of(model) else decompose(model)
+        rolled = decompose(model) if _report_of(model) is None else model
+    before = FirstCalls.of(rolled)
     with _LOCK, torch.inference_mode(False):
-        return _unrolled(clone_structure(rolled), example_inputs, length)
+        flat = partial(_flat_of, rolled, before, example_inputs, length)
+        if before is None:
+            return _unproven(flat(None), *(Report.of(rolled).proven.notes or [_NO_ORIGINAL]))
+        try:
+            original = before.original_of(rolled)
+        except RewriteError as error:
+            return _unproven(flat(None), str(error))
+        if length is None:
+            return _proven(original, flat, example_inputs, before.replaced)
+        again = partial(_again, before.lower, length)
+        return _prove_when_called(original, flat(None), again, before.replaced)
 
 
-def _prove_when_called(model: nn.Module, rewritten: nn.Module, *, split: bool, whole: bool) -> None:
-    before = FirstCalls(model, rewritten, partial(_lower, split=split, whole=whole, strict=False))
+def _flat_of(
+    rolled: nn.Module, before: FirstCalls | None, example_inputs: Any, length: int | None, code: str | None
+) -> nn.Module:
+    own = clone_structure(rolled)
+    if code is not None and before is not None:
+        own = before.lower(before.original_of(rolled), code=code)
+    return unrolled(own, example_inputs, length)
+
+
+def _again(lower: Callable[..., nn.Module], length: int, model: nn.Module, code: str) -> nn.Module:
+    return unrolled(lower(model, code=code), None, length)
+
+
+_SWITCHED_OFF = "not compared: prove=False"
+_NO_ORIGINAL = "not compared: the model that it was made of is not known any more"
+
+
+def _unproven(rewritten: nn.Module, *notes: str) -> nn.Module:
+    for each in notes:
+        Report.of(rewritten).proven.note(each)
+    return rewritten
+
+
+def _prove_when_called(
+    model: nn.Module,
+    rewritten: nn.Module,
+    lower: Callable[..., nn.Module],
+    replaced: Sequence[str],
+    *,
+    prove: bool = True,
+) -> nn.Module:
+    if not prove:
+        return _unproven(rewritten, _SWITCHED_OFF)
+    before = FirstCalls(model, rewritten, lower, replaced)
     if isinstance(rewritten, Lowered):
         rewritten.before_call(before)
     else:
         rewritten.register_forward_pre_hook(before, with_kwargs=True)
+    return rewritten
 
 
 def _flat(
@@ -163,10 +218,12 @@ def _flat(
     rolled = lower(code=code)
     # A model that is decomposed already is lowered to itself.
     own = rolled if rolled is not model else clone_structure(rolled)
-    return _reported(_unrolled(own, example_inputs, None), example_inputs)
+    return _reported(unrolled(own, example_inputs, None), example_inputs)
 
 
-def _proven(model: nn.Module, flat: Callable[[str | None], nn.Module], example_inputs: Any) -> nn.Module:
+def _proven(
+    model: nn.Module, flat: Callable[[str | None], nn.Module], example_inputs: Any, replaced: Sequence[str]
+) -> nn.Module:
     """Return a graph that computes what the model does, else the model's code with rewritten layers."""
     code = None
     while True:
@@ -174,11 +231,13 @@ def _proven(model: nn.Module, flat: Callable[[str | None], nn.Module], example_i
         try:
             result = flat(code)
             proven = prove_equal(model, result, example_inputs)
+        except ReplacementError:
+            raise
         except RewriteError as error:
             if not (isinstance(error, UnprovenError) or (error.__cause__ and runs(model, example_inputs))):
                 raise
             if code is not None or (result is not None and not isinstance(result, fx.GraphModule)):
-                raise wrong(model, str(error)) from error
+                raise wrong(model, str(error), replaced) from error
             code = f"a graph of it computes something else: {error}"
         else:
             Report.of(result).proven.add(proven)
@@ -225,53 +284,26 @@ def _uncovered(
         return [UncoveredReport("", "the model's code", line_of(error), reason)]
 
 
-def _unrolled(rolled: nn.Module, example_inputs: Any, length: int | None) -> nn.Module:
-    """Write the steps out in a model that nobody else has."""
-    report = Report.of(rolled)
-    owners = dict(rolled.named_parameters(remove_duplicate=False))
-    if length is None:
-        is_graph = isinstance(rolled, Lowered) and not report.islands
-        calls = record_calls(rolled, example_inputs, all_rewritten=not report.declines, is_graph=is_graph)
-    else:
-        _check_length(rolled, length)
-        recurrences = [module for module in rolled.modules() if isinstance(module, Recurrence)]
-        calls = {id(module): [Call(length, masked=False)] for module in recurrences}
-    flat = _without_recurrences(rolled, calls) if any(calls.values()) else rolled
-    layers = tuple(_layer_report(flat, layer) for layer in report.layers)
-    moved = {id(parameter): name for name, parameter in flat.named_parameters()}
-    names = {
-        old: tuple(moved.get(id(owners.get(path)), path) for path in paths)
-        for old, paths in report.parameter_names.items()
-    }
-    replace(report, layers=layers, parameter_names=names).attach(flat)
-    return flat
-
-
-def _without_recurrences(rolled: nn.Module, calls: dict[int, list[Call]]) -> nn.Module:
-    if isinstance(rolled, fx.GraphModule):
-        put_taps(rolled)
-    return Pipeline(Unroll(calls), UnshareAtoms(), Cleanup())(rolled).model
-
-
-def _check_length(model: nn.Module, length: int) -> None:
-    for module in model.modules():
-        if isinstance(module, ExpectSteps) and module.call.length != length:
-            raise RewriteError(
-                f"{module.name}: unrolled for sequences of {module.call.length} steps already, asked for "
-                f"{length}; unroll the result of decompose(model) instead"
-            )
-
-
-def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool, code: str | None = None) -> nn.Module:
+def _lower(
+    model: nn.Module,
+    *,
+    split: bool,
+    whole: bool,
+    strict: bool,
+    builds: Replacements | None = None,
+    code: str | None = None,
+) -> nn.Module:
     clone, modules = named_clones(model)
+    users = replace_users(builds or {}, modules, clone)
+    modules = users.modules
     recurrent = ApplyReplacements(recurrent_replacements(split=split), modules)
     recurrent(clone)
     before = _report_of(model)
-    if before is not None and not recurrent.rewrites:
+    if before is not None and not (recurrent.rewrites or users.rewrites):
         _check_again(before, split=split, strict=strict)
         return model
     # Before the trace, so that a model that is refused is not traced for nothing.
-    declines = with_sources(model, recurrent.declines)
+    declines = with_sources(model, (*users.declines, *recurrent.declines))
     _raise_declines(declines, strict=strict)
     exact = ApplyReplacements([ModuleReplacement(MODULES)] if whole else [], modules)
     exact(clone)
@@ -281,10 +313,10 @@ def _lower(model: nn.Module, *, split: bool, whole: bool, strict: bool, code: st
     calls = LowerCalls()
     passes = (OutOfPlace(), *([calls] if whole else []), MarkEmbeddings(), UnshareAtoms(), Cleanup())
     rolled = Pipeline(*passes)(traced.model).model
-    layers = tuple(_first_report(rolled, rewrite, traced, split=split) for rewrite in recurrent.rewrites)
-    operations = (*map(_module_operation, exact.rewrites), *map(_call_operation, calls.lowered))
+    layers = layer_reports(rolled, users, recurrent.rewrites, traced, split=split)
+    operations = (*map(module_operation, exact.rewrites), *map(call_operation, calls.lowered))
     uncovered = tuple(uncovered_nodes(rolled, traced.islands))
-    names = _parameter_names(recurrent.rewrites)
+    names = parameter_names(users, recurrent.rewrites)
     Report(layers, declines, traced.islands, names, operations, uncovered).attach(rolled)
     return rolled
 
@@ -323,52 +355,6 @@ def _declined_nodes(model: nn.Module) -> list[Decline]:
         )
         for kernel in fused_nodes(model.graph)
     ]
-
-
-def _first_report(rolled: nn.Module, rewrite: Rewrite, traced: Traced, *, split: bool) -> LayerReport:
-    inside = any(
-        island == "" or f"{rewrite.name}.".startswith(f"{island}.") for island in traced.islands
-    ) or not isinstance(rolled, fx.GraphModule)
-    layer = LayerReport(
-        rewrite.name,
-        rewrite.kind,
-        "islands" if inside else "fx",
-        "rolled",
-        sum(isinstance(module, Atom) for module in rewrite.module.modules()),
-        "copied" if split else "shared",
-    )
-    return _layer_report(rolled, layer)
-
-
-def _module_operation(rewrite: Rewrite) -> OperationReport:
-    atoms = sum(isinstance(module, Atom) for module in rewrite.module.modules())
-    return OperationReport(rewrite.name, rewrite.kind, atoms)
-
-
-def _call_operation(call: LoweredCall) -> OperationReport:
-    return OperationReport(call.name, call.operation, call.atoms)
-
-
-def _layer_report(model: nn.Module, layer: LayerReport) -> LayerReport:
-    """Count again what lies below the layer's name now."""
-    prefix = f"{layer.name}." if layer.name else ""
-    below = [module for name, module in model.named_modules() if name.startswith(prefix)]
-    atoms = sum(isinstance(module, Atom) for module in below)
-    if not atoms:
-        return layer
-    shared = any(isinstance(module, Recurrence) for module in below) or (
-        layer.front_end == "islands" and "Cell" in layer.kind
-    )
-    return replace(layer, atoms=atoms, level="rolled" if shared else "flat")
-
-
-def _parameter_names(rewrites: list[Rewrite]) -> dict[str, tuple[str, ...]]:
-    names: dict[str, tuple[str, ...]] = {}
-    for rewrite in rewrites:
-        prefix = f"{rewrite.name}." if rewrite.name else ""
-        for name, paths in cast("StandIn", rewrite.module)._paths.items():
-            names[prefix + name] = tuple(prefix + path for path in paths)
-    return names
 
 
 def _report_of(model: object) -> Report | None:

@@ -98,10 +98,16 @@ class Proven:
     largest: float = 0.0
     notes: list[str] = field(default_factory=list)
 
+    def note(self, why: str) -> None:
+        """Say once why something was not compared."""
+        if why not in self.notes:
+            self.notes.append(why)
+
     def add(self, more: Proven) -> None:
         """Count another comparison in."""
         self.runs += more.runs
-        self.notes += more.notes
+        for each in more.notes:
+            self.note(each)
         self.largest = max(self.largest, more.largest)
 
     def __bool__(self) -> bool:
@@ -110,7 +116,7 @@ class Proven:
 
     def __str__(self) -> str:
         if not self.runs:
-            return "not yet compared with the original"
+            return "not compared with the original so far"
         return f"equal to the original, to {self.largest:.1e}, on {', '.join(self.runs)}"
 
 
@@ -136,6 +142,8 @@ class Report:
         >>> report = rewriter.decompose(torch.nn.GRU(3, 2)).report
         >>> report.layers[0].kind, report.layers[0].atoms, report.declines
         ('GRU', 5, ())
+        >>> bool(report), bool(report.proven)
+        (True, False)
 
     """
 
@@ -148,6 +156,15 @@ class Report:
     code_was_run: bool = False
     proven: Proven = field(default_factory=Proven)
 
+    def __bool__(self) -> bool:
+        """Whether all of the model has an exact rule: nothing is declined, and nothing is uncovered.
+
+        False, too, where code stays the user's and was not run on example inputs: what has no rule in it is
+        not known. Whether the result computes what the original does is ``bool(report.proven)``.
+        """
+        looked_at = self.code_was_run or not self.islands
+        return looked_at and not self.declines and not self.uncovered
+
     def __str__(self) -> str:
         rows = [
             (_shown(layer.name), layer.kind, layer.front_end, layer.level, str(layer.atoms), layer.parameters)
@@ -158,8 +175,7 @@ class Report:
         notes += [f"kept as code: {_shown(name)}: {reason}" for name, reason in self.islands.items()]
         if self.islands and not self.code_was_run:
             notes.append("what has no rule in that code is listed where decompose gets example inputs")
-        if self.proven or self.proven.notes:
-            notes += [str(self.proven), *self.proven.notes]
+        notes += [str(self.proven), *self.proven.notes]
         return printable("\n".join([text, *self._shown_operations(), *self._shown_uncovered(), *notes]))
 
     def _shown_operations(self) -> list[str]:

@@ -12,8 +12,10 @@ from passes.operations.operation import CUTS, FIXED, RANDOM, ROWS
 from passes.user_code.observe import Call
 from rewriter.compiler.decompose import decompose
 from rewriter.compiler.report import Report
+from rewriter.compiler.uncovered import WITHOUT_GRADIENTS
 
 _HELPS = {
+    WITHOUT_GRADIENTS: "nothing behind it has attributions: let it run with them",
     CUTS: "it has no attributions behind it: remove it",
     RANDOM: "make it deterministic",
     ROWS: "use running statistics",
@@ -47,6 +49,9 @@ class Advice:
                 return f"decompose declines it: {decline.reason}"
         if self.decomposed:
             return self._decomposed(call, reason)
+        if reason == WITHOUT_GRADIENTS:
+            # No rule gets to what runs so.
+            return _with_help(reason)
         times = self.calls.get(call.name, 0)
         if times > 1:
             return f"called {times} times, stock shap keeps the last; decompose gives each call its own rule"
@@ -76,14 +81,14 @@ class Advice:
     def _uncovered(self, call: Call) -> str | None:
         found = [
             each.reason
-            for each in (self.report.uncovered if self.report else ())
+            for each in (self.report.uncovered if self.report is not None else ())
             if each.operation == call.operation
             and (each.name == call.name or each.source == call.source != "")
         ]
         return found[0] if found else None
 
     def _island(self, call: Call) -> str | None:
-        islands = self.report.islands if self.report else {}
+        islands = self.report.islands if self.report is not None else {}
         for name, reason in islands.items():
             if name == "" or f"{call.where}.".startswith(f"{name}."):
                 return reason

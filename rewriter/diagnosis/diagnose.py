@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -12,16 +11,19 @@ from torch import Tensor
 
 from passes.errors import RewriteError
 from passes.operations.operation import RANDOM
+from passes.user_code.clone import frozen_clone
 from rewriter.compiler.report import printable, render_table
 from rewriter.diagnosis.advice import Advice
+from rewriter.diagnosis.coupled_rows import why_coupled
 from rewriter.diagnosis.followed import Flow
 from rewriter.diagnosis.local_gaps import ROUNDING, Gaps
 from rewriter.diagnosis.run import Run
-from rewriter.inputs import Model, as_inputs, as_module, check_like
+from rewriter.inputs import Model, as_inputs, as_module, check_like, selecting
 
 _SHOWN = 20
 # Less than that of an error is left in float64 if much of it is rounding.
 _MUCH = 0.5
+_MORE = "the rows of a batch differ in more than their inputs, random numbers for example"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class DiagnosedOperation:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What :func:`diagnose` found; ``print`` shows the operations that break additivity.
+    """What :func:`diagnose` found; ``print`` shows what breaks additivity, ``bool`` is the verdict.
 
     Args:
         rows: all operations on what varies, worst first.
@@ -69,6 +71,7 @@ class Diagnosis:
             than their inputs, as they do where random numbers are drawn.
         in_float64: the additivity error of the same model in float64; None where its own dtype leaves no
             doubt, or it does not run in float64.
+        coupled: where rows of a batch influence each other, if that leaves something unexplained.
 
     """
 
@@ -79,21 +82,29 @@ class Diagnosis:
     explainer: str
     unexplained: float
     in_float64: float | None = None
+    coupled: str = ""
 
     @property
     def broken(self) -> tuple[DiagnosedOperation, ...]:
         """The operations that lose more than rounding."""
         return tuple(row for row in self.rows if not row.is_rounding)
 
+    @property
+    def _unaccounted(self) -> bool:
+        # Not 'greater than', which is False for NaN.
+        return not self.unexplained <= self.tolerance * self.scale
+
+    def __bool__(self) -> bool:
+        """Whether attributions add up: no operation loses more than rounding, and none is lost elsewhere."""
+        return not self.broken and not self._unaccounted
+
     def __str__(self) -> str:
         head = f"additivity error of {self.explainer}: {self.total:.1e}, largest output {self.scale:.1e}"
         if self.in_float64 is not None and self.in_float64 < _MUCH * self.total:
             head += f", error in float64: {self.in_float64:.1e}"
-        if not self.unexplained <= self.tolerance * self.scale:
-            head += (
-                f"\n{self.unexplained:.1e} of it comes from no operation: the rows of a batch differ in more "
-                "than their inputs, random numbers for example"
-            )
+        if self._unaccounted:
+            reason = self.coupled or _MORE
+            head += f"\n{self.unexplained:.1e} of it comes from no operation: {reason}"
         if not self.broken:
             return f"{head}\nevery operation passes on all that it gets, to rounding"
         rows = [
@@ -162,8 +173,8 @@ def diagnose(
         >>> found.rows[0].operation, found.total > 0.1
         ('softmax', True)
         >>> import rewriter
-        >>> bool(diagnose(rewriter.decompose(Model()), x, background).broken)
-        False
+        >>> bool(found), bool(diagnose(rewriter.decompose(Model()), x, background))
+        (False, True)
 
     """
     model = as_module(model)
@@ -180,17 +191,14 @@ def diagnose(
     check_like(samples, references, "x")
     if samples[0].shape[0] == 0:
         raise RewriteError("x: expected at least one sample, got none")
-    select = _select(output)
+    select = selecting(output)
     run = Run(model, select, samples, references)
     found = run.gaps(run.model)
     wide = run.in_float64() if any(each.in_doubt() for each in found) else None
-    return _diagnosis(found, wide, run.advice(), decomposed=run.islands is not None)
-
-
-def _select(output: Any) -> Callable[[Any], Any]:
-    if output is None:
-        return lambda result: result
-    return output if callable(output) else operator.itemgetter(output)
+    diagnosis = _diagnosis(found, wide, run.advice(), decomposed=run.islands is not None)
+    if diagnosis.unexplained <= diagnosis.tolerance * diagnosis.scale:
+        return diagnosis
+    return replace(diagnosis, coupled=why_coupled(frozen_clone(model).eval(), select, references))
 
 
 def _diagnosis(found: list[Gaps], wide: list[Gaps] | None, advice: Advice, *, decomposed: bool) -> Diagnosis:

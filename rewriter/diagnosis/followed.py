@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from passes.errors import RewriteError
 from passes.lowering.coverage import why_no_rule_for_call, why_no_rule_for_module
@@ -34,6 +35,7 @@ from rewriter.diagnosis.recorded import (
     is_floating,
     label_of,
     out_of,
+    refuse_transforms,
     written_in,
 )
 
@@ -108,6 +110,8 @@ class Followed(Explained):
         self.cuts = Cuts()
         # The calls that read numbers off tensors, with what they read here and in the exchanged run.
         self.read: list[tuple[Call, list[Any], list[Any]]] = []
+        # Which call made integers, and what was made of them, of numbers.
+        self.makers: Any = WeakIdKeyDictionary()
 
     def finish(self) -> None:
         """Look at nothing more: rules run atoms, too, in the backward pass."""
@@ -115,6 +119,7 @@ class Followed(Explained):
 
     def made(self, call: Call, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make the call, and have the backward pass note what flows through it."""
+        refuse_transforms(call)
         other = self._counterpart(call)
         operands, operands0 = self._matched(call, tensors_in((args, kwargs)), other.taken)
         deltas = [self._delta(a, b) for a, b in zip(operands, operands0, strict=True)]
@@ -126,6 +131,7 @@ class Followed(Explained):
         varies = _varies((args, kwargs)) and not _is_blind(call, args, kwargs)
         taken = list(zip(deltas, operands0, strict=True))
         result, given = self._run(call, flow, run, args, kwargs, taken, other)
+        self._note_maker(call, tensors_in((args, kwargs)), tensors_in(given))
         written = {id(each) for each in tensors_in(written_in(call, args, kwargs))}
         begun = self._left(call, flow, given, other, written, varies=varies)
         return map_tensors(lambda each: begun.get(id(each), each), result)
@@ -280,6 +286,13 @@ class Followed(Explained):
         # Infinity less infinity is no difference.
         return torch.where(value == other, torch.zeros_like(value), self.sign * (value - other))
 
+    def _note_maker(self, call: Call, taken: list[Tensor], given: list[Tensor]) -> None:
+        makers = [self.makers[each] for each in taken if each in self.makers]
+        if makers or any(map(is_floating, taken)):
+            for each in given:
+                if not is_floating(each):
+                    self.makers[each] = makers[0] if makers else call
+
     def _why(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], other: Made) -> str | None:
         if isinstance(call.function, nn.Module):
             covered = self.decomposed and is_covered(call.function)
@@ -291,8 +304,10 @@ class Followed(Explained):
         discrete = [
             (a, b) for a, b in zip(tensors_in((args, kwargs)), other.taken, strict=True) if not is_floating(a)
         ]
-        if any(differ([a], [b]) for a, b in discrete):
-            return FIXED
+        differing = [a for a, b in discrete if differ([a], [b])]
+        if differing:
+            maker = next((self.makers[each] for each in differing if each in self.makers), None)
+            return FIXED if maker is None else f"{FIXED}, made by {_shown(maker)}"
         if not differ(numbers, other.numbers):
             return None
         return next(

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from passes.errors import RewriteError
 from passes.leaves import Atom
 from passes.lowering.running_code import CallAtom, run_lowered, run_quietly, run_whole
 from passes.lowering.written import put, without_out, written_by
@@ -81,6 +83,7 @@ class Recorded(Explained):
 
     def made(self, call: Call, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make the call."""
+        refuse_transforms(call)
         taken, numbers = copies(tensors_in((args, kwargs))), numbers_in((args, kwargs))
         out = out_of(call, kwargs)
         result = run(*args, **kwargs) if out is None else put(out, run(*args, **without_out(kwargs)))
@@ -91,6 +94,16 @@ class Recorded(Explained):
                 each.nan_to_num_(0.0, 0.0, 0.0)
         self.calls.append(Made(label_of(call), taken, numbers, copies(given), numbers_in(result)))
         return result
+
+
+def refuse_transforms(call: Call) -> None:
+    """Raise RewriteError for a call whose numbers nobody sees: it is made for a transform of torch.func."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise RewriteError(
+            f"{call.name or 'the model'}: {call.operation} {call.source} runs in a transform of torch.func, "
+            "such as vmap or grad, where what passes through single operations cannot be followed; write it "
+            "for the whole batch, or with torch.autograd.grad"
+        )
 
 
 def label_of(call: Call) -> str:

@@ -9,23 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passes.errors import DeclinedError, RewriteError
+from passes.errors import DeclinedError, InputError, RewriteError
 from passes.operations.table import rule_of_module
 from passes.user_code.clone import frozen_clone
 from passes.user_code.observe import Call
-from passes.user_code.source import where_failed
+from passes.user_code.source import where_failed, with_line
 from passes.user_code.twin import Twin
+from rewriter.compiler.first_calls import prove_first
 from rewriter.compiler.islands import islands_of
 from rewriter.compiler.report import Report
 from rewriter.compiler.uncovered import is_covered
 from rewriter.diagnosis.advice import Advice
+from rewriter.diagnosis.coupled_rows import check_rows_apart
 from rewriter.diagnosis.local_gaps import Gaps, Half, gaps_of_sample
+from rewriter.diagnosis.refused_gradients import where_refused
 from rewriter.diagnosis.stock import StockRules
 from rewriter.engine.contexts import context_inputs, in_context
 from rewriter.engine.linked_modules import linked_copy
-from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.problem import Inputs, Problem, Target
 from rewriter.engine.rules import PairRule
-from rewriter.engine.runs.target import Target
 from rewriter.engine.weights import SharedWeights
 
 # Outputs that are followed of each sample, those that change most.
@@ -38,6 +40,7 @@ class Run:
     def __init__(
         self, model: nn.Module, select: Callable[[Any], Any], samples: Inputs, references: Inputs
     ) -> None:
+        prove_first(model, samples)
         self.given = model
         self.select = select
         self.model = frozen_clone(model)
@@ -59,7 +62,7 @@ class Run:
         except RewriteError:
             raise
         except Exception as error:
-            raise _failing(references, error) from error
+            raise _failing(references, error, where_failed(error)) from error
 
     def gaps(self, model: nn.Module, *, wide: bool = False) -> list[Gaps]:
         """Follow the multipliers of each sample."""
@@ -111,17 +114,23 @@ def _of_sample(
         # Where there is no rule, our explainer has the gradient at the sample, stock shap at the reference.
         half: Half = "references" if islands is None else "samples"
         return gaps_of_sample(model, select, sample, references, rules, half, _OUTPUTS, islands)
-    except (RewriteError, DeclinedError):
+    except DeclinedError:
         raise
     except Exception as error:
-        raise _failing(references, error) from error
+        if isinstance(error, RewriteError) and not isinstance(error, InputError):
+            raise
+        # Samples and references run together: a model may take some numbers of rows only.
+        check_rows_apart(frozen_clone(model), select, references)
+        if isinstance(error, InputError):
+            with_line(error)
+            raise
+        raise _failing(references, error, where_refused(error, model, select, references)) from error
 
 
-def _failing(references: Inputs, error: Exception) -> RewriteError:
+def _failing(references: Inputs, error: Exception, where: str) -> RewriteError:
     got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in references)
     return RewriteError(
-        f"the model, or output=, fails on inputs {got}: {type(error).__name__}: {error}, "
-        f"{where_failed(error)}"
+        f"the model, or output=, fails on inputs {got}: {type(error).__name__}: {error}, {where}"
     )
 
 

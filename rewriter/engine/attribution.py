@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +12,10 @@ from torch import Tensor
 
 from rewriter.engine.integers.origins import is_integer
 from rewriter.engine.merged_batch import Layouts, layouts_of
-from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.problem import Inputs, Problem, Target
 from rewriter.engine.runs.rows import pulled_back, run_linked, run_rows
-from rewriter.engine.runs.target import Target
 from rewriter.engine.sweeps.linked_recurrence import Forward
-from rewriter.engine.tape import Outers, Pairing, Tape
+from rewriter.engine.tape import Pairing, RowCountError, Tape
 from rewriter.engine.tiles import Tiles, default_budget, spans
 
 # Bytes that the run of the references may leave to be remembered.
@@ -109,19 +109,12 @@ def attribute(
     remembered = Remembered() if remembered is None else remembered
     size = remembered.size(target, problem)
     budget = default_budget(problem.device) if max_memory is None else max_memory
-    if size.layouts.counts_rows:
-        for j in range(problem.count):
-            # As many rows of the one as of the other, so that both run the same operations.
-            single = problem.of_references(j, j + 1).with_references_of_their_own()
-            tiles = Tiles.choose(single, size.row_bytes, size.step_bytes, budget)
-            yield from _Block(target, single, tiles, []).explained_by_own()
-        return
     tiles = Tiles.choose(problem, size.row_bytes, size.step_bytes, budget)
     small = tiles.references == problem.count and size.row_bytes * problem.count <= _SMALL
     for begin, end in spans(problem.count, tiles.references):
         # What one block leaves is gone before the next one runs.
-        block = _Block(target, problem.of_references(begin, end), tiles, size.layouts.outers)
-        yield from block.explained_by_own() if problem.own else block.explained(remembered if small else None)
+        block = _Block(target, problem.of_references(begin, end), tiles, size, budget)
+        yield from block.parts(remembered if small else None)
 
 
 @dataclass(frozen=True)
@@ -131,30 +124,83 @@ class _Block:
     target: Target
     problem: Problem
     tiles: Tiles
-    outers: list[Outers]
+    size: Size
+    budget: int
 
-    def explained(self, remembered: Remembered | None) -> Iterator[Part]:
-        """Yield the attributions by references that run once for all samples."""
-        tape, base = record(self.target, self.problem.references, remembered, self.problem.read_as)
-        for begin, end in spans(self.problem.rows, self.tiles.samples):
-            recorded = Tape(entries=tape.entries, inputs=tape.inputs, tokens=self.target.tokens)
-            yield self._part(begin, end, recorded, base)
+    def parts(self, remembered: Remembered | None) -> Iterator[Part]:
+        """Yield the attributions of a few samples at a time.
 
-    def explained_by_own(self) -> Iterator[Part]:
-        """Yield the attributions by references that each sample has for itself."""
+        Args:
+            remembered: what the run of the references is taken from, and left to.
+
+        """
+        by_rows = self.size.layouts.counts_rows
+        recorded = None
+        if not by_rows and not self.problem.own:
+            try:
+                recorded = self._record(self.problem.references, remembered)
+            except RowCountError:
+                by_rows = True
         for begin, end in spans(self.problem.rows, self.tiles.samples):
+            part = None
+            if not by_rows:
+                try:
+                    part = self._part(begin, end, recorded)
+                except RowCountError:
+                    by_rows = True
+            if part is not None:
+                yield part
+            else:
+                yield from self._row_for_row(begin, end)
+
+    def _part(self, begin: int, end: int, recorded: tuple[Tape, Tensor] | None) -> Part:
+        """Return the attributions by references that ran for all samples, or run for these alone."""
+        problem = self.problem.of_rows(slice(begin, end))
+        if recorded is None:
             # Nothing here holds on to what one span's references left while the next one's run.
-            references = self.problem.of_rows(slice(begin, end)).all_references()
-            yield self._part(begin, end, *record(self.target, references, read_as=self.problem.read_as))
+            return _part(
+                self.target,
+                problem,
+                begin,
+                self._record(problem.all_references()),
+                self.tiles,
+                self.size.layouts,
+            )
+        tape, base = recorded
+        tape = Tape(entries=tape.entries, inputs=tape.inputs, tokens=self.target.tokens)
+        return _part(self.target, problem, begin, (tape, base), self.tiles, self.size.layouts)
 
-    def _part(self, begin: int, end: int, tape: Tape, base: Tensor) -> Part:
-        tape.outers = self.outers
-        sums, multipliers, outputs = _pair(
-            self.target, self.problem.of_rows(slice(begin, end)), tape, self.tiles
-        )
-        count = self.problem.count
-        total = torch.unflatten(base, 0, (count, -1)).sum(0)
-        return Part(begin, end, outputs, total, sums, (end - begin) * count, multipliers)
+    def _record(self, references: Inputs, remembered: Remembered | None = None) -> tuple[Tape, Tensor]:
+        return record(self.target, references, remembered, self.problem.read_as, self.size.layouts)
+
+    def _row_for_row(self, begin: int, end: int) -> Iterator[Part]:
+        """Yield the attributions by one reference at a time, in as many rows as there are samples.
+
+        Both run the same operations then, also where code goes by the number of rows.
+        """
+        for j in range(self.problem.count):
+            single = self.problem.of_rows(slice(begin, end)).of_references(j, j + 1)
+            single = single.with_references_of_their_own()
+            tiles = Tiles.choose(single, self.size.row_bytes, self.size.step_bytes, self.budget)
+            for first, last in spans(single.rows, tiles.samples):
+                rows = single.of_rows(slice(first, last))
+                recorded = record(self.target, rows.all_references(), read_as=rows.read_as)
+                yield _part(self.target, rows, begin + first, recorded, tiles)
+
+
+def _part(
+    target: Target,
+    problem: Problem,
+    begin: int,
+    recorded: tuple[Tape, Tensor],
+    tiles: Tiles,
+    layouts: Layouts | None = None,
+) -> Part:
+    tape, base = recorded
+    sums, multipliers, outputs = _pair(target, problem, tape, tiles, layouts)
+    total = torch.unflatten(base, 0, (problem.count, -1)).sum(0)
+    pairs = problem.rows * problem.count
+    return Part(begin, begin + problem.rows, outputs, total, sums, pairs, multipliers)
 
 
 def _rows(problem: Problem) -> Iterator[Inputs]:
@@ -185,20 +231,26 @@ def _measure(target: Target, row: Inputs, others: Iterator[Inputs]) -> Size:
 
 
 def record(
-    target: Target, references: Inputs, remembered: Remembered | None = None, read_as: Inputs | None = None
+    target: Target,
+    references: Inputs,
+    remembered: Remembered | None = None,
+    read_as: Inputs | None = None,
+    layouts: Layouts | None = None,
 ) -> tuple[Tape, Tensor]:
     """Run the references, unless that is remembered; return what they left and their flattened outputs."""
     weights = target.weights.checksums() if remembered else ()
     if remembered and remembered.references and remembered.references[0] == weights:
         return remembered.references[1:]
-    tape = Tape(tokens=target.tokens)
+    tape = Tape(tokens=target.tokens, fits=partial(layouts.fits, len(references[0])) if layouts else None)
     base = run_rows(target, references, tape, read_as)
     if remembered:
         remembered.references = weights, tape, base
     return tape, base
 
 
-def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[Inputs, Inputs, Tensor]:
+def _pair(
+    target: Target, problem: Problem, tape: Tape, tiles: Tiles, layouts: Layouts | None
+) -> tuple[Inputs, Inputs, Tensor]:
     """Return the sums of attributions, and of multipliers, over the references, and the samples' outputs."""
     samples, references, chosen = problem.samples, problem.stacked(), problem.chosen
     pairing = Pairing(problem.rows, problem.count, problem.own)
@@ -208,6 +260,8 @@ def _pair(target: Target, problem: Problem, tape: Tape, tiles: Tiles) -> tuple[I
         chosen = torch.cat([chosen, chosen[-1:]])
         pairing.samples += 1
     tape.pairing = pairing
+    tape.outers = layouts.outers if layouts else []
+    tape.fits = partial(layouts.fits, pairing.samples) if layouts else None
     leaves, flat = run_linked(target, samples, tape)
     if target.interim is not None:
         # Beside what is cut there, what the model's inputs do on ways around it.

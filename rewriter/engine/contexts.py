@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rewriter.engine.problem import Inputs, Problem
-from rewriter.engine.runs.target import Target
+from rewriter.engine.problem import Inputs, Problem, Target
 from rewriter.engine.tape import Tape, running
 
 _ROWS = 8
@@ -55,8 +54,24 @@ def context_inputs(target: Target, problem: Problem) -> list[int]:
         torch.cat([side[k][some] for side, some in zip(sides, picked, strict=True)])
         for k in range(len(samples))
     ]
-    before = _looked_up(target, rows)
-    return [k for k in integers if not _changes(target, rows, k, before)]
+    try:
+        before = _looked_up(target, rows)
+        return [k for k in integers if not _changes(target, rows, k, before)]
+    except Exception:
+        # A model may take lengths in descending order only.
+        return [k for k in integers if not _changes_alone(target, rows, k)]
+
+
+def _changes_alone(target: Target, rows: Inputs, k: int) -> bool:
+    """Whether one input changes what is looked up, of rows that are all alike."""
+    differs = (rows[k] != rows[k][:1]).reshape(len(rows[k]), -1).any(1)
+    if not bool(differs.any()):
+        return False
+    alike = [each[:1].expand_as(each) for each in rows]
+    before = _looked_up(target, alike)
+    alike[k] = rows[k][differs][:1].expand_as(rows[k])
+    after = _looked_up(target, alike)
+    return len(after) != len(before) or not all(map(torch.equal, after, before))
 
 
 def _telling(inputs: Inputs, first: Inputs, integers: Sequence[int]) -> Tensor:

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
-from passes.lowering.running_code import run_quietly, run_whole
+from passes.lowering.running_code import run_lowered, run_quietly, run_whole
 from passes.operations.contract import BoundRule, Operands
 from passes.operations.table import rule_of_module
 from passes.recurrent.recurrence import Recurrence
@@ -20,20 +20,25 @@ from passes.user_code.hooks import set_forward
 from passes.user_code.twin import Scripted, wrap_scripted
 from rewriter.compiler.islands import islands_of, lowered_islands
 from rewriter.engine.integers.lookups import link_embeddings
+from rewriter.engine.loops.roll import roll_loops
 from rewriter.engine.rules import as_result, of_rank, pull
 from rewriter.engine.sweeps.cell_graph import NotElementwiseError
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.linked_recurrence import GatesToBe, can_fuse, linked_recurrence
-from rewriter.engine.tape import Outers, Pairing, current
+from rewriter.engine.tape import Outers, Pairing, RowCountError, current
 
 Forward = Callable[..., Any]
 
 
-def linked_copy(model: nn.Module) -> nn.Module:
+def linked_copy(model: nn.Module, *, rolled: bool = False) -> nn.Module:
     """Copy a model, in evaluation mode; outside of a run the copy computes what the model computes.
 
     The copy has modules of its own and shares the parameters' storage. It is never changed again, so
     that any number of threads may run it.
+
+    Args:
+        model: decomposed.
+        rolled: explain loops in its graph as the recurrences that they are; their nodes are gone then.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
@@ -45,6 +50,8 @@ def linked_copy(model: nn.Module) -> nn.Module:
     """
     copy = frozen_clone(model).eval()
     wrap_scripted(copy)
+    if rolled and isinstance(copy, fx.GraphModule):
+        roll_loops(copy)
     _link_recurrences(copy)
     link_embeddings(copy)
     for name, module in copy.named_modules():
@@ -61,6 +68,25 @@ def linked_copy(model: nn.Module) -> nn.Module:
     return copy
 
 
+def linked_function(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function of what a linked copy gives, whose operations with a rule are linked, too.
+
+    Args:
+        name: of what it is.
+        function: outside of a run it is called as it is.
+
+    Example:
+        >>> linked_function("output", torch.tanh)(torch.zeros(1))
+        tensor([0.])
+
+    """
+    return partial(_island_forward, function, partial(_run_function, function, name))
+
+
+def _run_function(function: Callable[[Any], Any], name: str, output: Any) -> Any:
+    return run_lowered(function, partial(_call, name), (output,), {})
+
+
 def _island_forward(plain: Forward, lowered: Forward, *args: Any, **kwargs: Any) -> Any:
     return plain(*args, **kwargs) if current() is None else lowered(*args, **kwargs)
 
@@ -68,7 +94,11 @@ def _island_forward(plain: Forward, lowered: Forward, *args: Any, **kwargs: Any)
 def _call(island: str, name: str, atom: nn.Module, operands: tuple[Any, ...]) -> Any:
     plain = partial(type(atom).forward, atom)
     rule = rule_of_module(atom)
-    return plain(*operands) if rule is None else _rule_forward(plain, f"{island}.{name}", rule, *operands)
+    return (
+        plain(*operands)
+        if rule is None
+        else _rule_forward(plain, f"{island}.{name}".lstrip("."), rule, *operands)
+    )
 
 
 def _link_recurrences(copy: nn.Module) -> None:
@@ -103,6 +133,9 @@ def _recurrence_forward(
     tape = current()
     if tape is None:
         return plain(gates, mask, *state)
+    if (gates.x if isinstance(gates, GatesToBe) else gates).dim() != 3:
+        # A loop of the user's own whose rows have dimensions of their own: step by step.
+        return plain(gates.made() if isinstance(gates, GatesToBe) else gates, mask, *state)
     return linked_recurrence(sweep, steps, name, tape, gates, mask, state)
 
 
@@ -111,25 +144,34 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
     # What is not a tensor is the same for all rows, and what is left of a product with it is linear.
     if tape is None or not all(isinstance(operand, Tensor) for operand in operands):
         return plain(*operands)
-    if not any(operand.is_floating_point() or operand.is_complex() for operand in operands):
+    if not any(map(_has_slope, operands)):
         # Integers have no multipliers; what becomes of them is followed for those who look them up.
         return plain(*operands)
     with torch.no_grad():
         result = plain(*operands)
     # What follows may write into the operands or the result in place. A rule takes one dtype: that of the
     # result, also where an operand holds integers.
-    noted = tuple(as_result(operand.detach().clone(), result) for operand in operands)
+    noted = tuple(
+        operand.clone()
+        if rule.keeps_integers and not _has_slope(operand)
+        else as_result(operand.detach().clone(), result)
+        for operand in operands
+    )
     output = result.clone()
     if tape.pairing is None:
         tape.add(name, (noted, output))
     else:
-        noted0, output0 = tape.next(name)
+        noted0, output0 = tape.next(name, (noted, output))
         outers = tuple(tape.outer(place) for place in range(len(noted) + 1))
         link = RuleLink(name, rule, noted, noted0, output, output0, tape.pairing, outers)
         result = LinkedRule.apply(link, (result,), *operands)  # type: ignore[no-untyped-call]
     if tape.decisions is not None:
         tape.decisions.note_made(result, operands)
     return result
+
+
+def _has_slope(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 @dataclass
@@ -158,12 +200,19 @@ class RuleLink:
         """Take multipliers (K, n, *output shape) to those of the operands, (K, n, *operand shape)."""
         self._check_rows()
         *outers, outer = self.outers
-        output = self.pairing.pairs(self.y, self.y0, outer)
-        pairs = [
-            self.pairing.pairs(*self._aligned(a, b), each)
-            for a, b, each in zip(self.x, self.x0, outers, strict=True)
-        ]
-        return pull(self.rule, pairs, output, d, self.x)
+        try:
+            output = self.pairing.pairs(self.y, self.y0, outer)
+            pairs = [
+                self.pairing.pairs(*self._aligned(a, b), each)
+                for a, b, each in zip(self.x, self.x0, outers, strict=True)
+            ]
+            return pull(self.rule, pairs, output, d, self.x)
+        except RowCountError as error:
+            raise RowCountError(
+                f"{self.name}: {error}; run it on all rows, and choose by torch.where(condition, a, b)"
+            ) from None
+        except RewriteError as error:
+            raise RewriteError(f"{self.name}: {error}") from None
 
     def _aligned(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Bring an operand to the rank of the output, if its rule asks for that."""

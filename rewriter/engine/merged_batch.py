@@ -30,13 +30,32 @@ class Layouts:
         outers: per operation, the size of what lies outside of the batch, 1 for each tensor whose batch is
             the outermost of what is merged; nothing at all if that is so everywhere.
         proven: no other layout would do; else nothing that was run reached enough of a tensor to tell.
-        counts_rows: which operations run depends on the number of rows, as in a loop over them.
+        counts_rows: which operations run, or on what, depends on the number of rows, as in a loop over them.
+        batches: per operation and tensor, the dimension of the batch and how many of each row there are.
 
     """
 
     outers: list[Outers] = field(default_factory=list)
     proven: bool = True
     counts_rows: bool = False
+    batches: list[list[tuple[int, int] | None]] = field(default_factory=list)
+
+    def fits(self, rows: int, place: int, entry: Any) -> bool:
+        """Whether what an operation leaves of so many rows has a part for each of them.
+
+        Args:
+            rows: their number.
+            place: of the operation in the run.
+            entry: what it leaves.
+
+        """
+        tensors = _tensors(entry)
+        if place >= len(self.batches) or len(tensors) != len(self.batches[place]):
+            return False
+        return all(
+            batch is None or (batch[0] < each.dim() and each.shape[batch[0]] == rows * batch[1])
+            for each, batch in zip(tensors, self.batches[place], strict=True)
+        )
 
 
 def layouts_of(record: Record, row: Inputs, two: Tape, others: Iterable[Inputs]) -> Layouts:
@@ -53,9 +72,15 @@ def layouts_of(record: Record, row: Inputs, two: Tape, others: Iterable[Inputs])
     if not _alike(two, three):
         return Layouts(counts_rows=bool(two.entries or three.entries))
     shapes = [[(a.shape, b.shape) for a, b in zip(*both, strict=True)] for both in _alike(two, three)]
+    if any(_counts_rows(*each) for entry in shapes for each in entry):
+        return Layouts(counts_rows=True)
     batches = [[_batch(each) for each in entry] for entry in shapes]
+    told = [
+        [place if a != b else None for place, (a, b) in zip(*each, strict=True)]
+        for each in zip(batches, shapes, strict=True)
+    ]
     if not any(each > 1 for entry in batches for _, each in entry):
-        return Layouts()
+        return Layouts(batches=told)
     alike = [_tensors(entry) for _, entry in two.entries]
     left = [
         [_where_rows_are_equal(tensor, *place) for tensor, place in zip(*entry, strict=True)]
@@ -69,7 +94,8 @@ def layouts_of(record: Record, row: Inputs, two: Tape, others: Iterable[Inputs])
                     entry[k] = [n for n in entry[k] if _fits(reached, n, rows, each)] or entry[k]
         if _all_told(left):
             break
-    return Layouts([tuple(each[0] for each in entry) for entry in left], proven=_all_told(left))
+    outers = [tuple(each[0] for each in entry) for entry in left]
+    return Layouts(outers, proven=_all_told(left), batches=told)
 
 
 def _all_told(left: list[list[list[int]]]) -> bool:
@@ -136,6 +162,18 @@ def _batch(shapes: tuple[torch.Size, torch.Size]) -> tuple[int, int]:
     two, three = shapes
     differing = [d for d in range(min(len(two), len(three))) if two[d] != three[d]]
     return (differing[0], two[differing[0]] // 2) if len(differing) == 1 else (0, 1)
+
+
+def _counts_rows(two: torch.Size, three: torch.Size) -> bool:
+    """Whether what two and three rows have left are not two and three of the same.
+
+    Example:
+        >>> _counts_rows(torch.Size([4]), torch.Size([6])), _counts_rows(torch.Size([1]), torch.Size([2]))
+        (False, True)
+
+    """
+    differing = [d for d in range(min(len(two), len(three))) if two[d] != three[d]]
+    return len(differing) == 1 and 3 * two[differing[0]] != 2 * three[differing[0]]
 
 
 def _where_rows_are_equal(two: Tensor, dim: int, each: int) -> list[int]:

@@ -20,6 +20,10 @@ from torch import Tensor
 from passes.errors import RewriteError
 
 
+class RowCountError(RewriteError):
+    """What runs depends on the number of rows: samples and references that differ in it cannot be paired."""
+
+
 @dataclass
 class Pairing:
     """Which rows are paired in the backward pass that is about to run.
@@ -99,7 +103,7 @@ class Pairing:
         batch = differing[0]
         each, rest = divmod(x.shape[batch], self.samples)
         if len(differing) > 1 or rest or x0.shape[batch] != rows * each:
-            raise RewriteError(
+            raise RowCountError(
                 f"the batch cannot be told in tensors of shape {tuple(x.shape)} for {self.samples} samples "
                 f"and {tuple(x0.shape)} for {rows} references"
             )
@@ -168,6 +172,8 @@ class Tape:
         marked: shapes of the indices in a run of more rows, where the second of two is marked; else None.
         mark: what is added to it.
         decisions: notes what the run decides by its inputs alone.
+        fits: whether what an operation, by its place, leaves has a part for each row; None if that is not
+            asked.
         origins: tells which elements of the samples' inputs integers are.
 
     """
@@ -183,27 +189,55 @@ class Tape:
     outers: list[Outers] = field(default_factory=list)
     marked: list[torch.Size] | None = None
     mark: float = 0.0
+    fits: Callable[[int, Any], bool] | None = None
     origins: Callable[[Tensor], Tensor] | None = None
     decisions: Any = None
 
     def add(self, name: str, entry: Any) -> None:
-        """Note one operation of the references' run."""
-        self.entries.append((name, entry))
-
-    def next(self, name: str) -> Any:
-        """Return the references' counterpart of the operation that runs now.
+        """Note one operation of the references' run.
 
         Raises:
-            RewriteError: if the samples took another path through the model's code.
+            RowCountError: if it ran on some of the rows.
+
+        """
+        self._check_rows(name, len(self.entries), entry)
+        self.entries.append((name, entry))
+
+    def next(self, name: str, entry: Any) -> Any:
+        """Return the references' counterpart of the operation that runs now.
+
+        Args:
+            name: of the operation.
+            entry: what it leaves of the samples.
+
+        Raises:
+            RowCountError: if the samples took another path through the model's code, or it ran on some of
+                the rows.
 
         """
         if self.position == len(self.entries) or self.entries[self.position][0] != name:
-            raise RewriteError(
+            raise RowCountError(
                 f"{name}: the model's code took another path for the samples than for the references; "
-                "both must run the same operations"
+                "both must run the same operations: choose by torch.where(condition, a, b), not by if"
             )
+        self._check_rows(name, self.position, entry)
         self.position += 1
         return self.entries[self.position - 1][1]
+
+    def check_ended(self) -> None:
+        """Raise RowCountError if the references ran operations that the samples did not."""
+        if self.position != len(self.entries):
+            raise RowCountError(
+                f"{self.entries[self.position][0]}: ran for the references and not for the samples; both "
+                "must run the same operations: choose by torch.where(condition, a, b), not by if"
+            )
+
+    def _check_rows(self, name: str, place: int, entry: Any) -> None:
+        if self.fits is not None and not self.fits(place, entry):
+            raise RowCountError(
+                f"{name}: runs on some of the rows of a batch, and not on all of them; run it on "
+                "all, and choose by torch.where(condition, a, b)"
+            )
 
     def outer(self, place: int) -> int:
         """Return what is merged with the batch outside of it, in a tensor of the operation that runs now."""

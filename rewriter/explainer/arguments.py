@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from passes.user_code.source import where_failed
+from passes.user_code.observe import module_calls
 from rewriter.diagnosis.run import doubled
 from rewriter.engine.integers.lookups import holds_embedding
 from rewriter.engine.problem import Inputs
@@ -78,7 +78,7 @@ def background_of(data: Any, model: nn.Module) -> Inputs:
     if not any(each.is_floating_point() for each in given) and not holds_embedding(model):
         raise RewriteError(
             f"background: expected floating point numbers, got {given[0].dtype}; integers have no "
-            "attributions, unless an nn.Embedding looks them up"
+            "attributions, unless an nn.Embedding looks them up; if they are amounts, pass background.float()"
         )
     return [each.clone() for each in given]
 
@@ -119,32 +119,36 @@ def references_for(references: Any, samples: Inputs, data: Inputs, multi_input: 
     return found
 
 
-def first_outputs(run: Callable[[Inputs], Tensor], data: Inputs) -> Tensor:
-    """Return what a model makes of the background.
+def check_outputs(outputs: Tensor, model: nn.Module, data: Inputs) -> None:
+    """Raise RewriteError for outputs of the background that are nothing that can be explained.
 
-    Raises:
-        RewriteError: if it fails, or what it makes is nothing that can be explained.
+    Args:
+        outputs: of all rows.
+        model: the user's, which gives them.
+        data: the rows.
 
     """
-    try:
-        outputs = run(data)
-    except RewriteError:
-        raise
-    except Exception as error:
-        got = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in data)
-        raise RewriteError(
-            f"background: the model, or output=, fails on inputs {got}: {type(error).__name__}: "
-            f"{error}, {where_failed(error)}"
-        ) from error
     if outputs.dtype not in (torch.float32, torch.float64) or not outputs[0].numel():
         raise RewriteError(
             f"expected outputs in float32 or float64, at least one per sample, got {outputs.dtype} of "
-            f"shape {tuple(outputs.shape)}; pass output=… to say which part of what the model returns "
+            f"shape {tuple(outputs.shape)}; pass output=... to say which part of what the model returns "
             "is to be explained"
         )
     if not bool(outputs.isfinite().all()):
-        raise RewriteError("expected finite outputs, got NaN or infinity for the background")
-    return outputs
+        row = int((~outputs.isfinite()).reshape(len(outputs), -1).any(1).nonzero()[0])
+        calls = module_calls(model, tuple(each[row : row + 1] for each in data))[1]
+        made = next(
+            (call.name for call in calls if _is_finite(call.taken) and not _is_finite(call.given)), ""
+        )
+        raise RewriteError(
+            f"expected finite outputs, got NaN or infinity for the background, first in row {row}, made in "
+            f"{made or 'the model itself'}; leave such rows out, or keep it from dividing by zero, from the "
+            "logarithm of what is not positive and the like"
+        )
+
+
+def _is_finite(tensors: list[Tensor]) -> bool:
+    return all(bool(each.isfinite().all()) for each in tensors)
 
 
 def chosen_outputs(
@@ -176,3 +180,14 @@ def chosen_outputs(
     outputs = outputs.reshape(len(outputs), -1)
     values = outputs.abs() if order == "max_abs" else outputs
     return values.sort(descending=order != "min")[1][:, :ranked].cpu()
+
+
+def mean_of(outputs: Tensor) -> Any:
+    """Return the mean over rows as an array, or as a number.
+
+    Example:
+        >>> float(mean_of(torch.tensor([1.0, 3.0])))
+        2.0
+
+    """
+    return outputs.mean(0).cpu().numpy()[()]

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from rewriter.engine.contexts import in_context
-from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.problem import Inputs, Problem, Target
 from rewriter.engine.runs.rows import decided, outputs_read_as
-from rewriter.engine.runs.target import Target
 from rewriter.explainer.result import Explained
 
 Array = np.ndarray[Any, Any]
@@ -175,7 +174,10 @@ def _deciding(target: Target, sample: Inputs, references: Inputs) -> list[Array]
     sizes = [references[k].numel() for k in numbered]
     blamed = torch.zeros(sum(sizes), dtype=torch.bool)
     candidates = torch.zeros_like(blamed)
-    for each, other in zip(decided(target, rows), decided(target, references), strict=True):
+    for each, other in zip(decided(target, rows), decided(target, references), strict=False):
+        if each.value.shape != other.value.shape:
+            # Steps of packed sequences, say: it follows from the decisions before.
+            break
         origins = each.origins.flatten().cpu()
         known = origins >= 0
         if bool(known.any()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,31 +14,18 @@ from torch.utils import _pytree as pytree
 from passes.errors import RewriteError
 from passes.lowering.running_code import note_varying
 from passes.user_code.structure import map_tensors, tensors_in
-from rewriter.engine.problem import Inputs
-from rewriter.engine.runs.target import Target
+from rewriter.engine.problem import Inputs, Target
 from rewriter.engine.tape import Tape, current, running
+from rewriter.explainer.batch_places import Place, places_of, rows_back, rows_first
 from rewriter.explainer.result import Explained
 
 Side = Literal["input", "output"]
-# Rows that are tried to tell where the batch is in what is merged with it.
-_TRIED = 8
 # Rows that run at once.
 _ROWS = 16
-
-
-class Place(NamedTuple):
-    """Where the rows of a tensor are.
-
-    Args:
-        dim: its dimension with the batch.
-        each: how many there are of each row: more than 1 if the batch is merged with steps.
-        steps_outside: the steps are the outer of the two.
-
-    """
-
-    dim: int
-    each: int
-    steps_outside: bool = False
+_PACKED = (
+    "; to explain what is packed, or a state, send it through a module of its own, self.part = "
+    "nn.Identity(), and explain (model, model.part)"
+)
 
 
 class Cut:
@@ -104,7 +91,7 @@ class Cut:
         verb = "takes" if self.side == "input" else "gives"
         return RewriteError(
             f"{self.name}: {verb} {what}, of which nothing can be explained; explain the layer before or "
-            "behind it, or an nn.Embedding, whose output is explained"
+            f"behind it, or an nn.Embedding, whose output is explained{_PACKED if 'Packed' in what else ''}"
         )
 
     @staticmethod
@@ -113,7 +100,8 @@ class Cut:
             return value
         rows = rows_first(value, place, 2).clone()
         rows[1] += mark
-        return rows_back(rows, place)
+        # A copy, as each that a layer gets: it is told from one that something has written to.
+        return rows_back(rows, place).clone()
 
     def _leaves(self, tape: Tape, tensors: list[Tensor]) -> list[Tensor]:
         pairing = tape.pairing
@@ -129,7 +117,8 @@ class Cut:
             if leaf.shape[1:] != references.shape[1:]:
                 raise RewriteError(
                     f"{self.name}: {self.side} of shape {tuple(value.shape)} for {rows} samples and "
-                    f"{tuple(value0.shape)} for the references; rows must have one shape"
+                    f"{tuple(value0.shape)} for the references; rows must have one shape: explain another "
+                    "layer, or pad what it takes"
                 )
             leaves.append(leaf)
             facing.append(torch.unflatten(references, 0, (count, rows if pairing.own else 1)))
@@ -149,16 +138,19 @@ class Cut:
 
         """
         self.places = []
-        two, three = (taken(target, [torch.cat([x[:1]] * n) for x in inputs]) for n in (2, 3))
-        if not two:
-            raise RewriteError(
-                f"{self.name}: is not reached, so there is nothing to explain; explain a layer that the "
-                "model calls when it runs"
-            )
-        found = [self._dim(*each) for each in zip(two, three, strict=True)]
-        merged = [k for k, place in enumerate(found) if place is not None and place.each > 1]
-        for k in merged:
-            found[k] = self._merged(target, inputs, two, k, found[k])
+
+        def take(rows: Inputs) -> Inputs:
+            tensors = taken(target, rows)
+            if not tensors:
+                raise RewriteError(
+                    f"{self.name}: is not reached, so there is nothing to explain; explain a layer that the "
+                    "model calls when it runs"
+                )
+            return tensors
+
+        found = places_of(
+            take, inputs, f"{self.name}: the rows of the batch cannot be told in its {self.side}"
+        )
         if not any(found):
             raise self._nothing("what is the same for all rows")
         self.places = found
@@ -198,72 +190,9 @@ class Cut:
             values = multipliers = [np.zeros((0, *each.shape[1:], *tail)) for each in rows]
         return replace(done, values=values, multipliers=multipliers)
 
-    def _dim(self, two: Tensor, three: Tensor) -> Place | None:
-        if two.shape == three.shape:
-            return None
-        alike = two.dim() == three.dim()
-        differing = [d for d in range(two.dim()) if alike and two.shape[d] != three.shape[d]]
-        if len(differing) != 1 or 3 * two.shape[differing[0]] != 2 * three.shape[differing[0]]:
-            raise self._unclear(two)
-        return Place(differing[0], two.shape[differing[0]] // 2)
-
-    def _merged(
-        self, target: Target, inputs: Inputs, two: Inputs, k: int, place: Place | None
-    ) -> Place | None:
-        """Tell rows and steps apart by what another row changes."""
-        assert place is not None
-        for row in range(1, min(len(inputs[0]), _TRIED)):
-            other = taken(target, [torch.cat([x[:1], x[row : row + 1]]) for x in inputs])[k]
-            if other.shape == two[k].shape:
-                changed = (other != two[k]).movedim(place.dim, 0).flatten(1).any(1)
-                inside, outside = changed.view(2, -1)[0], changed.view(-1, 2)[:, 0]
-                if bool(inside.any()) != bool(outside.any()):
-                    return place._replace(steps_outside=bool(inside.any()))
-        raise self._unclear(two[k])
-
-    def _unclear(self, value: Tensor) -> RewriteError:
-        return RewriteError(
-            f"{self.name}: the rows of the batch cannot be told in its {self.side}, of shape "
-            f"{tuple(value.shape)} for 2 rows; explain a layer that gets the batch in a dimension of its own"
-        )
-
 
 def _is_packed(value: Any) -> bool:
     return isinstance(value, PackedSequence)
-
-
-def rows_first(value: Tensor, place: Place, rows: int) -> Tensor:
-    """Bring the batch to dimension 0; the steps that it was merged with stay where it was.
-
-    Example:
-        >>> rows_first(torch.zeros(5, 2, 3), Place(1, 1), 2).shape
-        torch.Size([2, 5, 3])
-        >>> rows_first(torch.tensor([1, 2, 1, 2, 1, 2]), Place(0, 3, steps_outside=True), 2)
-        tensor([[1, 1, 1],
-                [2, 2, 2]])
-
-    """
-    if place.each == 1:
-        return value.movedim(place.dim, 0)
-    shape = (-1, rows) if place.steps_outside else (rows, -1)
-    split = torch.unflatten(value, place.dim, shape)
-    return split.movedim(place.dim + int(place.steps_outside), 0)
-
-
-def rows_back(value: Tensor, place: Place) -> Tensor:
-    """Undo :func:`rows_first`.
-
-    Example:
-        >>> x = torch.arange(12).view(6, 2)
-        >>> place = Place(0, 3, steps_outside=True)
-        >>> bool((rows_back(rows_first(x, place, 2), place) == x).all())
-        True
-
-    """
-    if place.each == 1:
-        return value.movedim(0, place.dim)
-    split = value.movedim(0, place.dim + int(place.steps_outside))
-    return split.flatten(place.dim, place.dim + 1)
 
 
 def taken(target: Target, inputs: Inputs) -> Inputs:

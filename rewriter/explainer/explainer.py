@@ -9,25 +9,24 @@ from typing import Any, Unpack
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from passes.user_code.twin import Twin
 from rewriter.compiler.first_calls import prove_first
-from rewriter.compiler.proof import default_dtype, wrong
-from rewriter.engine.attribution import Remembered, attribute
+from rewriter.compiler.proof import default_dtype
+from rewriter.engine.attribution import attribute
 from rewriter.engine.contexts import context_inputs
-from rewriter.engine.kept_state import keeps_state
 from rewriter.engine.path.along import attribute_along
-from rewriter.engine.problem import Inputs, Problem
-from rewriter.engine.sweeps.compiled import compiling
-from rewriter.engine.tiles import spans
+from rewriter.engine.path.nearness import Nearer, Nearness
+from rewriter.engine.problem import Problem
+from rewriter.engine.sweeps.backend import chosen_backend
+from rewriter.engine.sweeps.library import Compiled, compiling
 from rewriter.explainer.additivity import check_sums
 from rewriter.explainer.arguments import (
     Order,
     background_of,
     bytes_of,
     chosen_outputs,
-    first_outputs,
     references_for,
     refuse_integers,
     refuse_tensorflows,
@@ -36,19 +35,15 @@ from rewriter.explainer.arguments import (
     widened,
 )
 from rewriter.explainer.contexts import explained_as_read
-from rewriter.explainer.coupled_rows import check_rows_apart
-from rewriter.explainer.nearness import Nearer, Nearness
 from rewriter.explainer.result import Explained, Names, collect
 from rewriter.explainer.suspects import telling_why
-from rewriter.explainer.target import Asked, Output, linked_target
+from rewriter.explainer.target import Asked, Output, Subject
 from rewriter.inputs import Model, as_inputs
 
 Array = np.ndarray[Any, Any]
-# Rows of a run without attributions, whose memory nobody plans.
-_ROWS = 16
 
 
-class DeepExplainer:
+class DeepExplainer(Subject):
     """Exact DeepSHAP for any recurrent model: additive to rounding, batched, without hooks.
 
     Takes the place of ``shap.DeepExplainer``: the arguments, the methods and the shapes of the results
@@ -71,9 +66,8 @@ class DeepExplainer:
         output_names: names of the outputs.
         max_memory: bytes to work in, beside inputs and results; a quarter of what is free by default.
         progress: show a bar (if tqdm is installed) for work that takes more than a few seconds.
-        compiled: run the steps of LSTM and GRU in C on the CPU. The system's C compiler builds them the
-            first time (about a second) and the user's cache directory keeps them; where there is none,
-            torch's operations compute the same, slower.
+        compiled: run the steps of LSTM and GRU in C on the CPU, not by torch's operations, which compute the
+            same; ``"build"`` to have the library built where it is missing. See ``explainer.backend``.
 
     Raises:
         RewriteError: if a part of the model cannot be rewritten, or the data do not run.
@@ -111,33 +105,22 @@ class DeepExplainer:
         output_names: Sequence[str] | None = None,
         max_memory: int | None = None,
         progress: bool = True,
-        compiled: bool = True,
+        compiled: Compiled = True,
     ) -> None:
         refuse_tensorflows(session=session, learning_phase_flags=learning_phase_flags)
-        with torch.inference_mode(False):
-            self._asked = Asked.of(model, output, attribute_to_layer_input)
-            self._target, self._cut = linked_target(self._asked)
-            self._original = self._asked.original()
+        super().__init__(Asked.of(model, output, attribute_to_layer_input))
         self._multi_input = isinstance(data, list | tuple)
         self._data = background_of(data, self._target.model)
         if feature_names is None and hasattr(data, "columns"):
             feature_names = [str(name) for name in data.columns]
         self._names = Names(feature_names, output_names)
-        self._max_memory = bytes_of(max_memory)
-        self._progress = progress
-        self._compiled = compiled
-        self._remembered = Remembered()
+        self._max_memory, self._progress = bytes_of(max_memory), progress
         prove_first(self._asked.model, self._data)
-        with self._full_precision():
-            check_rows_apart(self._original.explained, self._original.select, self._data)
-        outputs = self._first_run()
-        while not self._proven(self._data, outputs):
-            outputs = self._first_run()
-        self._output_shape = outputs.shape[1:]
+        outputs = self._settle()
         floats = [each.dtype for each in self._data if each.is_floating_point()]
         self._wide = all(each == torch.float64 for each in (*floats, outputs.dtype))
-        #: The mean of the outputs over the background, one per output; a number where they have no axis.
-        self.expected_value: Any = outputs.mean(0).cpu().numpy()[()]
+        #: What runs the steps of recurrences: "C", or "torch" for torch's operations.
+        self.backend, self._compiled = chosen_backend(self._target.model, compiled, stacklevel=2)
 
     def shap_values(
         self,
@@ -162,7 +145,7 @@ class DeepExplainer:
             references: a background of its own for each sample, (M, N, *shape), a list of them for several
                 inputs; or a function that makes it of the samples, which it gets as tensors.
             **nearer: blocks, segments, draws, seed, groups and accuracy, which bring the values nearer to
-                Shapley values at the cost of more time, see :class:`rewriter.explainer.nearness.Nearness`.
+                Shapley values at the cost of more time, see :class:`rewriter.engine.path.nearness.Nearness`.
 
         Returns:
             An array (M, *shape, *output shape), a list of them for several inputs, one per input; with
@@ -294,7 +277,9 @@ class DeepExplainer:
         own = references is not None
         if own:
             references = references_for(references, samples, self._data, self._multi_input)
-        with telling_why(self._target, samples), self._full_precision(), compiling(self._compiled):
+        self._follow()
+        told = telling_why(self._target, self._original, samples)
+        with told, self._full_precision(), compiling(self._compiled):
             count = self._output_shape.numel()
             chosen = chosen_outputs(self._run, samples, count, ranked, order)
             problem = Problem(samples, references or self._data, chosen, own, multipliers=multipliers)
@@ -316,7 +301,9 @@ class DeepExplainer:
         )
         try:
             with default_dtype(torch.float64):
-                explainer = DeepExplainer(data=data, progress=False, **asked.arguments)
+                explainer = DeepExplainer(
+                    data=data, progress=False, compiled=self._compiled, **asked.arguments
+                )
                 # Also where the model goes back to float32 by itself: there is nothing wider to ask.
                 explainer._wide = True
                 own = references if problem.own else None
@@ -324,31 +311,6 @@ class DeepExplainer:
         except Exception:
             # An operation without a rule, or a model that is bound to its dtype.
             return None
-
-    def _proven(self, inputs: Inputs, outputs: Tensor) -> bool:
-        """Hold outputs against the user's own code; False if that runs from now on, in place of a graph.
-
-        Raises:
-            UnprovenError: if they differ, and there was no graph.
-
-        """
-        with self._full_precision():
-            if not len(outputs) or self._original.agrees(inputs, outputs):
-                return True
-            assert self._target.rewritten is not None
-            reason = self._original.proves(self._target.rewritten, inputs)
-        if not reason:
-            self._original.check_gap(inputs, outputs)
-            return True
-        if self._target.code is not None or not isinstance(self._target.rewritten, fx.GraphModule):
-            raise wrong(self._original.model, reason)
-        reason = f"a graph of it computes something else: {reason}"
-        self._target, self._cut = linked_target(self._asked, reason)
-        if self._cut is not None:
-            with self._full_precision():
-                self._cut.measure(self._target, self._data)
-        self._remembered = Remembered()
-        return False
 
     def _explained(self, problem: Problem, output_shape: torch.Size | None, nearness: Nearness) -> Explained:
         tail = (problem.outputs,) if output_shape is None else tuple(output_shape)
@@ -365,34 +327,3 @@ class DeepExplainer:
 
         mixed = path is not None
         return explained_as_read(self._target, problem, contexts, self._run, explain, mixed=mixed)
-
-    def _first_run(self) -> Tensor:
-        """Run the background.
-
-        Raises:
-            RewriteError: if that fails, or its outputs are nothing that can be explained.
-
-        """
-
-        def run(inputs: Inputs) -> Tensor:
-            with self._full_precision():
-                stateful = keeps_state(self._target.model, [each[:_ROWS] for each in inputs])
-                self._target = replace(self._target, stateful=stateful)
-                if self._cut is not None:
-                    self._cut.measure(self._target, inputs)
-            return self._run(inputs)
-
-        return first_outputs(run, self._data)
-
-    def _full_precision(self) -> torch.autocast:
-        """Switch off the autocast of the caller: attributions are differences."""
-        return torch.autocast(self._data[0].device.type, enabled=False)
-
-    def _run(self, inputs: Inputs) -> Tensor:
-        """Return the outputs of the model, without attributions."""
-        with self._full_precision(), torch.no_grad():
-            parts = [
-                self._target.run([each[begin:end].clone() for each in inputs])
-                for begin, end in spans(len(inputs[0]), _ROWS)
-            ]
-        return torch.cat(parts)

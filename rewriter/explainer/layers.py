@@ -8,13 +8,18 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.overrides import BaseTorchFunctionMode
 
 from passes.errors import RewriteError
-from passes.graph.layers import LayerBoundary, insert_boundary, layer_calls
+from passes.graph.boundary import insert_boundary
+from passes.graph.graph_module import Lowered
+from passes.graph.layers import LayerBoundary, layer_calls
 from passes.graph.leaf_functions import leaf
 from passes.graph.names import free_name
+from passes.lowering.on_copies import CallOnCopies
 from passes.user_code.hooks import set_forward
 from passes.user_code.structure import tensors_in
+from passes.user_code.twin import wrap_scripted
 from rewriter.explainer.cut import Cut, Side
 
 Forward = Callable[..., Any]
@@ -69,12 +74,18 @@ def place_cut(copy: nn.Module, names: Sequence[str], cut: Cut) -> None:
 
 
 def _cut_input(plain: Forward, cut: Cut, *args: Any, **kwargs: Any) -> Any:
-    args, kwargs = cut((args, kwargs))
-    return plain(*args, **kwargs)
+    call = CallOnCopies()
+
+    def explained(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = cut((args, kwargs))
+        return call.inside(plain, *args, **kwargs)
+
+    return call.around(explained, *args, **kwargs)
 
 
 def _cut_output(plain: Forward, cut: Cut, *args: Any, **kwargs: Any) -> Any:
-    return cut(plain(*args, **kwargs))
+    call = CallOnCopies()
+    return call.around(lambda *args, **kwargs: cut(call.inside(plain, *args, **kwargs)), *args, **kwargs)
 
 
 _CUTS: dict[Side, Callable[..., Any]] = {"input": _cut_input, "output": _cut_output}
@@ -84,7 +95,7 @@ def return_output_of(copy: nn.Module, names: Sequence[str]) -> None:
     """Let a model return what a layer gives; of several tensors the first.
 
     Args:
-        copy: changed.
+        copy: changed; nobody else has it.
         names: those that the layer has in the user's model.
 
     Raises:
@@ -98,6 +109,7 @@ def return_output_of(copy: nn.Module, names: Sequence[str]) -> None:
         tensor([[1., 1.]])
 
     """
+    wrap_scripted(copy)
     name = _called(copy, names)
     if name in layer_calls(copy):
         _return(copy, name)
@@ -105,7 +117,11 @@ def return_output_of(copy: nn.Module, names: Sequence[str]) -> None:
     if name:
         module = copy.get_submodule(name)
         set_forward(module, partial(_noting, module.forward))
-    set_forward(copy, partial(_output, copy.forward, name))
+    if isinstance(copy, Lowered):
+        # Whoever goes through its nodes does not call its forward.
+        _return_noted(copy, name)
+    else:
+        set_forward(copy, partial(_output, copy.forward, name))
 
 
 @leaf
@@ -142,15 +158,49 @@ def _output(plain: Forward, name: str, *args: Any, **kwargs: Any) -> Tensor:
     found: list[Tensor] = []
     token = _given.set(found)
     try:
-        result = plain(*args, **kwargs)
+        # Under a mode torch runs its transformers layer by layer.
+        with BaseTorchFunctionMode():
+            result = plain(*args, **kwargs)
     finally:
         _given.reset(token)
-    if not name:
-        found.append(first_tensor(result))
+    return _only(name, [first_tensor(result)] if not name else found)
+
+
+def _only(name: str, found: list[Tensor]) -> Tensor:
     if len(found) != 1:
         what = "runs more than once" if found else "is not reached"
         raise RewriteError(f"{name}: {what}; as output=... take a layer that runs once")
     return found[0]
+
+
+def _return_noted(copy: Lowered, name: str) -> None:
+    """Let a graph return what a layer in code that it calls gives."""
+    begin = next(node for node in copy.graph.nodes if node.op != "placeholder")
+    with copy.graph.inserting_before(begin):
+        noted = copy.graph.call_function(begin_noting, ())
+    output = next(iter(reversed(copy.graph.nodes)))
+    with copy.graph.inserting_before(output):
+        given = copy.graph.call_function(end_noting, (name, noted, output.args[0]))
+    output.args = (given,)
+    copy.recompile()
+
+
+def begin_noting() -> list[Tensor]:
+    """Return where a layer is to note what it gives."""
+    found: list[Tensor] = []
+    _given.set(found)
+    return found
+
+
+def end_noting(name: str, found: list[Tensor], _: Any) -> Tensor:
+    """Return what the layer of a name has noted, once all that a model runs has run.
+
+    Raises:
+        RewriteError: unless that is one tensor.
+
+    """
+    _given.set(None)
+    return _only(name, found)
 
 
 def is_in_graph(copy: nn.Module, names: Sequence[str]) -> bool:

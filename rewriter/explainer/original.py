@@ -14,6 +14,7 @@ from passes.user_code.twin import Twin
 from rewriter.compiler.proof import CLOSE, UnprovenError, prove
 from rewriter.engine.kept_state import keeps_state
 from rewriter.engine.tiles import spans
+from rewriter.explainer.batch_places import Neuron
 from rewriter.explainer.layers import return_output_of
 
 # Rows that run at once.
@@ -69,12 +70,26 @@ class Original:
             output = self._run([torch.cat([each, each]) for each in rows])[:1]
         return output
 
+    def find_rows(self, inputs: list[Tensor]) -> None:
+        """Find out where a layer whose neuron is explained has the batch.
+
+        Raises:
+            RewriteError: if that cannot be told.
+
+        """
+        if isinstance(self.select, Neuron):
+            with unnoticed(self.explained), torch.inference_mode(False), torch.no_grad():
+                self.select.find_rows(lambda rows: self._given([each.clone() for each in rows]), inputs)
+
     def _run(self, rows: list[Tensor]) -> Tensor:
+        output: Tensor = self.select(self._given(rows))
+        return output
+
+    def _given(self, rows: list[Tensor]) -> Any:
         if self._stateful is None:
             self._stateful = keeps_state(self.explained, rows)
         model = Twin(self.explained).model if self._stateful else self.explained
-        output: Tensor = self.select(model(*rows))
-        return output
+        return model(*rows)
 
     def agrees(self, inputs: list[Tensor], got: Tensor) -> bool:
         """Whether a rewritten model gave the same outputs, to rounding of their dtype."""

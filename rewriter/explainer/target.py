@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-import operator
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
+from passes.user_code.clone import clone_structure
+from passes.user_code.source import with_line
 from rewriter.compiler.decompose import lowered
-from rewriter.engine.linked_modules import linked_copy
-from rewriter.engine.runs.target import Target
+from rewriter.compiler.proof import wrong
+from rewriter.diagnosis.coupled_rows import check_rows_apart
+from rewriter.engine.attribution import Remembered
+from rewriter.engine.kept_state import keeps_state
+from rewriter.engine.linked_modules import linked_copy, linked_function
+from rewriter.engine.problem import Inputs, Target
+from rewriter.engine.tiles import spans
 from rewriter.engine.weights import SharedWeights
+from rewriter.explainer.arguments import check_outputs, mean_of
+from rewriter.explainer.batch_places import Neuron
 from rewriter.explainer.cut import Cut
+from rewriter.explainer.found import Since
 from rewriter.explainer.layers import is_in_graph, names_of, place_cut, return_output_of
 from rewriter.explainer.original import Original
-from rewriter.inputs import Model, as_module
+from rewriter.explainer.suspects import why_not_run
+from rewriter.inputs import Model, as_module, selecting
+
+# Rows of a run without attributions, whose memory nobody plans.
+_ROWS = 16
+# Which one thread at a time does.
+_FOLLOWING = threading.RLock()
 
 Output = Callable[[Any], Tensor] | str | int | tuple[nn.Module, Any] | None
 
@@ -64,10 +81,25 @@ class Asked:
             names_of(asked.model, each)
         return asked
 
+    @cached_property
+    def select(self) -> Callable[[Any], Any]:
+        """Picks what is explained from what the model, or the layer whose neuron it is, returns."""
+        if not isinstance(self.output, tuple):
+            return selecting(self.output)
+        layer, neuron = self.output
+        if callable(neuron):
+            return selecting(neuron)
+        return Neuron(names_of(self.model, layer)[0] or "the model itself", neuron)
+
     @property
     def gives(self) -> nn.Module | None:
         """The module whose output is explained; None for the model's."""
         return self.output[0] if isinstance(self.output, tuple) else None
+
+    @property
+    def computes(self) -> bool:
+        """Whether the output is what a function makes of it."""
+        return callable(self.output[1] if isinstance(self.output, tuple) else self.output)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -91,7 +123,7 @@ class Asked:
     def original(self) -> Original:
         """Return what the user's own code gives."""
         names = None if self.gives is None else names_of(self.model, self.gives)
-        return Original(self.model, selecting(self.output), names)
+        return Original(self.model, self.select, names)
 
 
 def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | None]:
@@ -108,23 +140,27 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
         RewriteError: if the model cannot be rewritten, or the layer is not to be found in what it became.
 
     Example:
-        >>> import torch
         >>> linked_target(Asked(nn.GRU(3, 2), output=0))[0].run([torch.zeros(4, 5, 3)]).shape
         torch.Size([4, 5, 2])
 
     """
+    _check_tensors(asked.model)
     rewritten = lowered(asked.model, code)
-    copy = linked_copy(rewritten)
-    _check_tensors(copy)
+    # A layer, and what it gives, may be a part of a loop.
+    copy = linked_copy(rewritten, rolled=asked.layer is None and asked.gives is None)
     target = Target(
         copy,
         SharedWeights(asked.model, copy),
-        selecting(asked.output),
+        linked_function("output", asked.select) if asked.computes else asked.select,
         tokens=True,
         code=code,
         rewritten=rewritten,
     )
     gives = None if asked.gives is None else names_of(asked.model, asked.gives)
+    if gives is not None:
+        followed = clone_structure(rewritten)
+        return_output_of(followed, gives)
+        target = replace(target, followed=followed)
     # In a graph what is put behind a node comes before what was put there; in code it comes after.
     early = gives is not None and is_in_graph(copy, gives)
     if gives is not None and early:
@@ -140,37 +176,154 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
     return target, cut
 
 
-def selecting(output: Output) -> Callable[[Any], Any]:
-    """Return what picks an output by key, index or function, or a neuron of a layer by its place in a row.
+class Subject:
+    """What runs of a model that is explained: as the model is now, and held against its own code.
+
+    Args:
+        asked: what of the model is explained.
 
     Example:
-        >>> selecting("y")({"y": 2}), selecting(None)(3)
-        (2, 3)
+        >>> Subject(Asked(nn.Tanh()))._run([torch.zeros(2, 1)])
+        tensor([[0.],
+                [0.]])
 
     """
-    if isinstance(output, tuple):
-        neuron = output[1]
-        return selecting(neuron) if neuron is None or callable(neuron) else partial(_neuron, neuron)
-    if output is None:
-        return _itself
-    return output if callable(output) else operator.itemgetter(output)
+
+    _data: Inputs
+    _output_shape: torch.Size
+    _target: Target
+    _cut: Cut | None
+    _remembered: Remembered
+    # The weights, and the mean of the outputs with them.
+    _expected: tuple[tuple[int, ...], Any]
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        with torch.inference_mode(False):
+            self._aim(None)
+            self._since, self._original = Since(asked.model), asked.original()
+
+    @property
+    def expected_value(self) -> Any:
+        """The mean of the outputs over the background, one per output; a number where they have no axis.
+
+        It belongs to the model as it is: to weights that were trained since, and what was set since.
+        """
+        self._follow()
+        weights = self._target.weights.checksums()
+        if self._expected[0] != weights:
+            self._expected = weights, mean_of(self._run(self._data))
+        return self._expected[1]
+
+    def _proven(self, inputs: Inputs, outputs: Tensor) -> bool:
+        """Hold outputs against the user's own code; False if that runs from now on, in place of a graph.
+
+        Raises:
+            UnprovenError: if they differ, and there was no graph.
+
+        """
+        with self._full_precision():
+            if not len(outputs) or self._original.agrees(inputs, outputs):
+                return True
+            assert self._target.rewritten is not None
+            reason = self._original.proves(self._target.rewritten, inputs)
+        if not reason:
+            self._original.check_gap(inputs, outputs)
+            return True
+        if self._target.code is not None or not isinstance(self._target.rewritten, fx.GraphModule):
+            raise wrong(self._original.model, reason)
+        reason = f"a graph of it computes something else: {reason}"
+        self._aim(reason)
+        with self._full_precision():
+            self._measure()
+        return False
+
+    def _aim(self, code: str | None) -> None:
+        """Have a graph of the model run, or, for a reason, its code."""
+        self._target, self._cut = linked_target(self._asked, code)
+        # What it was made with: no weights.
+        self._remembered = Remembered()
+        self._expected = (), None
+
+    def _settle(self) -> Tensor:
+        """Run the background by what is proven to compute what the model does."""
+        with self._full_precision():
+            self._original.find_rows(self._data)
+            check_rows_apart(self._original.explained, self._original.select, self._data)
+        outputs = self._first_run()
+        while not self._proven(self._data, outputs):
+            outputs = self._first_run()
+        self._output_shape = outputs.shape[1:]
+        self._expected = self._target.weights.checksums(), mean_of(outputs)
+        return outputs
+
+    def _follow(self) -> None:
+        """Explain the model as it is now, if something was set in it, or hooked to it, since."""
+        self._target.weights.check()
+        if self._since.is_same():
+            return
+        with _FOLLOWING, torch.inference_mode(False):
+            since, original = Since(self._asked.model), self._asked.original()
+            outputs = self._run(self._data)
+            with self._full_precision():
+                original.find_rows(self._data)
+                same = original.agrees(self._data, outputs)
+            self._since, self._original, self._remembered = since, original, Remembered()
+            if same:
+                self._expected = self._target.weights.checksums(), mean_of(outputs)
+            else:
+                self._aim(None)
+                self._settle()
+
+    def _first_run(self) -> Tensor:
+        """Run the background.
+
+        Raises:
+            RewriteError: if that fails, or its outputs are nothing that can be explained.
+
+        """
+        try:
+            with self._full_precision():
+                self._measure()
+            outputs = self._run(self._data)
+        except RewriteError as error:
+            with_line(error)
+            raise
+        except Exception as error:
+            raise RewriteError(why_not_run(self._data, error)) from error
+        check_outputs(outputs, self._original.explained, self._data)
+        return outputs
+
+    def _full_precision(self, inputs: Inputs | None = None) -> torch.autocast:
+        """Switch off the autocast of the caller: attributions are differences."""
+        return torch.autocast((inputs or self._data)[0].device.type, enabled=False)
+
+    def _run(self, inputs: Inputs) -> Tensor:
+        """Return the outputs of the model, without attributions."""
+        with self._full_precision(inputs), torch.no_grad():
+            parts = [
+                self._target.run([each[begin:end].clone() for each in inputs])
+                for begin, end in spans(len(inputs[0]), _ROWS)
+            ]
+        return torch.cat(parts)
+
+    def _measure(self) -> None:
+        """Find out whether the code keeps something between calls, and where the rows of a layer are."""
+        rows = [each[:_ROWS] for each in self._data]
+        self._target = replace(self._target, stateful=keeps_state(self._target.model, rows))
+        if self._cut is not None:
+            self._cut.measure(self._target, self._data)
 
 
-def _check_tensors(copy: nn.Module) -> None:
-    for name, tensor in (*copy.named_parameters(), *copy.named_buffers()):
+def _check_tensors(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:
-            raise RewriteError(f"{name}: a meta tensor has no numbers; load the weights first")
+            raise RewriteError(
+                f"{name}: a meta tensor has no numbers; load the weights first, as "
+                "model.load_state_dict(weights, assign=True) does"
+            )
         if tensor.is_inference():
             raise RewriteError(
                 f"{name}: made under torch.inference_mode(), so autograd cannot use it; make or load the "
                 "model outside, and only run it there"
             )
-
-
-def _itself(output: Any) -> Any:
-    return output
-
-
-def _neuron(index: int | tuple[Any, ...], output: Tensor) -> Tensor:
-    neuron: Tensor = output[(slice(None), *(index if isinstance(index, tuple) else (index,)))]
-    return neuron

@@ -33,8 +33,9 @@ def check_operators(proto: Any, allowed: Collection[str]) -> None:
         return
     listed = ", ".join(f"{name} (node {node})" for name, node in refused.items())
     others = sorted(set(refused) - RECURRENT)
+    asked = ", ".join(map(repr, others))
     advice = (
-        f"if your runtime has them, pass operators=rewriter.ONNX_OPERATORS | {set(others)}, or your own list"
+        f"if your runtime has them, pass operators=rewriter.ONNX_OPERATORS | {{{asked}}}, or your own list"
         if others
         else "a recurrent operator is never written"
     )
@@ -141,7 +142,7 @@ def check_reference(model: nn.Module, example: Example) -> None:
             )
     first = [leaf for _, leaf in leaves if leaf is not None]
     if not first:
-        raise RewriteError("export_onnx: the model's output holds no tensor")
+        raise RewriteError("export_onnx: the model's output holds no tensor; return the tensors to export")
     if len(first) != len(again) or not all(close(a, b) for a, b in zip(first, again, strict=True)):
         raise RewriteError(
             "export_onnx: the model gives different outputs for the same input, so nothing could be "

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from passes.errors import RewriteError
 from passes.recurrent.lengths import as_arguments
+from passes.user_code.source import where_failed
 
 # More ways to choose the batch axes than are worth a run of the model each.
 _MANY = 100
@@ -153,7 +154,8 @@ def infer_batch_axes(run: Callable[[Example], list[Tensor]], example: Example) -
         try:
             outputs = run(example.with_tensors(doubled))
         except Exception as error:  # whatever the user's code raises
-            failure = failure if k else f" (with the batch first: {type(error).__name__}: {error})"
+            said = f"{type(error).__name__}: {error}, {where_failed(error)}"
+            failure = failure if k else f" (with the batch first: {said})"
             continue
         if _is_twice(single, outputs):
             return axes

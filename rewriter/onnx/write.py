@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -102,6 +103,10 @@ class _Writer:
         for name, width in zip((value,) if isinstance(value, str) else value, widths, strict=True):
             self.describe(name, [self.batch, width])
 
+    def _layer(self) -> str:
+        """Return the name of the user's layer."""
+        return re.sub(r"(^|\.)layer\d+\.\w+$", "", self.deferred.name) or "the model itself"
+
     def write_cell(self) -> None:
         self.rename(self.step(self.node.input[0], self.initial, self.prefix), self.node.output)
 
@@ -110,8 +115,8 @@ class _Writer:
         length, width = self.shape[0], self.shape[-1]
         if not isinstance(length, int):
             raise RewriteError(
-                f"{self.deferred.name}: the number of steps depends on the batch: its input has shape "
-                f"{tuple(self.shape)}; name the axis that is the batch with batch_axes"
+                f"{self._layer()}: the number of steps depends on the batch: the axis that batch_axes names "
+                "is what the layer reads as time; name another one with batch_axes"
             )
         places = [f"{self.prefix}.t{t}" for t in range(length)]
         sliced = [self.describe(f"{place}.gates_1", [1, self.batch, width]) for place in places]

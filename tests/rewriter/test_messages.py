@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from rewriter import (
     export_onnx,
     unroll,
 )
+from tests.support.silence import silence
 
 X, BACKGROUND = torch.randn(2, 5, 3), torch.randn(4, 5, 3)
 
@@ -90,31 +89,6 @@ def line(model: type[nn.Module], offset: int) -> str:
     return f"test_messages.py:{model.forward.__code__.co_firstlineno + offset}"
 
 
-@contextmanager
-def silence(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Expect nothing on standard output and error, no log record for a user's handler, and no warning."""
-    records: list[str] = []
-
-    class Notes(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            records.append(f"{record.name}: {record.getMessage()}")
-
-    handler = Notes()
-    logging.getLogger().addHandler(handler)
-    level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.DEBUG)
-    capfd.readouterr()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        logging.getLogger().setLevel(level)
-    assert capfd.readouterr() == ("", "")
-    assert records == []
-
-
 @pytest.mark.parametrize(
     "kind", [Branches, Numpy, ReadsLengths, Fails, GoesByType, MakesLayers, Unbinds], ids=lambda k: k.__name__
 )
@@ -167,7 +141,7 @@ def test_inputs_that_do_not_run_are_told_with_the_line(run: Callable[[nn.Module]
 
 
 def test_what_depends_on_types_is_told_at_the_first_call_too() -> None:
-    advice = r"GoesByType computes something else.*write isinstance\(layer, nn.LSTM\), not type\(layer\) is"
+    advice = r"GoesByType computes something else.*write isinstance\(layer, nn.GRU\), not type\(layer\) is"
     for run in (lambda model: decompose(model, X), lambda model: decompose(model)(X)):
         with pytest.raises(RewriteError, match=advice):
             run(GoesByType())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -19,6 +22,19 @@ def snapshot(model: nn.Module) -> list[object]:
         values: object = (parameter.tolist(), id(parameter.grad), parameter.requires_grad, parameter._version)
         described += [values]
     return described
+
+
+def calls_noted(monkeypatch: pytest.MonkeyPatch, steps: type) -> list[int]:
+    """Return a list that gets the number of each step that objects of a type are called for."""
+    made: list[int] = []
+    plain: Any = steps.__call__
+
+    def call(self: Any, t: int, place: int) -> None:
+        made.append(t)
+        plain(self, t, place)
+
+    monkeypatch.setattr(steps, "__call__", call)
+    return made
 
 
 class NoFusedKernels(TorchFunctionMode):

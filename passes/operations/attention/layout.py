@@ -47,7 +47,10 @@ class MaskScores(Layout):
         """
         if self.causal:
             if mask is not None:
-                raise InputError("scaled_dot_product_attention: expected no attn_mask with is_causal=True")
+                raise InputError(
+                    "scaled_dot_product_attention: expected no attn_mask with is_causal=True, got both; add "
+                    "the causal mask to attn_mask and leave is_causal out"
+                )
             return scores + causal_mask(scores), None
         if mask is None:
             return scores, None
@@ -124,6 +127,7 @@ class AttentionBegin(Layout):
         heads: number of heads.
         batch_first: whether batched tensors are (N, L, E) rather than (L, N, E).
         extra: positions that the layer appends to keys and values, open to all.
+        sizes: features of queries, keys and values; none are checked without them.
 
     Example:
         >>> x = torch.zeros(3, 1, 2)
@@ -132,11 +136,15 @@ class AttentionBegin(Layout):
 
     """
 
-    def __init__(self, heads: int, *, batch_first: bool, extra: int = 0) -> None:
+    # Also of those that were saved before they knew.
+    sizes: tuple[int, ...] = ()
+
+    def __init__(self, heads: int, *, batch_first: bool, extra: int = 0, sizes: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.heads = heads
         self.batch_first = batch_first
         self.extra = extra
+        self.sizes = sizes
 
     def forward(
         self,
@@ -159,14 +167,24 @@ class AttentionBegin(Layout):
             check = cast("Callable[..., bool]", vars(F)["_mha_shape_check"])
             batched = check(query, key, value, key_padding_mask, attn_mask, self.heads)
         except (AssertionError, RuntimeError) as error:
-            raise InputError(f"MultiheadAttention: {error}") from error
+            raise InputError(f"{self._shown()}: {error}") from error
+        given = {"query": query, "key": key, "value": value}
+        for (label, tensor), size in zip(given.items(), self.sizes, strict=False):
+            if tensor.shape[-1] != size:
+                raise InputError(
+                    f"{self._shown()}: expected {label} with {size} features last, got {tuple(tensor.shape)}"
+                )
         if is_causal and attn_mask is None:
             raise InputError(
-                "MultiheadAttention: is_causal is a hint about attn_mask, expected one, got None"
+                f"{self._shown()}: is_causal is a hint about attn_mask, expected one, got None; pass it, "
+                "or leave is_causal out"
             )
         query, key, value = (self._rows(each, batched) for each in (query, key, value))
         mask = self._mask(query, key, key_padding_mask, attn_mask, need_weights, bool(is_causal))
         return Begun(query, key, value, mask, batched)
+
+    def _shown(self) -> str:
+        return self.name or "MultiheadAttention"
 
     def _rows(self, x: Tensor, batched: bool) -> Tensor:
         if not batched:
@@ -189,19 +207,20 @@ class AttentionBegin(Layout):
         total = None
         if attention is not None:
             expected = (length, source) if attention.dim() == 2 else (batch * self.heads, length, source)
-            _check(attention, "attn_mask", expected)
+            _check(self._shown(), attention, "attn_mask", expected)
             total = F.pad(additive(attention, query), (0, self.extra))
             total = total if attention.dim() == 2 else torch.unflatten(total, 0, (batch, self.heads))
         if padding is not None:
-            _check(padding, "key_padding_mask", (batch, source) if padding.dim() == 2 else (source,))
+            wanted = (batch, source) if padding.dim() == 2 else (source,)
+            _check(self._shown(), padding, "key_padding_mask", wanted)
             padded = F.pad(additive(padding, query), (0, self.extra)).view(batch, 1, 1, -1)
             total = padded if total is None else total + padded
         return total
 
 
-def _check(mask: Tensor, name: str, expected: tuple[int, ...]) -> None:
+def _check(layer: str, mask: Tensor, name: str, expected: tuple[int, ...]) -> None:
     if tuple(mask.shape) != expected:
-        raise InputError(f"MultiheadAttention: expected {name} of shape {expected}, got {tuple(mask.shape)}")
+        raise InputError(f"{layer}: expected {name} of shape {expected}, got {tuple(mask.shape)}")
 
 
 class AttentionEnd(Layout):

@@ -56,7 +56,8 @@ def _scaled_dot_product_attention(
 def _multihead(layer: nn.MultiheadAttention) -> nn.Module:
     stand_in = put_on_face(MultiheadAttentionAtoms, layer, set(), "")
     extra = (layer.bias_k is not None) + layer.add_zero_attn
-    stand_in.begin = AttentionBegin(layer.num_heads, batch_first=layer.batch_first, extra=extra)
+    sizes = layer.embed_dim, layer.kdim, layer.vdim
+    stand_in.begin = AttentionBegin(layer.num_heads, batch_first=layer.batch_first, extra=extra, sizes=sizes)
     stand_in.attention = DotProductAttention(nn.Dropout(layer.dropout))
     stand_in.end = AttentionEnd(batch_first=layer.batch_first)
     return stand_in

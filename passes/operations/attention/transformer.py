@@ -51,8 +51,9 @@ class SameBatch(Layout):
         together = source.dim() != 3 or source.size(self.batch) == target.size(self.batch)
         if not together or {source.size(-1), target.size(-1)} != {self.d_model}:
             raise InputError(
-                f"Transformer: expected source and target of one batch (dimension {self.batch}) with "
-                f"{self.d_model} features, got shapes {tuple(source.shape)} and {tuple(target.shape)}"
+                f"{self.name or 'Transformer'}: expected source and target of one batch (dimension "
+                f"{self.batch}) with {self.d_model} features, got shapes {tuple(source.shape)} and "
+                f"{tuple(target.shape)}"
             )
         return source, target
 

@@ -41,9 +41,9 @@ def lower_glu(varies: Varies, input: Any, dim: int = -1) -> Textbook:
     return GatedLinear(dim), (input,)
 
 
-def lower_prelu(varies: Varies, input: Any, weight: Any) -> Textbook | None:
+def lower_prelu(varies: Varies, input: Any, weight: Any) -> Textbook:
     """Lower ``F.prelu``."""
-    return None if varies(weight) else (LearnedLeakyReLU(), (input, weight))
+    return LearnedLeakyReLU(), (input, weight)
 
 
 def lower_rrelu(

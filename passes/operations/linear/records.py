@@ -108,13 +108,6 @@ CALLS: tuple[Operation, ...] = (
         method="input, condition, other",
         fresh=True,
     ),
-    described(
-        "scatter(input, dim, index, src, *, reduce=None)",
-        Kind.LINEAR,
-        fixed=("index",),
-        unless={"reduce": NO_RULE},
-        fresh=True,
-    ),
     _but("scatter_add(input, dim, index, src)", fixed="index"),
     _but("index_add(input, dim, index, source, alpha=1)", fixed="index"),
     _but("index_copy(input, dim, index, source)", fixed="index"),
@@ -129,9 +122,6 @@ CALLS: tuple[Operation, ...] = (
     ),
     _but("grid_sample(input, grid)", fixed="grid"),
     _but("grid_sampler(input, grid)", fixed="grid"),
-    _but("ldexp(input, other)", fixed="other"),
-    _but("trapezoid(y, x=None)", "trapz", fixed="x"),
-    _but("cumulative_trapezoid(y, x=None)", fixed="x"),
     _but("pack_padded_sequence(input, lengths)", "_pack_padded_sequence", fixed="lengths"),
     # Linear in one of two modes.
     *(

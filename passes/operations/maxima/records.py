@@ -19,10 +19,16 @@ from passes.operations.contract import (
     known_dims,
     pulled,
 )
-from passes.operations.maxima.extrema import Extremum, ExtremumWithIndices
+from passes.operations.maxima.extrema import (
+    Extremum,
+    ExtremumWithIndices,
+    RunningExtremum,
+    RunningWithIndices,
+    SmallestAndLargest,
+)
 from passes.operations.maxima.pooling import AdaptiveMaxPool, MaxPool, PoolPlaces
 from passes.operations.maxima.pooling_rule import pool_pull
-from passes.operations.maxima.rule import extremum_pull
+from passes.operations.maxima.rule import extremum_pull, running_pull
 from passes.operations.operation import Operation, nonlinear
 from passes.operations.without_slope.records import is_blank
 
@@ -52,6 +58,18 @@ def _extremum_or_pair(function: str, of_two: Callable[..., Tensor]) -> Lowering:
         return (ExtremumWithIndices(function, dim, keepdim), (input,)) if known else None
 
     return lower
+
+
+def _running(function: str) -> Lowering:
+    def lower(varies: Varies, input: Any, dim: Any) -> Textbook | None:
+        return (RunningWithIndices(function, dim), (input,)) if type(dim) is int else None
+
+    return lower
+
+
+def _aminmax(varies: Varies, input: Any, dim: Any = None, keepdim: Any = False) -> Textbook | None:
+    known = type(dim) is int and isinstance(keepdim, bool)
+    return (SmallestAndLargest(dim, keepdim), (input,)) if known else None
 
 
 def _pool(space: int, *, always_indices: bool = False) -> Lowering:
@@ -128,6 +146,9 @@ CALLS: tuple[Operation, ...] = (
     nonlinear(
         "min(input, dim=None, keepdim=False, *, other=None)", lower=_extremum_or_pair("min", torch.minimum)
     ),
+    nonlinear("aminmax(input, dim=None, keepdim=False)", lower=_aminmax),
+    nonlinear("cummax(input, dim)", lower=_running("cummax")),
+    nonlinear("cummin(input, dim)", lower=_running("cummin")),
     *_of_pools(1),
     *_of_pools(2),
     *_of_pools(3),
@@ -142,6 +163,7 @@ MODULES: Mapping[type[nn.Module], Build] = {
 }
 RULES: Mapping[type[nn.Module], Rule] = {
     Extremum: pulled(extremum_pull),
+    RunningExtremum: pulled(running_pull),
     MaxPool: pulled(pool_pull),
     AdaptiveMaxPool: pulled(pool_pull),
 }

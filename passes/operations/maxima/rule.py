@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from passes.operations.contract import Operands
-from passes.operations.maxima.extrema import Extremum
+from passes.operations.maxima.extrema import Extremum, RunningExtremum
+from passes.operations.running import running_multipliers
 
 
 def maximum_multipliers(x: Tensor, x0: Tensor) -> Tensor:
@@ -70,8 +71,6 @@ def extremum_pull(atom: Extremum, x: Operands, x0: Operands, y: Tensor, y0: Tens
     """
     sample, reference = x[0], x0[0]
     rank = sample.dim() - 1
-    if rank == 0:
-        return (d,)
     given = (atom.dim,) if isinstance(atom.dim, int) else atom.dim
     dims = sorted(dim % rank for dim in given)
     if not atom.keepdim:
@@ -88,3 +87,24 @@ def extremum_pull(atom: Extremum, x: Operands, x0: Operands, y: Tensor, y0: Tens
     )
     shaped = torch.unflatten(multipliers, -1, moved.shape[-len(dims) :]).movedim(last, behind)
     return (d * shaped,)
+
+
+def running_pull(
+    atom: RunningExtremum, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor
+) -> Operands:
+    """Take multipliers of running maxima or minima to their operand: each is one of all before it.
+
+    Args:
+        atom: the operation.
+        x: the operand of the samples, (n or 1, *operand shape).
+        x0: of the references, likewise.
+        y: not used.
+        y0: not used.
+        d: (K, n, *operand shape).
+
+    """
+    sample, reference = torch.broadcast_tensors(x[0], x0[0])  # type: ignore[no-untyped-call]
+    if atom.function.endswith("min"):
+        sample, reference = -sample, -reference
+    rank = sample.dim() - 1
+    return (running_multipliers(maximum_multipliers, sample, reference, d, atom.dim % rank - rank),)

@@ -5,14 +5,25 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from passes.operations.contract import Build, Lowering, Rule, Textbook, Varies, is_number, known_dims, pulled
+from passes.operations.contract import (
+    Build,
+    Lowering,
+    Plain,
+    Rule,
+    Textbook,
+    Varies,
+    is_number,
+    known_dims,
+    pulled,
+)
 from passes.operations.norms.rule import normalize_pull, standardize_pull, variance_pull, vector_norm_pull
-from passes.operations.norms.similarity import CosineSimilarityAtoms, PairwiseDistanceAtoms
+from passes.operations.norms.similarity import CosineSimilarityAtoms, PairwiseDistanceAtoms, distance_of_order
 from passes.operations.norms.standardize import (
     GroupNormAtoms,
     InstanceNorm1dAtoms,
@@ -26,7 +37,13 @@ from passes.operations.norms.standardize import (
     Standardize,
 )
 from passes.operations.norms.variance import Variance, VarianceAndMean
-from passes.operations.norms.vector_norms import LargestAbsolute, Normalize, VectorNorm
+from passes.operations.norms.vector_norms import (
+    LargestAbsolute,
+    Normalize,
+    VectorNorm,
+    norm_of_order,
+    normalized,
+)
 from passes.operations.operation import Operation, nonlinear
 from passes.stand_in import StandIn, put_on_face
 
@@ -126,11 +143,15 @@ def _norm(
     order = 2 if p in ("fro", None) else p
     dims = known_dims(dim)
     known = isinstance(keepdim, bool) and (dtype is None or isinstance(dtype, torch.dtype))
-    if dims is None or not known or order not in (1, 2, math.inf):
+    if dims is None or not known or not is_number(order):
+        return None
+    if order in (1, 2):
+        return VectorNorm(int(order), dims, keepdim, dtype), (input,)
+    if dtype is not None:
         return None
     if order == math.inf:
-        return (LargestAbsolute(dims, keepdim), (input,)) if dtype is None else None
-    return VectorNorm(int(order), dims, keepdim, dtype), (input,)
+        return LargestAbsolute(dims, keepdim), (input,)
+    return Plain(partial(norm_of_order, float(order), dims, keepdim)), (input,)
 
 
 def _vector_norm(
@@ -148,8 +169,10 @@ def _linalg_norm(
 
 def _normalize(varies: Varies, input: Any, p: Any = 2.0, dim: Any = 1, eps: Any = 1e-12) -> Textbook | None:
     dims = known_dims(dim)
-    if dims is None or p not in (1, 2) or not is_number(eps):
+    if dims is None or not is_number(p) or not is_number(eps):
         return None
+    if p not in (1, 2):
+        return Plain(partial(normalized, p, dims, eps)), (input,)
     return Normalize(int(p), dims, eps), (input,)
 
 
@@ -162,8 +185,10 @@ def _cosine(varies: Varies, x1: Any, x2: Any, dim: Any = 1, eps: Any = 1e-8) -> 
 def _distance(
     varies: Varies, x1: Any, x2: Any, p: Any = 2.0, eps: Any = 1e-6, keepdim: Any = False
 ) -> Textbook | None:
-    if p not in (1, 2) or not is_number(eps) or not isinstance(keepdim, bool):
+    if not is_number(p) or not is_number(eps) or not isinstance(keepdim, bool):
         return None
+    if p not in (1, 2):
+        return Plain(partial(distance_of_order, p, eps, keepdim)), (x1, x2)
     return PairwiseDistanceAtoms(int(p), eps, keepdim), (x1, x2)
 
 

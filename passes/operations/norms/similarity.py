@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -62,3 +64,14 @@ class PairwiseDistanceAtoms(nn.Module):
         """Return the distance of what broadcasts to one shape."""
         distance: Tensor = self.length(x1 - x2 + self.eps)
         return distance
+
+
+def distance_of_order(order: float, eps: float, keepdim: bool, a: Any, b: Any) -> Any:
+    """Return ``F.pairwise_distance`` of any order.
+
+    Example:
+        >>> distance_of_order(float("inf"), 0.0, False, torch.ones(2), torch.zeros(2))
+        tensor(1.)
+
+    """
+    return torch.linalg.vector_norm(a - b + eps, order, (-1,), keepdim)

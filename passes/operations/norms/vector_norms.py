@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -94,3 +97,30 @@ class LargestAbsolute(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Return the norm of ``input``, any shape; the two calls become atoms in their turn."""
         return input.abs().amax(self.dim, self.keepdim)
+
+
+def norm_of_order(order: float, dims: tuple[int, ...], keepdim: bool, x: Any) -> Any:
+    """Return a norm of any order, made of powers and a sum, or of the smallest absolute value.
+
+    Example:
+        >>> (norm_of_order(3.0, (-1,), False, torch.tensor([1.0, -2.0])) ** 3).round()
+        tensor(9.)
+
+    """
+    size = torch.abs(x)
+    if order == -math.inf:
+        return torch.amin(size, dims, keepdim)
+    if order == 0:
+        return torch.sign(size).sum(dims, keepdim)
+    return torch.pow(torch.pow(size, order).sum(dims, keepdim), 1 / order)
+
+
+def normalized(order: float, dims: tuple[int, ...], eps: float, x: Any) -> Any:
+    """Return vectors over their norm of any order, at least ``eps``.
+
+    Example:
+        >>> normalized(math.inf, (-1,), 1e-12, torch.tensor([1.0, -2.0]))
+        tensor([ 0.5000, -1.0000])
+
+    """
+    return x / torch.clamp_min(torch.linalg.vector_norm(x, order, dims, True), eps)

@@ -27,7 +27,16 @@ from passes.operations.contract import (
     pulled,
     scaled,
 )
-from passes.operations.operation import DIVISOR, Kind, Operation, described, nonlinear, product
+from passes.operations.operation import (
+    DIVISOR,
+    NO_RULE,
+    PRODUCT,
+    Kind,
+    Operation,
+    described,
+    nonlinear,
+    product,
+)
 from passes.operations.products.bilinear import Bilinear
 from passes.operations.products.contractions import equation_of_sublists, pairwise_equations
 from passes.operations.products.rule import bilinear_pull, product_multipliers, running_product_pull
@@ -180,6 +189,46 @@ def _distances(p: float, a: Any, b: Any) -> Any:
     return torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, dim=-1)
 
 
+def _ldexp(varies: Varies, input: Any, other: Any) -> Textbook:
+    return Plain(_times_power_of_two), (input, other)
+
+
+def _times_power_of_two(x: Any, exponent: Any) -> Any:
+    return x * torch.exp2(exponent)
+
+
+def _polar(varies: Varies, abs: Any, angle: Any) -> Textbook:
+    return Plain(_complex_of), (abs, angle)
+
+
+def _complex_of(length: Any, angle: Any) -> Any:
+    return torch.complex(length * torch.cos(angle), length * torch.sin(angle))
+
+
+def _trapezoid(cumulative: bool, varies: Varies, y: Any, x: Any = None, dim: Any = -1) -> Textbook | None:
+    known = type(dim) is int and x is not None
+    return (Plain(partial(_areas, cumulative, dim)), (y, x)) if known else None
+
+
+def _areas(cumulative: bool, dim: int, y: Any, x: Any) -> Any:
+    heights = torch.movedim(y, dim, -1)
+    # Places of one dimension are those of all rows.
+    places = x if isinstance(x, Tensor) and x.dim() == 1 else torch.movedim(x, dim, -1)
+    areas = torch.diff(places) * (heights[..., 1:] + heights[..., :-1]) / 2
+    return torch.movedim(torch.cumsum(areas, -1), -1, dim) if cumulative else areas.sum(-1)
+
+
+def _softmax_backward(
+    varies: Varies, grad_output: Any, output: Any, dim: Any, input_dtype: Any = None
+) -> Textbook | None:
+    return (Plain(partial(_through_softmax, dim)), (grad_output, output)) if type(dim) is int else None
+
+
+def _through_softmax(dim: int, gradient: Any, output: Any) -> Any:
+    through = gradient * output
+    return through - output * through.sum(dim, keepdim=True)
+
+
 def _prod(varies: Varies, input: Any, dim: Any = None, keepdim: Any = False) -> Textbook | None:
     # Over all dimensions, rows of the batch would be multiplied.
     known = type(dim) is int and isinstance(keepdim, bool)
@@ -293,6 +342,26 @@ CALLS: tuple[Operation, ...] = (
         fresh=True,
     ),
     described("lerp(input, end, weight)", Kind.LINEAR, fixed=("weight",), lower=_lerp, fresh=True),
+    described(
+        "ldexp(input, other)", Kind.LINEAR, fixed=("other",), because=NO_RULE, lower=_ldexp, fresh=True
+    ),
+    nonlinear("polar(abs, angle)", lower=_polar),
+    *(
+        described(
+            f"{name}(y, x=None)",
+            Kind.LINEAR,
+            *aliases,
+            fixed=("x",),
+            because=PRODUCT,
+            lower=partial(_trapezoid, cumulative),
+            fresh=True,
+        )
+        for name, aliases, cumulative in (
+            ("trapezoid", ("trapz",), False),
+            ("cumulative_trapezoid", (), True),
+        )
+    ),
+    nonlinear("_softmax_backward_data(grad_output, output, dim, input_dtype=None)", lower=_softmax_backward),
     nonlinear("cdist(x1, x2, p=2.0, compute_mode=None)", lower=_cdist),
     nonlinear("prod(input, dim=None, keepdim=False)", lower=_prod),
     nonlinear("cumprod(input, dim)", lower=_cumprod),

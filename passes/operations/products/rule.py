@@ -67,13 +67,20 @@ def _by_transposition(atom: Bilinear, a: Tensor, b: Tensor, d: Tensor) -> Operan
     pairs = d.shape[1]
     a, b = (each.expand(pairs, *each.shape[1:]) for each in (a, b))
 
+    # Torch's own linear map does not run on one vector of many.
+    forward = _linear_map if atom.function == "linear" else atom.forward
+
     def of_one(a: Tensor, b: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-        pulled: tuple[Tensor, Tensor] = torch.func.vjp(atom.forward, a, b)[1](d)
+        pulled: tuple[Tensor, Tensor] = torch.func.vjp(forward, a, b)[1](d)
         return pulled
 
     of_pairs = torch.func.vmap(of_one)
     pulled: tuple[Tensor, Tensor] = torch.func.vmap(of_pairs, in_dims=(None, None, 0))(a, b, d)
     return pulled
+
+
+def _linear_map(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.matmul(x, weight.mT if weight.dim() > 1 else weight)
 
 
 def running_product_pull(

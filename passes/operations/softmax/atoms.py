@@ -99,6 +99,31 @@ class LogSumExp(Atom):
         return f"dim={self.dim}, keepdim={self.keepdim}"
 
 
+class RunningLogSumExp(Atom):
+    """Logarithm of the sum of exponentials along a dimension, up to each element.
+
+    Args:
+        dim: the dimension.
+
+    Example:
+        >>> RunningLogSumExp(-1)(torch.zeros(1, 2))
+        tensor([[0.0000, 0.6931]])
+
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the running logarithm of the sum of ``exp(input)``, any shape."""
+        return torch.logcumsumexp(input, self.dim)
+
+    def extra_repr(self) -> str:
+        """Show the dimension."""
+        return f"dim={self.dim}"
+
+
 class SoftminAtoms(nn.Module):
     """``nn.Softmin``: softmax of the negative.
 

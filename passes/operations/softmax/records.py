@@ -10,8 +10,19 @@ from torch import nn
 
 from passes.operations.contract import Build, Lowering, Rule, Textbook, Varies, known_dims, pulled
 from passes.operations.operation import Operation, nonlinear
-from passes.operations.softmax.atoms import LogSoftmaxAtom, LogSumExp, SoftmaxAtom, SoftminAtoms
-from passes.operations.softmax.rule import log_softmax_pull, logsumexp_pull, softmax_pull
+from passes.operations.softmax.atoms import (
+    LogSoftmaxAtom,
+    LogSumExp,
+    RunningLogSumExp,
+    SoftmaxAtom,
+    SoftminAtoms,
+)
+from passes.operations.softmax.rule import (
+    log_softmax_pull,
+    logsumexp_pull,
+    running_pull,
+    softmax_pull,
+)
 
 _Along = type[SoftmaxAtom] | type[LogSoftmaxAtom] | type[SoftminAtoms]
 
@@ -30,6 +41,10 @@ def _logsumexp(varies: Varies, input: Any, dim: Any, keepdim: Any = False) -> Te
     return (LogSumExp(dims, keepdim), (input,)) if dims and isinstance(keepdim, bool) else None
 
 
+def _logcumsumexp(varies: Varies, input: Any, dim: Any) -> Textbook | None:
+    return (RunningLogSumExp(dim), (input,)) if type(dim) is int else None
+
+
 def _module(build: _Along) -> Build:
     def build_module(module: Any) -> nn.Module:
         return build(module.dim)
@@ -42,10 +57,11 @@ def _softmax2d(_: nn.Softmax2d) -> nn.Module:
 
 
 CALLS: tuple[Operation, ...] = (
-    nonlinear("softmax(input, dim=None, dtype=None)", lower=_along(SoftmaxAtom)),
+    nonlinear("softmax(input, dim=None, dtype=None)", "_safe_softmax", lower=_along(SoftmaxAtom)),
     nonlinear("log_softmax(input, dim=None, dtype=None)", lower=_along(LogSoftmaxAtom)),
     nonlinear("softmin(input, dim=None, dtype=None)", lower=_along(SoftminAtoms)),
     nonlinear("logsumexp(input, dim, keepdim=False)", lower=_logsumexp),
+    nonlinear("logcumsumexp(input, dim)", lower=_logcumsumexp),
 )
 MODULES: Mapping[type[nn.Module], Build] = {
     nn.Softmax: _module(SoftmaxAtom),
@@ -57,4 +73,5 @@ RULES: Mapping[type[nn.Module], Rule] = {
     SoftmaxAtom: pulled(softmax_pull),
     LogSoftmaxAtom: pulled(log_softmax_pull),
     LogSumExp: pulled(logsumexp_pull),
+    RunningLogSumExp: pulled(running_pull),
 }

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from passes.operations.contract import Operands
-from passes.operations.softmax.atoms import LogSoftmaxAtom, LogSumExp, SoftmaxAtom, dim_from_end
+from passes.operations.running import running_multipliers
+from passes.operations.softmax.atoms import (
+    LogSoftmaxAtom,
+    LogSumExp,
+    RunningLogSumExp,
+    SoftmaxAtom,
+    dim_from_end,
+)
 
 
 def softmax_pull(atom: SoftmaxAtom, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor) -> Operands:
@@ -75,6 +82,25 @@ def logsumexp_pull(atom: LogSumExp, x: Operands, x0: Operands, y: Tensor, y0: Te
             d = d.unsqueeze(dim + rank + 2)
     _, share = log_means(x[0], x0[0], dims)
     return (_as(x[0], d * share),)
+
+
+def running_pull(
+    atom: RunningLogSumExp, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor
+) -> Operands:
+    """Take multipliers, (K, n, *shape), to the logits: each result is the logsumexp of all up to it.
+
+    Example:
+        >>> x, d = torch.zeros(1, 1, 2), torch.ones(1, 1, 1, 2)
+        >>> running_pull(RunningLogSumExp(1), (x,), (x,), x, x, d)
+        (tensor([[[[1.5000, 0.5000]]]]),)
+
+    """
+
+    def share(upto: Tensor, upto0: Tensor) -> Tensor:
+        return log_means(upto, upto0, (-1,))[1]
+
+    dim = dim_from_end(atom.dim, x[0].dim() - 1)
+    return (_as(x[0], running_multipliers(share, x[0], x0[0], d, dim)),)
 
 
 def log_means(x: Tensor, x0: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:

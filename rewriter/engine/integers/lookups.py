@@ -124,7 +124,7 @@ def _forward(plain: Any, name: str, input: Tensor) -> Tensor:
             found = _marked(found, tape.mark, index.shape, tape.marked[len(tape.indices) - 1])
         tape.add(name, ((index.clone(),), found))
         return found
-    (index0,), output0 = tape.next(name)
+    (index0,), output0 = tape.next(name, ((index,), found))
     assert tape.origins is not None
     leaf, origins = found.detach().requires_grad_(), tape.origins(index)
     lookup = Lookup(name, index.clone(), leaf, index0, output0, origins, tape.outer(1))

@@ -152,6 +152,8 @@ class Origins(TorchFunctionMode):
             except Exception:
                 return
             # A number that is made of another changes nothing else, not even the shape.
+            if not isinstance(with_changes, Tensor):
+                return
             if with_changes.shape != made.shape or bool((with_changes != made)[~some].any()):
                 return
         self.codes[made] = tuple(

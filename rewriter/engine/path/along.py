@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import torch
@@ -18,12 +19,12 @@ from torch import Tensor
 
 from rewriter.engine.attribution import Part, Remembered, record
 from rewriter.engine.integers.origins import is_integer
+from rewriter.engine.merged_batch import Layouts
 from rewriter.engine.path.points import Path, between
 from rewriter.engine.path.tiles import PathTiles
-from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.problem import Inputs, Problem, Target
 from rewriter.engine.runs.rows import pulled_back, run_linked
-from rewriter.engine.runs.target import Target
-from rewriter.engine.tape import Facing, Outers, Pairing
+from rewriter.engine.tape import Facing, Pairing, RowCountError
 from rewriter.engine.tiles import default_budget, spans
 
 
@@ -49,12 +50,14 @@ def attribute_along(
     size = (Remembered() if remembered is None else remembered).size(target, problem)
     budget = default_budget(problem.device) if max_memory is None else max_memory
     tiles = PathTiles.choose(problem, path, size, budget)
+    counts_rows = size.layouts.counts_rows
     for (m0, m1), (n0, n1) in product(
         spans(problem.rows, tiles.samples), spans(problem.count, tiles.references)
     ):
         part = problem.of_rows(slice(m0, m1)).of_references(n0, n1)
-        tile = _Tile(target, part, path, tiles, range(n0, n1), size.layouts.outers, size.layouts.counts_rows)
+        tile = _Tile(target, part, path, tiles, range(n0, n1), size.layouts, counts_rows)
         yield replace(tile.explained(), begin=m0, end=m1)
+        counts_rows = tile.counts_rows
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,8 @@ class _Tile:
         path: between references and samples.
         tiles: how much of the path is run at a time.
         numbers: of the references.
-        outers: of each operation, see :class:`Tape`.
-        counts_rows: which operations run depends on the number of rows.
+        layouts: of what each operation leaves.
+        counts_rows: which operations run, or on what, depends on the number of rows; this is found out.
 
     """
 
@@ -133,7 +136,7 @@ class _Tile:
     path: Path
     tiles: PathTiles
     numbers: range
-    outers: list[Outers]
+    layouts: Layouts
     counts_rows: bool
 
     def explained(self) -> Part:
@@ -183,10 +186,17 @@ class _Tile:
         even = range(odd[0] - 1, min(odd[-1] + 1, last) + 1, 2)
         here, facing = self._points(odd, orders, shared=False), self._points(even, orders, shared=True)
         sides = [_Side(odd, -1, last), _Side(odd, 1, last)]
-        # What counts rows gets as many of the one as of the other.
+        pulled = []
+        if not self.counts_rows:
+            try:
+                pulled = [(sides, *self._pull(found, slopes, here, facing, sides))]
+            except RowCountError:
+                self.counts_rows = True
+        if self.counts_rows:
+            # It gets as many of the one as of the other.
+            pulled = [([each], *self._pull(found, slopes, here, facing, [each])) for each in sides]
         ends: dict[int, Tensor] = {}
-        for some in [[each] for each in sides] if self.counts_rows else [sides]:
-            f, f0 = self._pull(found, slopes, here, facing, some)
+        for some, f, f0 in pulled:
             for side, each in zip(some, f0, strict=True):
                 ends |= dict(zip(side.places, each, strict=True))
             ends |= {t: at for t, at in zip(odd, f, strict=True) if t == last}
@@ -236,8 +246,11 @@ class _Tile:
             # The batch is told by its size: let the two differ.
             partners = [torch.cat([each, each[-1:]]) for each in partners]
             pairing.references += 1
-        tape, f0 = record(self.target, partners, read_as=problem.read_as)
-        tape.outers, tape.pairing = self.outers, pairing
+        layouts = None if self.counts_rows else self.layouts
+        tape, f0 = record(self.target, partners, read_as=problem.read_as, layouts=layouts)
+        tape.pairing = pairing
+        tape.outers = layouts.outers if layouts else []
+        tape.fits = partial(layouts.fits, rows) if layouts else None
         leaves, f = run_linked(self.target, here.inputs, tape, problem.read_as)
         chosen = problem.chosen.expand(*lead, problem.outputs).flatten(0, -2)
         deltas = [

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from passes.errors import RewriteError
 from rewriter.engine.decisions import Decision, Decisions
 from rewriter.engine.integers.origins import Origins, is_integer
 from rewriter.engine.packing import PackByIndex
-from rewriter.engine.problem import Inputs
-from rewriter.engine.runs.target import Target
+from rewriter.engine.problem import Inputs, Target
 from rewriter.engine.tape import Pairing, Tape, running
 
 
@@ -88,7 +86,7 @@ def run_linked(
         read_as: one row of each input, by whose decisions all are read; None for their own.
 
     Raises:
-        RewriteError: if samples and references took different paths through the model's code.
+        RowCountError: if samples and references took different paths through the model's code.
 
     """
     leaves = [_leaf(each) for each in samples]
@@ -102,11 +100,7 @@ def run_linked(
         given = [leaf.clone() if leaf.requires_grad else leaf for leaf in leaves]
         with deciding(target, given, tape, read_as):
             flat = _flat(target.run(given))
-    if tape.position != len(tape.entries):
-        raise RewriteError(
-            f"{tape.entries[tape.position][0]}: ran for the references and not for the samples; both must "
-            "run the same operations"
-        )
+    tape.check_ended()
     return leaves, flat
 
 
@@ -141,5 +135,7 @@ def pulled_back(
     def pull(weights: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(flat, wanted, weights, retain_graph=True, materialize_grads=True)
 
+    # Of what torch is slow at there is nothing to be told.
+    torch._C._functorch._set_vmap_fallback_warning_enabled(False)  # type: ignore[attr-defined]
     found = iter(torch.func.vmap(pull)(batch))
     return [next(found) if leaf.requires_grad else None for leaf in leaves]

@@ -22,7 +22,7 @@ from passes.operations.table import rule_of
 from passes.user_code.clone import clone_structure
 from rewriter.engine.rules import multipliers_of
 from rewriter.engine.sweeps.tried_out import NotElementwiseError as NotElementwiseError
-from rewriter.engine.sweeps.tried_out import slots_at, taken_times
+from rewriter.engine.sweeps.tried_out import constant, scaled_by, slots_at, taken_times
 
 # Features of the state for which the graph is tried out: a piece that has a size of its own fits one at most.
 _WIDTHS = 3, 5
@@ -84,6 +84,8 @@ class CellGraph:
         self.model = _lowered(self.cell)
         self.graph = self.model.graph
         self.flow = Dataflow(self.graph)
+        #: Features of the state of a cell that is for one size; None for any.
+        self.width: int | None = getattr(cell, "size", None)
         self.gates = len(cell.gates)  # type: ignore[arg-type]  # every cell has this class attribute
         x, h, *self.old = (node for node in self.graph.nodes if node.op == "placeholder")
         (output,) = next(node for node in self.graph.nodes if node.op == "output").args
@@ -96,6 +98,8 @@ class CellGraph:
             raise NotElementwiseError("a new state is the same whatever the old one is")
         #: Number by which a linear node takes each of its operands.
         self.linear: dict[fx.Node, dict[fx.Node, float]] = {}
+        #: The same, by numbers of each feature, of those that take parameters, too.
+        self.scaled: dict[fx.Node, dict[fx.Node, Tensor]] = {}
         for node in self.graph.nodes:
             self._check(node)
         self.kept = list(dict.fromkeys(each for node in self.atoms for each in (*node.all_input_nodes, node)))
@@ -128,8 +132,13 @@ class CellGraph:
         reason = why_no_rule_for_call(node.target, node.args, node.kwargs, flow.varies, flow.is_discrete)
         if reason is not None:
             raise NotElementwiseError(f"{node.target}: {reason}")
-        if is_pointwise(node.target):
-            self.linear[node] = taken_times(node, flow.varies)
+        # An operator is known to torch by the name of its function.
+        pointwise = is_pointwise(node.target) or is_pointwise(operation.name)
+        if pointwise and flow.varies(node):
+            if self.width is not None and not all(map(flow.varies, node.all_input_nodes)):
+                self.scaled[node] = self.factors(node)
+            else:
+                self.linear[node] = taken_times(node, flow.varies)
 
     def _sum_of_inputs(self) -> fx.Node | None:
         """Return the node that adds both parts of the gates, if nothing else takes either."""
@@ -143,13 +152,28 @@ class CellGraph:
         pieces = [
             node
             for node in self.graph.nodes
-            if node.op in ("call_function", "call_method") and node not in self.linear
+            if node.op in ("call_function", "call_method")
+            and node not in self.linear
+            and node not in self.scaled
+            and self.flow.varies(node)
         ]
-        found = [slots_at(width, self.gates, self.entrances, pieces) for width in _WIDTHS]
+        # A cell of a loop of the user's own is for one size.
+        widths = _WIDTHS if self.width is None else (self.width,)
+        found = [slots_at(width, self.gates, self.entrances, pieces) for width in widths]
         if any(each != found[0] for each in found):
             raise NotElementwiseError("the pieces of the gates have sizes of their own")
         own = {node: k for k, node in enumerate(self.entrances)} if self.gates == 1 else {}
         return own | found[0]
+
+    def factors(self, node: fx.Node) -> dict[fx.Node, Tensor]:
+        """Return the numbers, one per feature, by which a call takes what varies, its parameters as they are.
+
+        Raises:
+            NotElementwiseError: if there are none, the same wherever the call is tried out.
+
+        """
+        assert self.width is not None
+        return scaled_by(node, self.flow.varies, lambda each: constant(self.model, each), self.width)
 
     def forward(self) -> Callable[..., tuple[Tensor, ...]]:
         """Compile a step: of the gates and the old state, to the new state and what is kept."""
@@ -175,6 +199,8 @@ class CellGraph:
 
         """
         multipliers = {node: self._multipliers(node, pairs) for node in self.atoms}
+        # The parameters may have been written to.
+        self.scaled = {node: self.factors(node) for node in self.scaled}
         place = {node: k for k, node in enumerate(self.graph.nodes)}
         ordered = sorted(range(len(self.new)), key=lambda k: place[self.new[k]], reverse=True)
         return [(k, self._reached(self.new[k], multipliers)) for k in ordered]
@@ -210,7 +236,10 @@ class CellGraph:
     def _passed(
         self, node: fx.Node, d: Multiplier, multipliers: Mapping[fx.Node, tuple[Tensor, ...]]
     ) -> Iterator[tuple[fx.Node, Multiplier]]:
-        if node in self.linear:
+        if node in self.scaled:
+            for source, numbers in self.scaled[node].items():
+                yield source, whole(d) * numbers
+        elif node in self.linear:
             for source, factor in self.linear[node].items():
                 yield source, d if factor == 1 else whole(d) * factor
         else:

@@ -1,25 +1,9 @@
-"""Build and call the C form of a step of the sweep: one pass over memory where torch needs about thirteen.
-
-The compiler of the system builds ``sweep.c`` once, for the instructions that torch found
-in the processor; the library is kept in the user's cache directory. Without a compiler there is none of
-this, and torch's operations compute the same.
-"""
+"""Call the C form of a step of the sweep: one pass over memory where torch needs about thirteen."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import shutil
-import stat
-import subprocess
-import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +11,7 @@ from torch import Tensor, nn
 
 from passes.recurrent.cells import GRUCellAtoms, LSTMCellAtoms
 from passes.recurrent.recurrence import Recurrence
+from rewriter.engine.sweeps.library import functions_for
 from rewriter.engine.sweeps.sweep import (
     GateSlots,
     Kept,
@@ -39,16 +24,8 @@ from rewriter.engine.sweeps.sweep import (
     fused,
 )
 
-_SOURCE = Path(__file__).with_name("sweep.c")
-# NaN and infinity must stay what they are: no -ffast-math.
-_FLAGS = ("-std=gnu11", "-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
-_OPENMP = (("-fopenmp",), ("-fopenmp-simd",))
-_INSTRUCTIONS = {"AVX2": "-march=x86-64-v3", "AVX512": "-march=x86-64-v4"}
-_TYPES = {torch.float32: "float", torch.float64: "double"}
-_SECONDS = 60
 # The slopes of one pair are on the stack.
 _WIDEST = 4096
-_LOCK = threading.Lock()
 
 _INTS = "outputs", "references", "rows", "size", "rows_x0", "threads"
 _ARRAYS = ("before", "after", "partner", "passed", "before0", "after0", "partner0", "passed0")
@@ -61,7 +38,8 @@ def _struct(real: Any) -> type[ctypes.Structure]:
     return type("Sweep", (ctypes.Structure,), {"_fields_": [*fields, ("least", real)]})
 
 
-_STRUCTS = {torch.float32: _struct(ctypes.c_float), torch.float64: _struct(ctypes.c_double)}
+#: What the library takes of a sweep.
+SWEEPS = {torch.float32: _struct(ctypes.c_float), torch.float64: _struct(ctypes.c_double)}
 
 
 _RUN = type(
@@ -72,30 +50,6 @@ _RUN = type(
         + [(name, ctypes.c_void_p) for name in (*_ARRAYS[:4], "h", "c", "from_x", "from_h")]
     },
 )
-_STEP = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-_ARGUMENTS = {"lstm": _STEP, "gru": _STEP} | dict.fromkeys(
-    ("lstm_run", "gru_run"), (ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
-)
-
-
-_wanted = ContextVar("rewriter_compiled", default=True)
-
-
-@contextmanager
-def compiling(wanted: bool) -> Iterator[None]:
-    """Say whether this thread may run anything of this module.
-
-    Example:
-        >>> with compiling(False):
-        ...     compiled_cell("lstm", torch.zeros(1), 4) is None
-        True
-
-    """
-    token = _wanted.set(wanted)
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
 
 
 class CompiledSweep(Sweep):
@@ -141,24 +95,33 @@ class CompiledSteps:
         written = [*d, gates] if len(d) > 1 else [*d, *d, gates]
         # The library gets addresses only: what they belong to lives here.
         self._held = [each.contiguous() for each in (*swept.x, *swept.x0)], written
-        rows_x0 = swept.x0[0].shape[1]
-        # For each pair the row of the reference.
-        numbers = torch.arange(rows_x0, device=gates.device).view(1, -1, 1)
-        _, facing = swept.rows(swept.x[0][:1, :, :1], numbers)
-        inside = swept.batch // (swept.outer * swept.samples)
-        self._facing = facing.expand(1, swept.references, swept.outer, swept.samples, inside, 1).contiguous()
-        ints = (
-            *(swept.outputs, swept.references, swept.batch, gates.shape[-1], rows_x0),
-            torch.get_num_threads(),
-        )
-        addresses = [part.data_ptr() for side in ([self._facing], *self._held) for part in side]
-        self._sweep = _STRUCTS[gates.dtype](*ints, *addresses, faded(gates.dtype))
+        self._facing = faced_rows(swept)
+        addresses = [part.data_ptr() for side in self._held for part in side]
+        self._sweep = sweep_struct(swept, self._facing, gates, addresses)
         self._at = ctypes.byref(self._sweep)
         self._step = cell.step
 
     def __call__(self, t: int, place: int) -> None:
         """Run step ``t``; its gates go to ``place``."""
         self._step(self._at, t, place)
+
+
+def faced_rows(swept: Swept) -> Tensor:
+    """Return for each pair the row of the reference, (n, B) in the order of the pairs."""
+    x = swept.x[0]
+    numbers = torch.arange(swept.x0[0].shape[1], device=x.device).view(1, -1, 1)
+    _, facing = swept.rows(x[:1, :, :1], numbers)
+    inside = swept.batch // (swept.outer * swept.samples)
+    return facing.expand(1, swept.references, swept.outer, swept.samples, inside, 1).contiguous()
+
+
+def sweep_struct(swept: Swept, facing: Tensor, gates: Tensor, addresses: Sequence[int]) -> ctypes.Structure:
+    """Describe a sweep to the library, which gets addresses only; of those the last is that of the gates."""
+    ints = swept.outputs, swept.references, swept.batch, gates.shape[-1], swept.x0[0].shape[1]
+    unused = [0] * (len(_ARRAYS) + len(_WRITTEN) - len(addresses))
+    return SWEEPS[gates.dtype](
+        *ints, torch.get_num_threads(), facing.data_ptr(), *unused, *addresses, faded(gates.dtype)
+    )
 
 
 class _Form(NamedTuple):
@@ -257,10 +220,18 @@ def compiled_sweep(steps: Recurrence, like: Tensor) -> CompiledSweep | None:
         like: a tensor of the device and the dtype.
 
     """
-    name = _CELLS.get(type(steps.cell), "")
-    weight, _ = fused(steps.hidden)
-    cell = compiled_cell(name, like, weight.shape[0] // steps.gates)
+    cell = compiled_cell(_CELLS.get(type(steps.cell), ""), like, _size(steps))
     return None if cell is None else CompiledSweep(cell)
+
+
+def has_c_form(steps: Recurrence) -> bool:
+    """Whether there are C functions for the cell of a recurrence."""
+    return type(steps.cell) in _CELLS and _size(steps) <= _WIDEST
+
+
+def _size(steps: Recurrence) -> int:
+    weight, _ = fused(steps.hidden)
+    return weight.shape[0] // steps.gates
 
 
 def compiled_cell(name: str, like: Tensor, size: int) -> CompiledCell | None:
@@ -272,62 +243,7 @@ def compiled_cell(name: str, like: Tensor, size: int) -> CompiledCell | None:
         size: of the cell.
 
     """
-    if (
-        not name
-        or not _wanted.get()
-        or like.device.type != "cpu"
-        or like.dtype not in _TYPES
-        or not 0 < size <= _WIDEST
-    ):
+    if not name or not 0 < size <= _WIDEST:
         return None
-    with _LOCK:
-        loaded = _library(like.dtype)
-    return None if loaded is None else CompiledCell(name, loaded[name], loaded[f"{name}_run"])
-
-
-@functools.cache
-def _library(dtype: torch.dtype) -> Mapping[str, Any] | None:
-    """Load the library, built if need be; None if that fails for any reason."""
-    try:
-        library = ctypes.CDLL(str(_built(_TYPES[dtype])))
-        functions = {name: getattr(library, name) for name in _ARGUMENTS}
-    except (OSError, AttributeError, RuntimeError, subprocess.SubprocessError):
-        return None
-    for name, types in _ARGUMENTS.items():
-        functions[name].argtypes, functions[name].restype = types, None
-    return functions
-
-
-def _built(real: str) -> Path:
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
-    if compiler is None:
-        raise FileNotFoundError("no C compiler")
-    instructions = _INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability())
-    flags = [*_FLAGS, f"-DREAL={real}", *([instructions] if instructions else [])]
-    source = _SOURCE.read_bytes()
-    key = hashlib.sha256("\0".join([compiler, *flags, source.decode()]).encode()).hexdigest()[:20]
-    path = _cache() / f"sweep-{key}.so"
-    if path.exists():
-        return path
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        for openmp in _OPENMP:
-            command = [compiler, *flags, *openmp, str(_SOURCE), "-o", str(made)]
-            if not subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False).returncode:
-                # Another process may do the same at the same time; either file will do.
-                made.replace(path)
-                return path
-    raise OSError("the compiler failed")
-
-
-def _cache() -> Path:
-    """Return a directory that nobody else may write to: what lies there will be run."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(root) / "rnn-rewriter"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.stat()
-    if hasattr(os, "getuid") and (
-        found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    ):
-        raise PermissionError(f"{path} can be written to by others")
-    return path
+    found = functions_for(like)
+    return None if found is None else CompiledCell(name, found[name], found[f"{name}_run"])

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from passes.recurrent.recurrence import Recurrence
 from passes.user_code.reach import Unchanging
 from rewriter.engine.sweeps.cell_graph import CellGraph, Multiplier, Product, whole
+from rewriter.engine.sweeps.library import functions_for
+from rewriter.engine.sweeps.program import ProgramSteps, program_of
 from rewriter.engine.sweeps.sweep import GateSlots, Kept, Recording, State, Step, Sweep, Swept, faded, fused
 from rewriter.engine.tiles import spans
 
@@ -68,6 +70,7 @@ class DerivedSweep(Sweep, Unchanging):
     def __init__(self, cell: nn.Module) -> None:
         self.step = CellGraph(cell)
         self.forward = self.step.forward()
+        self.program = program_of(self.step)
         count = self.step.gates
         self.joined = len(self.step.entrances) == 1
         apart = GateSlots(2 * count, slice(0, count), slice(count, None))
@@ -93,7 +96,9 @@ class DerivedSweep(Sweep, Unchanging):
         def of_steps(found: Mapping[int, Multiplier]) -> dict[int, Multiplier]:
             # What no atom lies on is a number, the same at all steps.
             return {
-                k: each if each.shape else whole(each).to(like).expand(every_step)
+                k: each
+                if len(each.shape) == like.dim()
+                else whole(each).to(like).expand(*every_step[:-1], each.shape[-1] if each.shape else 1)
                 for k, each in found.items()
             }
 
@@ -114,6 +119,10 @@ class DerivedSweep(Sweep, Unchanging):
         self, swept: Swept, d: list[Tensor], gates: Tensor, ordered: Callable[[Sequence[Any]], Iterable[Any]]
     ) -> Step:
         """See the base class."""
+        compiled = self.compiled_for(gates)
+        size = gates.shape[-1]
+        if compiled and self.program and all(each.shape[-1] == size for each in (*swept.x, *swept.x0)):
+            return ProgramSteps(compiled, self.program, swept, d, gates)
         least = faded(gates.dtype)
         # As the pairs are laid out: outputs, references, and what the batch is merged of.
         lead = (swept.outputs, swept.references, swept.outer, swept.samples, -1)
@@ -128,6 +137,11 @@ class DerivedSweep(Sweep, Unchanging):
             self._turn_back(next(at), states, places[place])
 
         return step
+
+    def compiled_for(self, like: Tensor) -> Any:
+        """Return the library's function that runs the steps for a device and a dtype, None if it has none."""
+        found = functions_for(like) if self.program else None
+        return found and found["program"]
 
     def _coefficients_of_each_step(
         self, swept: Swept, ordered: Callable[[Sequence[Any]], Iterable[Any]]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from passes.errors import PassError, RewriteError
+from passes.errors import RewriteError
 from passes.recurrent.gates import SplitGates
 from passes.recurrent.recurrence import Recurrence
 from rewriter.engine.sweeps.compiled import compiled_sweep
@@ -28,16 +28,41 @@ _TOGETHER = 500_000
 _T = TypeVar("_T")
 
 
+class JoinedLinears(nn.Module):
+    """Several Linears of one input as one.
+
+    Args:
+        linears: all with a bias, or none.
+
+    Example:
+        >>> JoinedLinears([nn.Linear(3, 2), nn.Linear(3, 4)])(torch.zeros(5, 3)).shape
+        torch.Size([5, 6])
+
+    """
+
+    def __init__(self, linears: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(linears)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what all give, one after the other."""
+        return torch.cat([each(x) for each in self.linears], -1)
+
+
 class GatesToBe(NamedTuple):
     """The argument of a recurrence whose input weights take part in the sweep."""
 
     x: Tensor
     weights: nn.Module
 
+    def made(self) -> Tensor:
+        """Return the gates."""
+        return nn.functional.linear(self.x, *fused(self.weights))
+
 
 def can_fuse(module: nn.Module) -> bool:
     """Whether :func:`fused` understands ``module``."""
-    return type(module) in (nn.Linear, SplitGates)
+    return type(module) in (nn.Linear, SplitGates, JoinedLinears)
 
 
 class Forward(NamedTuple):
@@ -65,7 +90,7 @@ def run(
 ) -> tuple[Forward, State]:
     """Run a recurrence and keep what the sweep needs; returns that, and the recurrence's own result."""
     if isinstance(gates, GatesToBe):
-        gates = nn.functional.linear(gates.x, *fused(gates.weights))
+        gates = gates.made()
     projection = steps.projection
     length = gates.shape[0]
     # What intercepts torch's functions elsewhere in the model has no business in this loop.
@@ -160,8 +185,7 @@ class RecurrentLink:
 
     def _swept(self) -> Swept:
         pairing = self.pairing
-        if type(self.x.sweep) is not type(self.x0.sweep):
-            raise PassError(f"{self.steps.name}: samples and references were run by different sweeps")
+        assert type(self.x.sweep) is type(self.x0.sweep), "samples and references ran by different sweeps"
         samples, outer = self._batch()
         rows = samples * outer
         if not rows or self.batch % rows:
@@ -275,7 +299,7 @@ def linked_recurrence(
     x = gates.x if isinstance(gates, GatesToBe) else gates
     weight = fused(gates.weights)[0] if isinstance(gates, GatesToBe) else None
     batch = x.shape[1]
-    forward0 = tape.next(name)
+    forward0 = tape.next(name, forward)
     link = RecurrentLink(steps, forward, forward0, tape.pairing, weight, batch, tape.outer(0))
     linked: tuple[Tensor, ...] = LinkedRecurrence.apply(link, result, x, *state)  # type: ignore[no-untyped-call]
     return linked

@@ -134,10 +134,9 @@ static inline void gru_pair(const Sweep *s, int64_t i, int64_t i0, int64_t pair,
         const int64_t pairs = s->references * s->rows;                                          \
         REAL *gates = s->gates + place * s->outputs * pairs * 4 * s->size;                      \
         _Pragma("omp parallel for num_threads(s->threads) if (s->threads > 1)")                 \
-        for (int64_t pair = 0; pair < pairs; pair++) {                                          \
-            int64_t i = pair % s->rows, i0 = s->facing[pair];                                   \
-            cell##_pair(s, t * s->rows + i, t * s->rows_x0 + i0, pair, gates);                  \
-        }                                                                                       \
+        for (int64_t pair = 0; pair < pairs; pair++)                                            \
+            cell##_pair(s, t * s->rows + pair % s->rows, t * s->rows_x0 + s->facing[pair],      \
+                        pair, gates);                                                           \
     }
 
 STEP(lstm)
@@ -203,6 +202,115 @@ void gru_run(const Run *s, int64_t t, const REAL *old) {
             p[j] = y[2 * H + j] / 8;
             p[H + j] = (old[j] - n) / 8;
             p[2 * H + j] = (1 - u[H + j]) / 4;
+        }
+    }
+}
+
+/* The sweep of any cell that is made of elementwise atoms: program.py writes down what a step does. */
+enum { TANH, SIGMOID, RELU, MEAN, LOAD, SET, ADD, MULTIPLY, MULTIPLY_ADD, SCALE, SCALE_ADD, STORE, GATE };
+
+typedef struct {
+    int64_t what, to, a, b; /* registers, or numbers of what is kept, scales, states and gates */
+    double by;
+} Operation;
+
+typedef struct {
+    Sweep of; /* of its arrays only gates is used */
+    int64_t count, once, registers, slots;
+    const Operation *operations; /* the first are the same for all outputs */
+    const REAL *const *x, *const *x0, *const *scales;
+    REAL *const *states;
+} Program;
+
+/* Elements that go through all operations together. */
+enum { PART = 128 };
+
+static inline void operation(const Program *s, const Operation *o, int64_t i, int64_t i0, int64_t row,
+                             REAL *gates, int64_t first, int64_t n, REAL *registers) {
+    const int64_t H = s->of.size;
+    const REAL by = (REAL)o->by;
+    REAL *restrict to = registers + o->to * PART;
+    const REAL *restrict p = registers + o->a * PART, *restrict q = registers + o->b * PART;
+    const REAL *restrict a, *restrict a0, *restrict u, *restrict u0, *restrict v;
+    REAL *restrict w, least = s->of.least;
+#define EACH _Pragma("omp simd") for (int64_t j = 0; j < n; j++)
+    switch (o->what) {
+    case TANH:
+    case SIGMOID:
+    case RELU:
+        a = s->x[o->a] + i * H + first, a0 = s->x0[o->a] + i0 * H + first;
+        u = s->x[o->b] + i * H + first, u0 = s->x0[o->b] + i0 * H + first;
+        if (o->what == TANH) {
+            EACH to[j] = tanh_over(a[j] - a0[j]) * (1 - u[j] * u0[j]);
+        } else if (o->what == SIGMOID) {
+            EACH to[j] = tanh_over(a[j] / 2 - a0[j] / 2) * (u[j] * ((1 - u0[j]) / 2) + u0[j] * ((1 - u[j]) / 2));
+        } else {
+            EACH {
+                REAL delta = a[j] - a0[j];
+                to[j] = delta == 0 ? (REAL)(a[j] > 0) : (u[j] - u0[j]) / delta;
+            }
+        }
+        break;
+    case MEAN:
+        a = s->x[o->a] + i * H + first, a0 = s->x0[o->a] + i0 * H + first;
+        EACH to[j] = a[j] / 2 + a0[j] / 2;
+        break;
+    case LOAD:
+        v = s->states[o->a] + row * H + first;
+        EACH to[j] = kept(v[j], least);
+        break;
+    case SET:
+        EACH to[j] = by * p[j];
+        break;
+    case ADD:
+        EACH to[j] += by * p[j];
+        break;
+    case MULTIPLY:
+        EACH to[j] = p[j] * q[j];
+        break;
+    case MULTIPLY_ADD:
+        EACH to[j] += p[j] * q[j];
+        break;
+    case SCALE:
+        v = s->scales[o->b] + first;
+        EACH to[j] = p[j] * v[j];
+        break;
+    case SCALE_ADD:
+        v = s->scales[o->b] + first;
+        EACH to[j] += p[j] * v[j];
+        break;
+    case STORE:
+        w = s->states[o->to] + row * H + first;
+        if (o->a < 0)
+            EACH w[j] = 0;
+        else
+            EACH w[j] = p[j];
+        break;
+    case GATE:
+        w = gates + (row * s->slots + o->to) * H + first;
+        if (o->a < 0)
+            EACH w[j] = 0;
+        else
+            EACH w[j] = p[j];
+        break;
+    }
+#undef EACH
+}
+
+void program(const Program *s, int64_t t, int64_t place) {
+    const int64_t pairs = s->of.references * s->of.rows, H = s->of.size;
+    REAL *gates = s->of.gates + place * s->of.outputs * pairs * s->slots * H;
+#pragma omp parallel for num_threads(s->of.threads) if (s->of.threads > 1)
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        const int64_t i = t * s->of.rows + pair % s->of.rows, i0 = t * s->of.rows_x0 + s->of.facing[pair];
+        REAL registers[s->registers * PART];
+        for (int64_t first = 0; first < H; first += PART) {
+            const int64_t n = H - first < PART ? H - first : PART;
+            for (int64_t k = 0; k < s->once; k++)
+                operation(s, s->operations + k, i, i0, 0, gates, first, n, registers);
+            for (int64_t row = pair; row < s->of.outputs * pairs; row += pairs)
+                for (int64_t k = s->once; k < s->count; k++)
+                    operation(s, s->operations + k, i, i0, row, gates, first, n, registers);
         }
     }
 }

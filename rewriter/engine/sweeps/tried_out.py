@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -58,6 +58,60 @@ def taken_times(node: fx.Node, varies: Callable[[fx.Node], bool]) -> dict[fx.Nod
         size = 1 + expected.abs().max() + value(begin).abs().max()
         if not torch.allclose(value(at) - value(begin), expected, rtol=0, atol=_ROUNDING * float(size)):
             raise NotElementwiseError(f"{node.target} takes what varies times numbers that vary")
+    return taken
+
+
+def constant(model: fx.GraphModule, node: fx.Node) -> Any:
+    """Return what is made of parameters alone, as they are now."""
+    if node.op == "get_attr":
+        owner, _, name = str(node.target).rpartition(".")
+        return cast("Tensor", getattr(model.get_submodule(owner), name)).detach()
+    if node.op not in ("call_function", "call_method"):
+        raise NotElementwiseError(f"{node} is no parameter")
+    return _run(node, {each: constant(model, each) for each in node.all_input_nodes})
+
+
+def scaled_by(
+    node: fx.Node,
+    varies: Callable[[fx.Node], bool],
+    fixed: Callable[[fx.Node], Any],
+    width: int,
+) -> dict[fx.Node, Tensor]:
+    """Return the numbers, (H,), by which a pointwise call takes each operand that varies.
+
+    Args:
+        node: what is called.
+        varies: whether an operand does.
+        fixed: returns the value of one that does not.
+        width: features of the state.
+
+    Raises:
+        NotElementwiseError: if there are none, the same wherever the call is tried out.
+
+    """
+    held = {each: fixed(each) for each in node.all_input_nodes if not varies(each)}
+    moving = [each for each in node.all_input_nodes if varies(each)]
+    like = next((each for each in held.values() if isinstance(each, Tensor)), _number(0))
+
+    def value(at: Mapping[fx.Node, Tensor]) -> Tensor:
+        result = _run(node, held | dict(at))
+        if not isinstance(result, Tensor) or result.shape != (_POINTS, width):
+            raise NotElementwiseError(f"{node.target} makes something else of numbers")
+        return result
+
+    zeros, ones = like.new_zeros(_POINTS, width), like.new_ones(_POINTS, width)
+    nothing = dict.fromkeys(moving, zeros)
+    taken = {each: (value(nothing | {each: ones}) - value(nothing))[0] for each in moving}
+    draw = torch.Generator().manual_seed(0)
+    begin, end = (
+        {each: 3 * _random(_POINTS * width, draw).view(_POINTS, width).to(like) for each in moving}
+        for _ in range(2)
+    )
+    expected = sum((taken[each] * (end[each] - begin[each]) for each in moving), zeros)
+    size = 1 + expected.abs().max() + value(begin).abs().max()
+    rounding = _ROUNDING if like.dtype == torch.float64 else 1e-5
+    if not torch.allclose(value(end) - value(begin), expected, rtol=0, atol=rounding * float(size)):
+        raise NotElementwiseError(f"{node.target} takes what varies times numbers that vary")
     return taken
 
 

@@ -80,7 +80,6 @@ def test_every_elementwise_function_with_a_derivative_is_known() -> None:
     assert {each.name for each in smooth if operation_of(name_of(each)) is None} == {
         "frexp",
         "nextafter",
-        "polar",
     }
 
 

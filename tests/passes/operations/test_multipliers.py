@@ -39,7 +39,9 @@ def multiplier(atom: type[Atom], x: Tensor, x0: Tensor) -> Tensor:
 
 
 def test_every_atom_has_a_rule() -> None:
-    assert set(Atom.__subclasses__()) == set(RULES)
+    # Atoms of users, of which tests define some, have theirs by register_rule.
+    ours = {each for each in Atom.__subclasses__() if each.__module__.startswith("passes.")}
+    assert ours == set(RULES)
 
 
 @pytest.mark.parametrize("atom", ELEMENTWISE)

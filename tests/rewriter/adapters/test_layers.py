@@ -23,11 +23,12 @@ from captum.attr import (
 )
 from torch import Tensor, nn
 
-from rewriter import RewriteError, decompose
+from rewriter import DeepExplainer, RewriteError, decompose
 from tests.support.models.layers import (
     LAYERS,
     Copy,
     Crossed,
+    Encoder,
     Head,
     Listed,
     Merged,
@@ -35,6 +36,7 @@ from tests.support.models.layers import (
     inputs,
     model_with,
 )
+from tests.support.models.overwriting import WAYS, Overwritten
 from tests.support.stock import assert_same, stock
 from tests.support.watching import snapshot
 
@@ -46,9 +48,6 @@ pytestmark = [
 ]
 # float64.
 EXACT = 1e-11
-# Layers whose input and output have the batch first, as both libraries want it.
-BATCH_FIRST = [kind for kind in LAYERS if kind != "LSTM, time first"]
-IN_PLACE = [kind for kind in LAYERS if "in place" in kind]
 COPIES: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
     "as it is": lambda model, x: decompose(model),
     "flat": decompose,
@@ -63,7 +62,7 @@ def behind(model: nn.Module) -> nn.Module:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("branches", [False, True], ids=["graph", "code"])
-@pytest.mark.parametrize("kind", BATCH_FIRST)
+@pytest.mark.parametrize("kind", LAYERS)
 def test_shap(kind: str, branches: bool) -> None:
     layer = LAYERS[kind]()
     model, (x, background) = model_with(layer, branches=branches), inputs()
@@ -71,13 +70,6 @@ def test_shap(kind: str, branches: bool) -> None:
     exact(x)
     before = snapshot(exact)
     explained = exact.get_submodule("1.layer")
-    if branches and (kind in IN_PLACE or kind == "MultiheadAttention"):
-        # There the layer's own code runs.
-        message = "overwritten" if kind in IN_PLACE else "at most 1"
-        with pytest.raises(RewriteError, match=f"^1.layer: .*{message}.*rewriter.DeepExplainer"):
-            shap.DeepExplainer((exact, explained), background)
-        assert snapshot(exact) == before
-        return
     got = shap.DeepExplainer((exact, explained), background).shap_values(x, check_additivity=False)
     assert snapshot(exact) == before
     expected = stock(behind(model), model[0](background).detach(), model[0](x).detach())
@@ -86,7 +78,7 @@ def test_shap(kind: str, branches: bool) -> None:
 
 
 @pytest.mark.parametrize("branches", [False, True], ids=["graph", "code"])
-@pytest.mark.parametrize("kind", BATCH_FIRST)
+@pytest.mark.parametrize("kind", LAYERS)
 def test_captum(kind: str, branches: bool) -> None:
     layer = LAYERS[kind]()
     model, (x, background) = model_with(layer, branches=branches), inputs()
@@ -98,7 +90,6 @@ def test_captum(kind: str, branches: bool) -> None:
     y, y0 = (call_of(layer)(layer, each.clone()).detach() for each in (h, h0))
     whole = decompose(behind(model)), decompose(Head(model[1]))
     cell = isinstance(layer, nn.LSTMCell)
-    several = cell or isinstance(layer, nn.RNNBase | nn.MultiheadAttention)
 
     def alike(got: Any, expected: Tensor) -> None:
         found = got[0] if isinstance(got, tuple) else got
@@ -109,12 +100,9 @@ def test_captum(kind: str, branches: bool) -> None:
         own, refs, a, b = (
             (DeepLiftShap, background, h0, y0) if shap_like else (DeepLift, background[:3], h0[:3], y0[:3])
         )
-        if not (branches and isinstance(layer, nn.MultiheadAttention)):
-            got = one(exact, explained).attribute(x, refs, target=1, attribute_to_layer_input=True)
-            alike(got, own(whole[0]).attribute(h, a, target=1))
-        if not (branches and several):
-            # Code gives tensors that nothing uses, too, of which captum asks gradients.
-            alike(one(exact, explained).attribute(x, refs, target=1), own(whole[1]).attribute(y, b, target=1))
+        got = one(exact, explained).attribute(x, refs, target=1, attribute_to_layer_input=True)
+        alike(got, own(whole[0]).attribute(h, a, target=1))
+        alike(one(exact, explained).attribute(x, refs, target=1), own(whole[1]).attribute(y, b, target=1))
     assert snapshot(exact) == before
 
 
@@ -207,12 +195,64 @@ def test_what_cannot_be_explained_is_named() -> None:
     ):
         LayerDeepLift(exact, model.named["norm"]).attribute(x, background[:3], target=0)
     x, background = inputs()
-    for layer, made in (("layer", Merged(time_first=True)), ("layer", Crossed())):
-        exact = decompose(made.double().eval())
-        with pytest.raises(
-            RewriteError, match=r"^layer: its input is .*in dimension 0, at most 1: explain it"
-        ):
-            shap.DeepExplainer((exact, exact.get_submodule(layer)), background)
+    exact = decompose(Crossed().double().eval())
+    with pytest.raises(RewriteError, match=r"^layer: its input is .*in dimension 0, at most 1: explain it"):
+        shap.DeepExplainer((exact, exact.get_submodule("layer")), background)
+
+
+@pytest.mark.parametrize("time_first", [False, True])
+def test_rows_that_are_merged_with_steps(*, time_first: bool) -> None:
+    model, (x, background) = Merged(time_first=time_first).double(), inputs()
+    exact = decompose(model)
+    got = shap.DeepExplainer((exact, exact.get_submodule("layer")), background).shap_values(x)
+    assert_same(got, stock(model, background, x), EXACT)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("branches", [False, True], ids=["graph", "code"])
+def test_layers_without_hooks_are_named(*, branches: bool) -> None:
+    """Scripted ones, and those that the model does not call."""
+    x, background = inputs()
+    model = model_with(nn.Identity(), branches=branches)
+    model[1].layer = torch.jit.script(nn.Linear(4, 4).double())
+    cases = [(model, x, "1.layer", "is scripted, and takes no hooks.*rewriter.DeepExplainer")]
+    wide, wide0 = (torch.randn(n, 5, 4, dtype=torch.float64) for n in (3, 4))
+    cases += [
+        (Encoder(branches=branches).double().eval(), wide, name, "is not reached")
+        for name in ("enc.layers", "enc.layers.0.self_attn.out_proj")
+    ]
+    for model, x, name, message in cases:
+        exact = decompose(model)
+        layer, refs = exact.get_submodule(name), background if x is not wide else wide0
+        exact(x)
+        before = snapshot(exact)
+        with pytest.raises(RewriteError, match=f"^{name}: {message}"):
+            shap.DeepExplainer((exact, layer), refs)
+        with pytest.raises(RewriteError, match=f"^{name}: {message}"):
+            LayerDeepLift(exact, layer).attribute(x, refs[:3], target=0)
+        with pytest.raises(RewriteError, match=f"^{name}: {message}"):
+            NeuronDeepLift(exact, layer).attribute(x, 0, refs[:3])
+        assert snapshot(exact) == before
+
+
+@pytest.mark.parametrize("branches", [False, True], ids=["graph", "code"])
+@pytest.mark.parametrize("way", WAYS)
+def test_layers_in_place_that_are_read_by_another_name(way: str, *, branches: bool) -> None:
+    """Against our own explainer, which has an oracle of its own for them."""
+    layer = nn.SiLU(inplace=True)
+    model = Overwritten(layer, WAYS[way], before=True, branches=branches).double().eval()
+    x, background = (torch.randn(n, 3, dtype=torch.float64) for n in (3, 4))
+    exact = decompose(model)
+    explained = exact.get_submodule("layer")
+    expected = DeepExplainer((model, layer), background).shap_values(x)
+    got = shap.DeepExplainer((exact, explained), background).shap_values(x, check_additivity=False)
+    assert_same(got, expected, EXACT)
+    for to_input in (True, False):
+        expected = DeepExplainer((model, layer), background, attribute_to_layer_input=to_input).shap_values(x)
+        found = LayerDeepLiftShap(exact, explained).attribute(
+            x, background, target=1, attribute_to_layer_input=to_input
+        )
+        assert_same(found.detach().numpy(), expected[..., 1], EXACT)
 
 
 def test_a_failure_leaves_nothing_behind() -> None:

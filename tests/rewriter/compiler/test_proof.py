@@ -98,6 +98,47 @@ def test_what_the_code_reads_outside_of_the_model_may_change(
     torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(before) * 2.5, rtol=0, atol=1e-6)
 
 
+class WithState(Base):
+    """Tensors of its own, layers that were written out, and a number that is read outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # What no code uses is no part of a graph.
+        del self.norm
+        self.layer_norm, self.act, self.head = nn.LayerNorm(3), nn.ReLU(inplace=True), nn.Linear(3, 2)
+        self.scale = nn.Parameter(torch.ones(2))
+        self.register_buffer("shift", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.act(self.layer_norm(self.g(x)[0]))) * self.scale * SCALE + self.shift
+        return y
+
+
+def test_a_graph_that_becomes_code_keeps_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the model and in a model that it is a part of; what is saved before is loaded afterwards."""
+    model, x = WithState().eval(), torch.randn(2, 4, 3)
+    rewritten = decompose(model)
+    rewritten(x)
+    whole = nn.Sequential(rewritten)
+    saved = {name: 2 * value for name, value in whole.state_dict().items()}
+    parameters = [name for name, _ in rewritten.named_parameters()]
+    modules = {name for name, _ in rewritten.named_modules()}
+    doubled = copy.deepcopy(model)
+    doubled.load_state_dict({name: 2 * value for name, value in model.state_dict().items()})
+    monkeypatch.setitem(globals(), "SCALE", 2.5)
+    rewritten(x)
+    assert "computes something else" in rewritten.report.islands[""]
+    for each in (rewritten, copy.deepcopy(rewritten), pickle.loads(pickle.dumps(rewritten))):
+        assert modules <= {name for name, _ in each.named_modules()}
+        assert [name for name, _ in each.named_parameters()] == parameters
+        whole = nn.Sequential(each)
+        assert list(whole.state_dict()) == list(saved)
+        whole.load_state_dict(saved)
+        torch.testing.assert_close(each(x), doubled(x), rtol=0, atol=1e-5)
+        wide = copy.deepcopy(each).double()(x.double())
+        torch.testing.assert_close(wide, copy.deepcopy(doubled).double()(x.double()), rtol=0, atol=1e-9)
+
+
 def test_a_log_of_the_file_stays_as_it_is() -> None:
     model, x = Logs().eval(), torch.randn(2, 4, 3)
     LOG.clear()

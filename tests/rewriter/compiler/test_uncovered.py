@@ -280,15 +280,6 @@ def test_masks_and_indices_beside_the_output_are_not_reported() -> None:
     assert decompose(model).report.uncovered == ()
 
 
-@pytest.mark.parametrize("kind", [Computes, ComputesInCode], ids=["graph", "code"])
-def test_what_a_call_is_made_of_is_looked_at(kind: type[Computes]) -> None:
-    model = kind(lambda x: torch.cdist(x[None], x[None] * 2 + 1, p=3.0))
-    report: Any = decompose(model, example(kind, torch.rand(3, 3))).report
-    assert bool(report.islands) == (kind is ComputesInCode)
-    assert [(each.operation, each.reason) for each in report.uncovered] == [("linalg_vector_norm", NO_RULE)]
-    assert report.uncovered[0].source.startswith("test_uncovered.py:")
-
-
 def test_what_a_transform_computes_is_not_lowered() -> None:
     def found(function: Callable[[Tensor], Tensor]) -> list[tuple[str, str]]:
         model = ComputesInCode(torch.func.vmap(function))

@@ -50,16 +50,8 @@ class Rounded(torch.autograd.Function):
 square = Square.apply
 
 
-def median(h: Tensor) -> Tensor:
-    return h.median(1, keepdim=True)[0]  # planted
-
-
-def cummax(h: Tensor) -> Tensor:
-    return h.cummax(1)[0]  # planted
-
-
-def sort(h: Tensor) -> Tensor:
-    return h.sort(1)[0]  # planted
+def mode(h: Tensor) -> Tensor:
+    return h.mode(1, keepdim=True)[0].expand_as(h)  # planted
 
 
 def renorm(h: Tensor) -> Tensor:
@@ -129,9 +121,7 @@ def by_list(h: Tensor) -> Tensor:
 
 
 KINDS: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
-    "median": (median, "median", "has no rule"),
-    "cummax": (cummax, "cummax", "has no rule"),
-    "sort": (sort, "sort", "has no rule"),
+    "mode": (mode, "mode", "has no rule"),
     "renorm": (renorm, "renorm", "has no rule"),
     "function": (function, "Square", "an autograd Function"),
     "function of numpy": (function_of_numpy, "Rounded", "an autograd Function"),

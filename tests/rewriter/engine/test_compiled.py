@@ -1,12 +1,10 @@
-"""The steps in C against torch's operations, and what happens where there is no compiler."""
+"""The steps in C against torch's operations."""
 
 from __future__ import annotations
 
 import math
 import shutil
-import stat
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rewriter import DeepExplainer
-from rewriter.engine.sweeps import compiled
 from rewriter.engine.sweeps.compiled import CompiledSteps, compiled_cell
 from rewriter.engine.sweeps.sweep import Swept
 from tests.support.models import gallery
+from tests.support.watching import calls_noted
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 # Relative to the largest attribution: sums of some hundred roundings.
@@ -72,15 +70,7 @@ def assert_close(plain: Any, fast: Any, dtype: torch.dtype) -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    made: list[int] = []
-    plain = CompiledSteps.__call__
-
-    def call(self: CompiledSteps, t: int, place: int) -> None:
-        made.append(t)
-        plain(self, t, place)
-
-    monkeypatch.setattr(CompiledSteps, "__call__", call)
-    return made
+    return calls_noted(monkeypatch, CompiledSteps)
 
 
 @needs_compiler
@@ -171,50 +161,6 @@ def test_slope_of_infinity_and_nan(dtype: torch.dtype) -> None:
     found = slopes([math.inf, -math.inf, math.nan] * 11, dtype).view(11, 3)
     assert (found[:, :2] == 0).all()
     assert found[:, 2].isnan().all()
-
-
-@pytest.fixture
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache, and nothing loaded."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compiled._library.cache_clear()
-    yield tmp_path / "rnn-rewriter"
-    compiled._library.cache_clear()
-
-
-@needs_compiler
-def test_builds_once(fresh: Path) -> None:
-    like = torch.zeros(1)
-    assert compiled_cell("lstm", like, 4) is not None
-    (built,) = fresh.iterdir()
-    made = built.stat().st_mtime_ns
-    compiled._library.cache_clear()
-    assert compiled_cell("lstm", like, 4) is not None
-    assert [each.stat().st_mtime_ns for each in fresh.iterdir()] == [made]
-    assert stat.S_IMODE(fresh.stat().st_mode) == 0o700
-
-
-@needs_compiler
-def test_runs_nothing_that_others_may_write(fresh: Path) -> None:
-    fresh.mkdir()
-    fresh.chmod(0o777)
-    assert compiled_cell("lstm", torch.zeros(1), 4) is None
-    assert not list(fresh.iterdir())
-
-
-@pytest.mark.parametrize("compiler", ["missing", "failing", "not a library"])
-def test_without_a_working_compiler(compiler: str, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = fresh.parent / "bin"
-    folder.mkdir()
-    if compiler != "missing":
-        script = 'while [ "$1" != -o ]; do shift; done; echo no > "$2"' if compiler != "failing" else "exit 1"
-        (folder / "cc").write_text(f"#!/bin/sh\n{script}\n")
-        (folder / "cc").chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.delenv("CC", raising=False)
-    model, x, background = last("LSTM"), torch.randn(2, 6, 3), torch.randn(4, 6, 3)
-    plain, fast = both(model, background, x)
-    np.testing.assert_array_equal(fast, plain)
 
 
 @pytest.mark.parametrize("like", [torch.zeros(1).half(), torch.zeros(1, device="meta")], ids=str)

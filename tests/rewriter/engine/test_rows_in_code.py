@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -51,6 +53,35 @@ def test_a_loop_over_rows(kind: str, loop: type[Last]) -> None:
     assert_same(DeepExplainer(model, background, max_memory=1).shap_values(x), expected, 1e-11)
     references = background.expand(3, *background.shape)
     assert_same(explainer.shap_values(x, references=references), expected, 1e-11)
+
+
+class Chunks(Last):
+    """The same, of a few rows at a time."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__("GRU")
+        self.kind = kind
+
+    def parts(self, x: Tensor) -> Sequence[Tensor]:
+        if self.kind == "range":
+            return [x[i : i + 4] for i in range(0, len(x), 4)]
+        return x.split(3) if self.kind == "split" else x.chunk(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([super(Chunks, self).forward(part) for part in self.parts(x)])
+
+
+@pytest.mark.parametrize("rows", [(3, 5), (5, 5), (1, 4), (7, 2)])
+@pytest.mark.parametrize("kind", ["split", "chunk", "range"])
+def test_a_few_rows_at_a_time(kind: str, rows: tuple[int, int]) -> None:
+    model, whole = Chunks(kind).double().eval(), Last("GRU").double().eval()
+    whole.load_state_dict(model.state_dict())
+    x, background = (torch.randn(count, 6, 4).double() for count in rows)
+    explainer, expected = DeepExplainer(model, background), stock(whole, background, x)
+    assert_same(explainer.shap_values(x), expected, 1e-11)
+    references = background.expand(len(x), *background.shape)
+    assert_same(explainer.shap_values(x, references=references), expected, 1e-11)
+    assert_same(DeepExplainer(model, background, max_memory=1).shap_values(x), expected, 1e-11)
 
 
 class FixedState(Last):

@@ -101,3 +101,41 @@ def test_tolerance() -> None:
         assert explainer.shap_values(x, check_additivity=check).shape == (4, 2, 2)
     with pytest.raises(RewriteError, match="check_additivity: expected a bool or a tolerance, got 'no'"):
         explainer.shap_values(x, check_additivity="no")  # type: ignore[arg-type]
+
+
+class AtALevel(nn.Module):
+    """Cancels large numbers inside, and gives a small change of a high level; may leave something out."""
+
+    def __init__(self, inside: float, missing: float) -> None:
+        super().__init__()
+        self.classifier = gallery.Classifier("GRU")
+        self.inside, self.missing = 1.1 * inside, missing
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.classifier(x)
+        if self.inside:
+            y = ((y + self.inside) ** 2 - self.inside**2) / (2 * self.inside)
+        return 39000 + 1e-3 * (y + self.missing * y.detach())
+
+
+@pytest.mark.parametrize("inside", [0.0, 1e6, 1e9])
+def test_what_rounding_leaves_in_float64_is_told_from_a_missing_rule(inside: float) -> None:
+    x, background = torch.randn(3, 5, 3).double(), torch.randn(4, 5, 3).double()
+    # Squares of 1e18 leave roundings of 1e-7 of what is missed then.
+    for missing in (0.0, 1e-2):
+        model = AtALevel(inside, missing).double().eval()
+        explainer = DeepExplainer(model, background)
+        if missing:
+            with pytest.raises(AssertionError, match=r"without an exact rule is .*detach"):
+                explainer.shap_values(x)
+        else:
+            values = explainer.shap_values(x)
+            change = model(x).detach().numpy() - explainer.expected_value
+            assert np.abs(values.sum((1, 2)) - change).max() < 1e-8
+
+
+def test_a_missing_rule_is_found_below_the_level_of_the_outputs() -> None:
+    """Of a change of 1e-3 at a level of 39000, 1e-9 are missed: 3e-14 of the level."""
+    x, background = torch.randn(3, 5, 3).double(), torch.randn(4, 5, 3).double()
+    with pytest.raises(AssertionError, match=r"without an exact rule is .*detach"):
+        DeepExplainer(AtALevel(0.0, 1e-5).double().eval(), background).shap_values(x)

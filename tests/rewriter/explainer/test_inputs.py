@@ -190,7 +190,7 @@ def test_models_in_half_precision_are_refused(dtype: torch.dtype) -> None:
 def test_models_without_usable_weights_are_refused() -> None:
     with torch.inference_mode():
         made_inside = gallery.Classifier()
-    with pytest.raises(RewriteError, match=r"weight: made under torch.inference_mode\(\)"):
+    with pytest.raises(RewriteError, match=r"weight\w*: made under torch.inference_mode\(\)"):
         DeepExplainer(made_inside, torch.randn(3, 5, 3))
     with pytest.raises(RewriteError, match="a meta tensor has no numbers"):
         DeepExplainer(gallery.Classifier().to("meta"), torch.randn(3, 5, 3))
@@ -201,8 +201,8 @@ OUTPUTS: dict[str, tuple[Any, str]] = {
     "half": (lambda out: out.half(), "expected outputs in float32 or float64.*torch.float16"),
     "none": (lambda out: out[:, :0], r"at least one per sample, got torch.float32 of shape \(3, 0\)"),
     "infinite": (lambda out: out * torch.inf, "expected finite outputs"),
-    "key": ("logits", "the model, or output=, fails on inputs"),
-    "number": (7, "the model, or output=, fails on inputs.*IndexError"),
+    "key": ("logits", r"output: .* to have 'logits', got Tensor float32 \(3, 2\)"),
+    "number": (7, r"output: .* to have 7, got Tensor float32 \(3, 2\)"),
     "sample": (0, r"expected an output with the batch of 3 in dimension 0, got \(2,\)"),
 }
 

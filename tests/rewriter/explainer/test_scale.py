@@ -23,7 +23,7 @@ class TwoHeads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.gru(x)[0][:, -1]
-        middle = x[..., :1].median(1)[0] if self.broken else x[..., :1].mean(1)
+        middle = x[..., :1].mode(1)[0] if self.broken else x[..., :1].mean(1)
         risk = torch.sigmoid(self.risk(torch.cat([h, 3 * middle], 1)))
         return torch.cat([risk, 20000 + 500 * self.cost(h)], 1)
 
@@ -58,7 +58,7 @@ def test_no_level_hides_what_is_missing(kind: type[TwoHeads | Level], dtype: tor
 
 def test_the_operation_is_named_whatever_the_other_output_is() -> None:
     x, background = torch.randn(5, 9, 4), torch.randn(12, 9, 4)
-    with pytest.raises(AssertionError, match=r"output 0 of sample .* without an exact rule is median"):
+    with pytest.raises(AssertionError, match=r"output 0 of sample .* without an exact rule is mode"):
         DeepExplainer(TwoHeads(broken=True).eval(), background).shap_values(x)
 
 
@@ -112,7 +112,7 @@ class Tokens(nn.Module):
         self.embedding, self.head, self.narrow = nn.Embedding(9, 4), nn.Linear(4, 1), narrow
 
     def forward(self, tokens: Tensor) -> Tensor:
-        middle = self.embedding(tokens).median(1)[0]
+        middle = self.embedding(tokens).mode(1)[0]
         y: Tensor = self.head(torch.exp(3 * middle))
         return y.float() if self.narrow else y
 
@@ -122,7 +122,7 @@ class Tokens(nn.Module):
 def test_what_cannot_be_computed_wider_is_asked_once(dtype: torch.dtype, narrow: bool) -> None:
     tokens = torch.randint(0, 9, (8, 5))
     model = Tokens(narrow=narrow).to(dtype)
-    with pytest.raises(AssertionError, match=r"median, test_scale\.py"):
+    with pytest.raises(AssertionError, match=r"mode, test_scale\.py"):
         DeepExplainer(model, tokens[3:]).shap_values(tokens[:3])
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from math import sqrt
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +51,8 @@ def _in_threads(works: list[Callable[[], None]]) -> None:
         each.join()
 
 
+# Thousands of calls, which coverage would run at half the speed.
+@pytest.mark.no_cover
 def test_models_are_served_while_others_are_decomposed_and_explained() -> None:
     served, explained = Branches().eval(), Attends().eval()
     x, background = torch.randn(3, 5, 3), torch.randn(4, 5, 3)

@@ -12,14 +12,18 @@ from torch import Tensor, nn
 
 from passes import leaves
 from passes.operations.elementwise.atom import RandomLeakyReLU
-from passes.operations.maxima.extrema import Extremum
+from passes.operations.losses.cross_entropy import CrossEntropy
+from passes.operations.matrices.atoms import Cholesky, Inverse, MatrixFunction, Solve
+from passes.operations.maxima.extrema import Extremum, RunningExtremum
 from passes.operations.maxima.pooling import AdaptiveMaxPool, MaxPool
 from passes.operations.norms.standardize import Standardize
 from passes.operations.norms.variance import Variance
 from passes.operations.norms.vector_norms import Normalize, VectorNorm
+from passes.operations.order_statistics.atom import OrderStatistics
 from passes.operations.products.bilinear import Bilinear
 from passes.operations.products.running_products import RunningProduct
-from passes.operations.softmax.atoms import LogSoftmaxAtom, LogSumExp, SoftmaxAtom
+from passes.operations.softmax.atoms import LogSoftmaxAtom, LogSumExp, RunningLogSumExp, SoftmaxAtom
+from tests.support.oracles import matrices
 from tests.support.oracles.rows import (
     restated_norm,
     restated_normalize,
@@ -42,12 +46,14 @@ class Oracle:
         atom: with its options.
         shapes: of its operands, without a batch.
         shares: of all numbers of the operands, which it takes in one row, at sample and reference.
+        domain: brings any numbers to where the atom is defined.
 
     """
 
     atom: Callable[[], nn.Module]
     shapes: tuple[tuple[int, ...], ...]
     shares: Callable[[Row, Row], Shares]
+    domain: Callable[[Tensor], Tensor] = lambda row: row
 
 
 def of_each(function: Callable[[float], float]) -> Callable[[Row, Row], Shares]:
@@ -129,6 +135,40 @@ def of_running_product(x: Row, x0: Row) -> Shares:
         product, product0 = product * a, product0 * a0
         table.append(list(given))
     return table
+
+
+def of_places(*places: dict[int, float]) -> Callable[[Row, Row], Shares]:
+    """Share sorted elements, of which each result is made, by Shapley values; the largest has place 0."""
+
+    def shares(x: Row, x0: Row) -> Shares:
+        def result(row: Row, made_of: dict[int, float]) -> float:
+            ordered = sorted(row, reverse=True)
+            return sum(share * ordered[place] for place, share in made_of.items())
+
+        return [shapley_of_orders(lambda row, each=each: result(row, each), x, x0) for each in places]  # type: ignore[misc]
+
+    return shares
+
+
+def of_prefixes(x: Row, x0: Row) -> Shares:
+    """Multiply restated slopes of the logsumexp of all numbers up to each."""
+    found = []
+    for count in range(1, len(x) + 1):
+        (slopes,) = restated_softmax(LogSumExp, x[:count], x0[:count])
+        found.append([m * (a - b) for m, a, b in zip(slopes, x, x0, strict=False)] + [0.0] * (len(x) - count))
+    return found
+
+
+def of_cross_entropy(x: Row, x0: Row) -> Shares:
+    """Share ``- sum of q log p`` between scores and targets: each change meets the mean of the other."""
+    half = len(x) // 2
+    slopes = restated_softmax(LogSoftmaxAtom, x[:half], x0[:half])
+    q, q0 = x[half:], x0[half:]
+    logs, logs0 = ([v - math.log(sum(map(math.exp, row[:half]))) for v in row[:half]] for row in (x, x0))
+    scores = [
+        sum(-(q[j] + q0[j]) / 2 * slopes[j][i] for j in range(half)) * (x[i] - x0[i]) for i in range(half)
+    ]
+    return [scores + [-(logs[j] + logs0[j]) / 2 * (q[j] - q0[j]) for j in range(half)]]
 
 
 MAX_POOL = of_windows((0, 1, 2), (2, 3, 4), (4, 5, 6))
@@ -214,6 +254,37 @@ ATOMS: dict[type[nn.Module], list[Oracle]] = {
     Extremum: [
         Oracle(lambda: Extremum("amax", -1), ((5,),), of_windows((0, 1, 2, 3, 4))),
         Oracle(lambda: Extremum("min", -1), ((5,),), of_smallest),
+    ],
+    RunningExtremum: [
+        Oracle(
+            lambda: RunningExtremum("cummax", -1),
+            ((4,),),
+            of_windows(*(tuple(range(k + 1)) for k in range(4))),
+        ),
+    ],
+    RunningLogSumExp: [Oracle(lambda: RunningLogSumExp(-1), ((4,),), of_prefixes)],
+    OrderStatistics: [
+        Oracle(
+            lambda: OrderStatistics("sort", -1, descending=True),
+            ((5,),),
+            of_places(*({k: 1.0} for k in range(5))),
+        ),
+        Oracle(
+            lambda: OrderStatistics("topk", -1, k=2, largest=False), ((5,),), of_places({4: 1.0}, {3: 1.0})
+        ),
+        Oracle(lambda: OrderStatistics("median", -1), ((4,),), of_places({2: 1.0})),
+        Oracle(lambda: OrderStatistics("kthvalue", -1, k=4), ((5,),), of_places({1: 1.0})),
+        Oracle(lambda: OrderStatistics("quantile", -1, q=0.6), ((5,),), of_places({2: 0.6, 1: 0.4})),
+    ],
+    CrossEntropy: [Oracle(lambda: CrossEntropy(reduction="none"), ((3,), (3,)), of_cross_entropy)],
+    Inverse: [Oracle(Inverse, ((2, 2),), matrices.of_inverse, matrices.apart)],
+    Solve: [Oracle(Solve, ((2, 2), (2,)), matrices.of_solution, matrices.apart)],
+    Cholesky: [Oracle(Cholesky, ((2, 2),), matrices.of_factor, matrices.positive)],
+    MatrixFunction: [
+        Oracle(lambda: MatrixFunction("linalg.det"), ((2, 2),), matrices.of_determinant),
+        Oracle(
+            lambda: MatrixFunction("linalg.matrix_exp"), ((2, 2),), matrices.of_exponential, matrices.diagonal
+        ),
     ],
     MaxPool: [Oracle(lambda: MaxPool(1, 3, 2), ((1, 7),), MAX_POOL)],
     AdaptiveMaxPool: [Oracle(lambda: AdaptiveMaxPool(1, 2), ((1, 5),), of_windows((0, 1, 2), (2, 3, 4)))],

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from passes.leaves import Atom
 from passes.lowering.running_code import LowerRunning
@@ -48,6 +49,14 @@ def _plain_calls(operation: Operation) -> Iterator[Call]:
                 yield from ((function, args, {}) for args in given)
 
 
+def _kind_of(call: Call) -> str:
+    """Return what a lowering may go by: types, ranks and options, and no number of a tensor."""
+    leaves = pytree.tree_map(
+        lambda each: (each.dtype, each.dim()) if isinstance(each, Tensor) else each, call[1:]
+    )
+    return f"{call[0]} {leaves}"
+
+
 def _atoms_of(call: Call) -> Iterator[nn.Module]:
     """Yield the atoms that a call becomes, whichever of its tensors vary."""
     for variant in _variants(call):
@@ -74,7 +83,10 @@ def _atoms_of(call: Call) -> Iterator[nn.Module]:
 def built_by(operations: Iterable[Operation]) -> set[Built]:
     """Return what the lowerings of operations make atoms of."""
     lowered = [each for each in operations if each.lower is not None]
-    sampled = (call for each in ENTRIES if operation_of(name_of(each)) in lowered for call in calls(each))
+    # By what they are: to compare records takes longer than to make all their calls.
+    known = set(map(id, lowered))
+    entries = (each for each in ENTRIES if id(operation_of(name_of(each))) in known)
+    sampled = {_kind_of(call): call for each in entries for call in calls(each)}.values()
     plain = (call for each in lowered for call in _plain_calls(each))
     return {
         (type(atom), function_of(str(atom.function), vars(atom)["options"]))

@@ -60,13 +60,10 @@ CALLS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
 # What is left as it is: unknown orders, and what mixes the rows of a batch.
 LEFT: dict[str, Callable[[Tensor], Tensor]] = {
     "of all": lambda x: x.norm(),
-    "order 3": lambda x: x.norm(3, dim=1),
     "matrix norm": lambda x: torch.linalg.norm(x, 1, (1, 2)),
-    "normalize 3": lambda x: F.normalize(x, 3.0),
     "variance of all": lambda x: x.var(),
     "biased variance of all": lambda x: x.var(False),
     "computed dimension": lambda x: x.std(x.dim() - 1),
-    "distance 3": lambda x: F.pairwise_distance(x, x.flip(2), 3),
 }
 
 

@@ -17,10 +17,10 @@ from rewriter.engine import attribution
 from rewriter.engine.attribution import Size
 from rewriter.engine.merged_batch import Layouts
 from rewriter.engine.path import along
+from rewriter.engine.path.nearness import Nearer
 from rewriter.engine.path.points import Path
 from rewriter.engine.path.tiles import PathTiles
 from rewriter.engine.problem import Problem
-from rewriter.explainer.nearness import Nearer
 from tests.rewriter.engine.test_rows_in_code import RowByRow
 from tests.support.models import gallery
 from tests.support.models.recurrent_models import TimeFirst

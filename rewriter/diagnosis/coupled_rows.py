@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from passes.recurrent.recurrence import Recurrence
 from passes.user_code.observe import ModuleCall, module_calls
 from passes.user_code.source import where_failed
 
@@ -42,8 +43,8 @@ def check_rows_apart(model: nn.Module, select: Callable[[Any], Any], inputs: lis
     """
     rows = [each[:_ROWS].clone() for each in inputs]
     if len(rows[0]) < _ROWS:
-        # Another number than the model is known to take.
-        rows = [torch.cat([each, each[:1]]) for each in rows]
+        # Another number than the model is known to take; what is sorted stays so.
+        rows = [torch.cat([each, each[-1:]]) for each in rows]
     count = len(rows[0])
     try:
         plain = _run(model, select, rows)
@@ -67,6 +68,31 @@ def check_rows_apart(model: nn.Module, select: Callable[[Any], Any], inputs: lis
         if _moved(plain[0][1:], found[0][1:], plain[0]):
             place = _where(model, plain[1], found[1], count)
             raise RewriteError(f"the rows of a batch influence each other {place}")
+
+
+def why_coupled(model: nn.Module, select: Callable[[Any], Any], inputs: list[Tensor]) -> str:
+    """Return in which module rows influence each other; nothing if they do not, or random numbers are drawn.
+
+    Args:
+        model: as for :func:`check_rows_apart`.
+        select: likewise.
+        inputs: likewise.
+
+    Example:
+        >>> why_coupled(nn.Linear(2, 1), lambda y: y, [torch.randn(3, 2)])
+        ''
+
+    """
+    try:
+        first, again = (_run(model, select, inputs) for _ in range(2))
+        if first is None or again is None or not torch.equal(first[0], again[0]):
+            return ""
+        check_rows_apart(model, select, inputs)
+    except RewriteError as error:
+        return str(error)
+    except Exception:
+        return ""
+    return ""
 
 
 def _with_another_first_row(rows: list[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
@@ -147,11 +173,16 @@ def _where(model: nn.Module, plain: list[ModuleCall], found: list[ModuleCall], c
             break
         if _apart(taken, taken_now, count) and not _apart(given, given_now, count):
             module = modules.get(name)
+            if isinstance(module, Recurrence):
+                # It takes time first, whatever the layer that it was made of takes.
+                return f"in {name.rsplit('.', 2)[0]}{_AS_TIME}"
             place = f"in {_takes(name, module, taken)}"
             if isinstance(module, nn.RNNBase) and not module.batch_first:
                 return f"{place}{_AS_TIME}"
             return f"{place}; a row must be computed from its own input alone"
-    return "in the model's own code; a row must be computed from its own input alone"
+    in_model = not plain or plain[-1].name or not _apart(plain[-1].given, found[-1].given, count)
+    place = "in the model's own code" if in_model else "in output="
+    return f"{place}; a row must be computed from its own input alone"
 
 
 def _apart(before: list[Tensor], now: list[Tensor], count: int) -> bool:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rewriter import DeepExplainer
+from rewriter.engine.path.nearness import Nearer
 from rewriter.engine.path.points import Path
-from rewriter.explainer.nearness import Nearer
 from tests.support.models import gallery
 from tests.support.oracles.shapley import shapley_of_subsets
 from tests.support.walked import walked

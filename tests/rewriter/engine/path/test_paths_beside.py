@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rewriter import DeepExplainer, RewriteError
+from rewriter.engine.path.nearness import Nearer
 from rewriter.engine.path.points import Path
-from rewriter.explainer.nearness import Nearer
 from tests.rewriter.engine.test_decided import Last, Mean, Packed
 from tests.rewriter.engine.test_tokens import Tagger, WithPositions
 from tests.support.models import gallery

@@ -13,8 +13,7 @@ from torch import Tensor
 from passes.errors import RewriteError
 from rewriter.engine.integers.origins import is_integer
 from rewriter.engine.path.points import Path
-from rewriter.engine.problem import Inputs, Problem
-from rewriter.engine.runs.target import Target
+from rewriter.engine.problem import Inputs, Problem, Target
 
 Accuracy = Literal["fast", "near", "nearest"]
 # Blocks, and pairs of a reference and a draw that they need.

@@ -1,0 +1,1 @@
+"""Losses, as scores to be explained."""

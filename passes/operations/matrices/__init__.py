@@ -1,0 +1,1 @@
+"""Inverses, determinants, factors and other functions of matrices."""

@@ -1,0 +1,111 @@
+"""Rules of atoms that users define: the door through which a rule comes in from outside of the families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.errors import RewriteError
+from passes.leaves import Atom
+from passes.operations.catalogue import FAMILIES
+from passes.operations.contract import Multipliers, Operands, Rule, pulled, scaled
+from passes.operations.elementwise.chord import chord_multiplier
+
+#: The rule of each type of atom that was registered.
+REGISTERED: dict[type[nn.Module], Rule] = {}
+
+
+def register_rule(
+    atom: type[Atom],
+    *,
+    multipliers: Callable[..., Operands] | None = None,
+    pull: Callable[..., Operands] | None = None,
+) -> None:
+    """Give atoms of a type of your own their attribution rule, for every explainer in this process.
+
+    With ``x, x0`` the operands at samples and references and ``y, y0`` what the atom made of them, a rule is
+    exact if its multipliers, times the changes of the operands, sum to ``y - y0``. It should divide by no
+    difference, and be the derivative where nothing differs. ``decompose`` leaves an atom one piece, and so
+    do all explainers. Registering a type again replaces its rule.
+
+    Args:
+        atom: a class that derives from :class:`rewriter.Atom`. Its ``forward`` takes tensors, batch first,
+            and is a pure function of them.
+        multipliers: of an atom that computes each element by itself: takes ``(atom, x, x0, y, y0)``, operands
+            as tuples of tensors of the output's shape, and returns one multiplier for each, of that shape.
+        pull: of an atom that mixes elements: takes ``(atom, x, x0, y, y0, d)``, operands as tuples of
+            (n or 1, *operand shape), outputs (n or 1, *output shape), and multipliers ``d`` of the output,
+            (K, n, *output shape); returns those of the operands, (K, n, *operand shape) each.
+            Without either the atom is a function of each element of one operand, and its rule the slope
+            of the chord, found from torch's derivative.
+
+    Raises:
+        RewriteError: for a class that is no atom or has a rule in this package, or for both kinds of rule.
+            Whoever explains gets one if a rule does not return one tensor of the right shape per operand.
+
+    Example:
+        >>> import torch
+        >>> class Squared(Atom):
+        ...     def forward(self, x):
+        ...         return x * x
+        >>> register_rule(Squared, multipliers=lambda atom, x, x0, y, y0: (x[0] + x0[0],))
+        >>> from passes.operations.table import rule_of
+        >>> rule_of(Squared()).elementwise
+        True
+
+    """
+    if not (isinstance(atom, type) and issubclass(atom, Atom)) or atom is Atom:
+        raise RewriteError(f"register_rule: expected a class that derives from rewriter.Atom, got {atom!r}")
+    if any(atom in family.RULES for family in FAMILIES):
+        raise RewriteError(
+            f"register_rule: {atom.__name__} has a rule in this package; derive an atom of your own from it"
+        )
+    if multipliers is not None and pull is not None:
+        raise RewriteError(f"register_rule: expected multipliers or pull for {atom.__name__}, got both")
+    for name, rule in (("multipliers", multipliers), ("pull", pull)):
+        if rule is not None and not callable(rule):
+            raise RewriteError(f"register_rule: expected a function as {name}, got {rule!r}")
+    if pull is not None:
+        REGISTERED[atom] = pulled(partial(_pull, pull))
+    elif multipliers is not None:
+        REGISTERED[atom] = scaled(lambda each: partial(_multipliers, multipliers, each))
+    else:
+        REGISTERED[atom] = scaled(_slope_of_chord)
+
+
+def _slope_of_chord(atom: Atom) -> Multipliers:
+    # Not the instance's forward, which is another one while it is explained.
+    return partial(chord_multiplier, partial(type(atom).forward, atom))
+
+
+def _multipliers(
+    rule: Callable[..., Operands], atom: Atom, x: Operands, x0: Operands, y: Tensor, y0: Tensor
+) -> Operands:
+    shape = torch.broadcast_shapes(y.shape, y0.shape)  # type: ignore[no-untyped-call]
+    return _fitted(atom, rule(atom, x, x0, y, y0), [tuple(shape)] * len(x))
+
+
+def _pull(
+    rule: Callable[..., Operands], atom: Atom, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor
+) -> Operands:
+    found = rule(atom, x, x0, y, y0, d)
+    return _fitted(atom, found, [(*d.shape[:2], *each.shape[1:]) for each in x])
+
+
+def _fitted(atom: Atom, found: Any, shapes: list[tuple[int, ...]]) -> Operands:
+    """Bring multipliers to the shapes that are wanted, to which they may have to be broadcast."""
+    given = found if isinstance(found, tuple | list) else [found]
+    try:
+        if given is found and all(isinstance(each, Tensor) for each in given):
+            return tuple(each.expand(shape) for each, shape in zip(found, shapes, strict=True))
+    except (RuntimeError, ValueError):
+        pass
+    got = [tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__ for each in given]
+    raise RewriteError(
+        f"the rule registered for {type(atom).__name__} returned {got if given is found else got[0]}, "
+        f"expected a tuple of one tensor for each operand, of shapes {shapes}"
+    )

@@ -1,0 +1,107 @@
+"""Calls that reduce groups. Sums and means are linear; maxima and products become those over a dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from passes.operations.contract import Build, Lowering, Plain, Rule, Textbook, Varies, is_plain
+from passes.operations.operation import NO_RULE, Kind, Operation, described, nonlinear
+from passes.operations.scatter.grouped import ALIASES, REDUCTIONS, along_index, scattered, segmented
+
+
+def lower_grouped(reduce_groups: Callable[..., Any]) -> Lowering:
+    """Return what lowers a reduction of groups that an index names."""
+
+    def lower(
+        varies: Varies,
+        input: Any,
+        dim: Any,
+        index: Any,
+        src: Any = None,
+        reduce: Any = None,
+        include_self: Any = True,
+    ) -> Textbook | None:
+        name = {"add": "sum"}.get(reduce, ALIASES.get(reduce, reduce))
+        if name not in (*REDUCTIONS, "mean") or type(dim) is not int or not isinstance(include_self, bool):
+            return None
+        if not isinstance(src, Tensor | fx.Node):
+            return None
+        return Plain(partial(reduce_groups, name, include_self, dim)), (input, index, src)
+
+    return lower
+
+
+def _along_index(
+    varies: Varies, input: Any, dim: Any, index: Any, source: Any, reduce: Any, include_self: Any = True
+) -> Textbook | None:
+    lower = lower_grouped(along_index)
+    return lower(varies, input, dim, index, source, reduce, include_self)
+
+
+def _segments(
+    varies: Varies,
+    data: Any,
+    reduce: Any,
+    lengths: Any = None,
+    indices: Any = None,
+    offsets: Any = None,
+    axis: Any = 0,
+    unsafe: Any = False,
+    initial: Any = None,
+) -> Textbook | None:
+    if indices is not None or type(axis) is not int or not is_plain(initial) or not isinstance(reduce, str):
+        return None
+    given = lengths if offsets is None else offsets
+    rank = _rank(data)
+    if axis != 0 and rank is None:
+        return None
+
+    def reduced(x: Any, given: Any) -> Any:
+        bounds = given
+        if offsets is None:
+            bounds = torch.cat([torch.zeros_like(given[..., :1]), torch.cumsum(given, -1)], -1)
+        return segmented(reduce, initial, x, bounds, axis, rank or 1)
+
+    return Plain(reduced), (data, given)
+
+
+def _rank(value: Any) -> int | None:
+    """Return the number of dimensions of a tensor, or of a node of a graph that has its shape noted."""
+    if isinstance(value, fx.Node):
+        value = value.meta.get("val", value.meta.get("tensor_meta"))
+    shape = getattr(value, "shape", None)
+    return None if shape is None else len(shape)
+
+
+CALLS: tuple[Operation, ...] = (
+    nonlinear(
+        "scatter_reduce(input, dim, index, src, reduce, *, include_self=True)", lower=lower_grouped(scattered)
+    ),
+    nonlinear("index_reduce(input, dim, index, source, reduce, *, include_self=True)", lower=_along_index),
+    nonlinear(
+        "segment_reduce(data, reduce, *, lengths=None, indices=None, offsets=None, axis=0, unsafe=False,"
+        " initial=None)",
+        lower=_segments,
+    ),
+    # Linear, but for two of its reductions.
+    described(
+        "scatter(input, dim, index, src, *, reduce=None)",
+        Kind.LINEAR,
+        fixed=("index",),
+        unless={"reduce": NO_RULE},
+        lower=lower_grouped(scattered),
+        fresh=True,
+    ),
+    *(
+        described(f"max_unpool{space}d(input, indices)", Kind.LINEAR, fixed=("indices",), fresh=True)
+        for space in (1, 2, 3)
+    ),
+)
+MODULES: Mapping[type[nn.Module], Build] = {}
+# All of it is made of other families.
+RULES: Mapping[type[nn.Module], Rule] = {}

@@ -1,0 +1,1 @@
+"""What the library says of every operation that torch lists: exact, or refused by name."""

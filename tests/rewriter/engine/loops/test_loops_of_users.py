@@ -1,0 +1,323 @@
+"""Loops of users' own are explained as recurrences, with the values of each step explained by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from passes.recurrent.recurrence import Recurrence
+from rewriter import DeepExplainer, RewriteError
+from rewriter.compiler.decompose import lowered
+from rewriter.engine.linked_modules import linked_copy
+from rewriter.explainer import target
+
+INPUTS, HIDDEN, STEPS = 3, 4, 6
+State = tuple[Tensor, ...]
+
+
+class Loop(nn.Module):
+    """What the loops below share: parts of a cell, and a head."""
+
+    states = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.h = nn.Linear(INPUTS, 4 * HIDDEN), nn.Linear(HIDDEN, 4 * HIDDEN, bias=False)
+        self.z, self.c = nn.Linear(INPUTS, HIDDEN), nn.Linear(INPUTS, HIDDEN)
+        self.hz, self.hr = nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, HIDDEN, bias=False)
+        self.peepholes = nn.Parameter(torch.randn(3, HIDDEN))
+        self.norm, self.head = nn.LayerNorm(HIDDEN), nn.Linear(HIDDEN, 2)
+
+    def start(self, x: Tensor) -> State:
+        return (torch.zeros(x.shape[0], HIDDEN, dtype=x.dtype),) * self.states
+
+    def step(self, x: Tensor, *state: Tensor) -> State:
+        h, c = state
+        i, f, g, o = (self.x(x) + self.h(h)).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.start(x)
+        for t in range(STEPS):
+            state = self.step(x[:, t], *state)
+        return self.head(state[0])
+
+
+class Peephole(Loop):
+    def step(self, x: Tensor, *state: Tensor) -> State:
+        h, c = state
+        of_i, of_f, of_o = self.peepholes
+        i, f, g, o = (self.x(x) + self.h(h)).chunk(4, 1)
+        new = torch.sigmoid(f + of_f * c) * c + torch.sigmoid(i + of_i * c) * torch.tanh(g)
+        return torch.sigmoid(o + of_o * new) * torch.tanh(new), new
+
+
+class MinGRU(Loop):
+    states = 1
+
+    def step(self, x: Tensor, *state: Tensor) -> State:
+        z = torch.sigmoid(self.z(x))
+        return ((1 - z) * state[0] + z * self.c(x),)
+
+
+class GRUFromALayer(Loop):
+    """Begins with what varies, and takes all outputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, outputs = self.z(x[:, 0]), []
+        for t in range(STEPS):
+            r = torch.sigmoid(self.z(x[:, t]) + self.hz(h))
+            h = r * h + (1 - r) * torch.tanh(self.c(x[:, t]) + r * self.hr(h))
+            outputs.append(h)
+        return self.head(torch.stack(outputs, 1)).sum(1)
+
+
+class Backwards(Loop):
+    """From the last step to the first, with a head at each, whose sum is handed on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, total = self.start(x), torch.zeros(x.shape[0], 2, dtype=x.dtype)
+        for t in reversed(range(STEPS)):
+            state = self.step(x[:, t], *state)
+            total = total + torch.tanh(self.head(state[0]))
+        return total
+
+
+class TimeFirst(Loop):
+    def forward(self, x: Tensor) -> Tensor:
+        state, x = self.start(x), x.transpose(0, 1)
+        for t in range(STEPS):
+            state = self.step(x[t], *state)
+        return self.head(state[0] + state[1])
+
+
+class Unbound(Loop):
+    def forward(self, x: Tensor) -> Tensor:
+        state, steps = self.start(x), x.unbind(1)
+        for t in range(STEPS):
+            state = self.step(steps[t], *state)
+        return self.head(state[0] * state[1])
+
+
+class EverySecond(Loop):
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, x], 1)
+        state = self.start(x)
+        for t in range(0, 2 * STEPS, 2):
+            state = self.step(x[:, t], *state)
+            state = (state[0], 0.9 * state[1])
+        return self.head(state[0])
+
+
+class OneState(Loop):
+    """Begins with a state that is one for all rows."""
+
+    def start(self, x: Tensor) -> State:
+        return torch.full((1, HIDDEN), 0.5, dtype=x.dtype), torch.ones(HIDDEN, dtype=x.dtype)
+
+
+class Rows(Loop):
+    """Each sample is several sequences."""
+
+    states = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.stack([x, x.flip(1)], 2)
+        h = self.z(x[:, 0])
+        for t in range(STEPS):
+            h = torch.tanh(self.c(x[:, t]) + self.hz(h))
+        return self.head(h).sum(1)
+
+
+class Cells(Loop):
+    """A cell of torch's."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.cell = getattr(nn, kind)(INPUTS, HIDDEN)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hx, outputs = None, []
+        for t in range(STEPS):
+            hx = self.cell(x[:, t], hx)
+            outputs.append(hx[0] if isinstance(self.cell, nn.LSTMCell) else hx)
+        return self.head(torch.stack(outputs).mean(0))
+
+
+class Joined(Loop):
+    """A Linear of what a step takes and the state, side by side."""
+
+    def __init__(self, state_first: bool) -> None:
+        super().__init__()
+        self.state_first = state_first
+        self.both = nn.Linear(INPUTS + HIDDEN, 4 * HIDDEN)
+
+    def step(self, x: Tensor, *state: Tensor) -> State:
+        h, c = state
+        both = torch.cat([h, x] if self.state_first else [x, h], dim=1)
+        i, f, g, o = self.both(both).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+
+class Stack(Loop):
+    """A second loop over what the first gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, outputs = self.start(x), []
+        for t in range(STEPS):
+            state = self.step(x[:, t], *state)
+            outputs.append(state[0])
+        sequence = torch.stack(outputs, 1)
+        h = self.start(x)[0]
+        for t in range(STEPS):
+            h = torch.tanh(self.hz(sequence[:, t]) + self.hr(h))
+        return self.head(h)
+
+
+class OfEachStep(Loop):
+    """Takes the cell state of each step, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, outputs = self.start(x), []
+        for t in range(STEPS):
+            state = self.step(x[:, t], *state)
+            outputs.append(state[1])
+        return self.head(torch.stack(outputs).sum(0))
+
+
+class Mixing(Loop):
+    """Its norm mixes the elements of a state."""
+
+    def step(self, x: Tensor, *state: Tensor) -> State:
+        h, c = super().step(x, *state)
+        return h, self.norm(c)
+
+
+class Changing(Loop):
+    """No two steps are the same."""
+
+    states = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        (h,) = self.start(x)
+        for t in range(STEPS):
+            h = torch.tanh(self.z(x[:, t]) + self.hz(h)) + 0.5 * h * (t + 1)
+        return self.head(h)
+
+
+class Reading(Loop):
+    """Each step takes what varies, and is the same for all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole, state = torch.tanh(self.z(x.sum(1))), self.start(x)
+        for t in range(STEPS):
+            h, c = self.step(x[:, t], *state)
+            state = h * whole, c
+        return self.head(state[0])
+
+
+ROLLED: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "LSTM": (Loop, 1),
+    "peephole": (Peephole, 1),
+    "minGRU": (MinGRU, 1),
+    "GRU": (GRUFromALayer, 1),
+    "backwards": (Backwards, 1),
+    "time first": (TimeFirst, 1),
+    "unbound": (Unbound, 1),
+    "every second step": (EverySecond, 1),
+    "LSTMCell": (lambda: Cells("LSTMCell"), 1),
+    "GRUCell": (lambda: Cells("GRUCell"), 1),
+    "RNNCell": (lambda: Cells("RNNCell"), 1),
+    "two loops": (Stack, 2),
+    "input and state joined": (lambda: Joined(False), 1),
+    "state and input joined": (lambda: Joined(True), 1),
+    "one state": (OneState, 1),
+    "several sequences a sample": (Rows, 1),
+    # These are explained step by step.
+    "cell state of each step": (OfEachStep, 0),
+    "a norm": (Mixing, 0),
+    "changing": (Changing, 0),
+    "reading": (Reading, 0),
+}
+
+
+def data() -> tuple[Tensor, Tensor]:
+    x, background = torch.randn(5, STEPS, INPUTS), torch.randn(7, STEPS, INPUTS)
+    return x.double(), background.double()
+
+
+def graph_of(model: nn.Module) -> list[str]:
+    assert isinstance(model, fx.GraphModule)
+    return [node.format_node() for node in model.graph.nodes]
+
+
+def loops_in(model: nn.Module) -> int:
+    return sum(isinstance(each, Recurrence) for each in model.modules())
+
+
+def step_by_step(model: nn.Module, background: Tensor, monkeypatch: pytest.MonkeyPatch) -> DeepExplainer:
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "linked_copy", lambda model, rolled: linked_copy(model))
+        return DeepExplainer(model, background)
+
+
+@pytest.mark.parametrize("name", ROLLED)
+def test_values_are_those_of_each_step_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, loops = ROLLED[name]
+    model = build().double().eval()
+    x, background = data()
+    explainer = DeepExplainer(model, background)
+    assert loops_in(explainer._target.model) == loops
+    plain = step_by_step(model, background, monkeypatch)
+    assert not loops_in(plain._target.model)
+    got, expected = explainer.shap_values(x), plain.shap_values(x)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ROLLED)
+def test_a_rolled_model_computes_the_same(name: str) -> None:
+    build, loops = ROLLED[name]
+    model = build().double().eval()
+    rewritten = lowered(model)
+    before = graph_of(rewritten)
+    rolled = linked_copy(rewritten, rolled=True)
+    assert loops_in(rolled) == loops
+    x, _ = data()
+    # Linears are multiplied for all steps at once, which may round otherwise.
+    torch.testing.assert_close(rolled(x), model(x), rtol=1e-13, atol=1e-14)
+    assert graph_of(rewritten) == before
+
+
+def test_weights_that_are_written_to_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Peephole().double().eval()
+    x, background = data()
+    explainer = DeepExplainer(model, background)
+    with torch.no_grad():
+        for each in model.parameters():
+            each.mul_(1.5)
+    expected = step_by_step(model, background, monkeypatch).shap_values(x)
+    got = explainer.shap_values(x, check_additivity=False)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+def test_a_layer_in_a_loop_is_found_all_the_same() -> None:
+    class Once(Loop):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.tanh(self.before(x)))
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.before = nn.Linear(INPUTS, INPUTS)
+
+    model = Once().double().eval()
+    x, background = data()
+    assert DeepExplainer((model, model.head), background).shap_values(x).shape == (5, HIDDEN, 2)
+    assert DeepExplainer((model, model.before), background).shap_values(x).shape == (5, STEPS, INPUTS, 2)
+    with pytest.raises(RewriteError, match="more than once"):
+        DeepExplainer((model, model.x), background)

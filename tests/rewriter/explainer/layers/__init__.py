@@ -1,0 +1,1 @@
+"""Tests of layers and neurons that ``rewriter.DeepExplainer`` explains."""
