@@ -164,6 +164,7 @@ class Tape:
         position: of the next one for the samples.
         inputs: what a layer took, or gave, of the references, where that is asked for; once the samples have
             run, facing them.
+        given: what the layer gets in place of that, batch first; empty where it gets its own.
         leaves: likewise of the samples, batch first, made leaves of their autograd graph.
         tokens: integers are explained where an embedding looks them up.
         lookups: what the samples looked up, with what the references did.
@@ -182,6 +183,7 @@ class Tape:
     entries: list[tuple[str, Any]] = field(default_factory=list)
     position: int = 0
     inputs: list[Tensor] = field(default_factory=list)
+    given: list[Tensor] = field(default_factory=list)
     leaves: list[Tensor] = field(default_factory=list)
     tokens: bool = False
     lookups: list[Any] = field(default_factory=list)

@@ -18,6 +18,8 @@ from rewriter.engine.attribution import attribute
 from rewriter.engine.contexts import context_inputs
 from rewriter.engine.path.along import attribute_along
 from rewriter.engine.path.nearness import Nearer, Nearness
+from rewriter.engine.path.points import Path
+from rewriter.engine.path.through import Through, through
 from rewriter.engine.problem import Problem
 from rewriter.engine.sweeps.backend import chosen_backend
 from rewriter.engine.sweeps.library import Compiled, compiling
@@ -315,15 +317,31 @@ class DeepExplainer(Subject):
     def _explained(self, problem: Problem, output_shape: torch.Size | None, nearness: Nearness) -> Explained:
         tail = (problem.outputs,) if output_shape is None else tuple(output_shape)
         contexts = context_inputs(self._target, problem)
-        path = nearness.path(self._target, problem, contexts)
+        direct = nearness.is_direct or not (problem.rows and problem.count)
+        ways = None if direct else self._ways(problem, contexts, nearness)
 
         def explain(problem: Problem) -> Explained:
             # What is remembered are references in their own context.
             elsewhere = contexts or problem.read_as is not None
             remembered = replace(self._remembered, references=None) if elsewhere else self._remembered
-            asked = self._target, problem, self._max_memory, remembered
-            parts = attribute(*asked) if path is None else attribute_along(path, *asked)
+            if ways is None:
+                parts = attribute(self._target, problem, self._max_memory, remembered)
+                return collect(parts, problem, tail, progress=self._progress)
+            path, opened = ways
+            problem = problem if opened is None else opened.problem(problem)
+            target = self._target if opened is None else opened.target
+            parts = attribute_along(path, target, problem, self._max_memory, remembered)
             return collect(parts, problem, tail, progress=self._progress)
 
-        mixed = path is not None
+        mixed = ways is not None
         return explained_as_read(self._target, problem, contexts, self._run, explain, mixed=mixed)
+
+    def _ways(
+        self, problem: Problem, contexts: Sequence[int], nearness: Nearness
+    ) -> tuple[Path, Through | None]:
+        """Return the path from references to samples, and what it goes through: the model if it is None."""
+        if self._cut is None:
+            return nearness.path(problem, contexts), None
+        opened = through(self._target, partial(self._cut.rows_of, self._target), problem)
+        row = opened.problem(problem.of_rows(slice(1)).of_references(0, 1))
+        return nearness.path(row, (), opened.target.given, around=opened.around), opened

@@ -13,7 +13,7 @@ from torch import Tensor
 from passes.errors import RewriteError
 from rewriter.engine.integers.origins import is_integer
 from rewriter.engine.path.points import Path
-from rewriter.engine.problem import Inputs, Problem, Target
+from rewriter.engine.problem import Inputs, Problem
 
 Accuracy = Literal["fast", "near", "nearest"]
 # Blocks, and pairs of a reference and a draw that they need.
@@ -46,7 +46,8 @@ class Nearness:
         groups: which elements of a row are switched together, as integers that broadcast to its shape: of
             (T, F) ``np.arange(T)[:, None]`` are steps and ``np.arange(F)`` channels. A list for several
             inputs, None for one whose elements are by themselves; elements of one number are one group
-            wherever they are. None: each element, each token, by itself.
+            wherever they are. None: each element, each token, by itself. With ``(model, layer)`` they are of
+            a row of what the layer takes, or gives.
         accuracy: ``"fast"``, ``"near"`` or ``"nearest"`` choose blocks and draws by the number of references.
 
     Raises:
@@ -95,40 +96,41 @@ class Nearness:
         blocks, pairs = _PRESETS[self.accuracy]
         return blocks, -(-pairs // references)
 
-    def path(self, target: Target, problem: Problem, contexts: Sequence[int]) -> Path | None:
-        """Return the path; None if it goes straight from references to samples.
+    def path(
+        self, problem: Problem, contexts: Sequence[int], given: int = 0, *, around: bool = False
+    ) -> Path:
+        """Return the path.
 
         Args:
-            target: what is explained.
-            problem: by what.
+            problem: what is to be explained, of one sample at least.
             contexts: inputs that are read beside what is explained, which are as in the sample all the way.
+            given: of a layer the number of tensors, which come before the model's inputs; 0 without one.
+            around: the model's inputs count besides, by ways around the layer: as one player together.
 
         Raises:
-            RewriteError: for groups that do not fit the inputs, segments between tokens, and for layers.
+            RewriteError: for groups that do not fit the inputs, and segments between tokens.
 
         """
-        if self.is_direct:
-            return None
-        if target.interim is not None:
-            raise RewriteError(
-                "blocks, segments, accuracy: switch inputs of the model; with (model, layer) leave them out"
-            )
-        if not (problem.rows and problem.count):
-            return None
-        players = self._players(problem.samples, contexts)
+        own = problem.samples[: given or None]
+        players = self._players(own, contexts)
         count = max((1 + int(each.max()) for each in players if each.numel()), default=0)
+        for each in problem.samples[len(own) :]:
+            # What no path changes has the player of something else.
+            number = count if around else 0
+            players.append(torch.full(each.shape[1:], number, device=each.device))
+        count += around
         blocks, draws = self.chosen(problem.count)
         blocks = max(1, min(blocks, count))
         if self.segments > 1:
-            for k, each in enumerate(problem.samples):
+            for k, each in enumerate(own):
                 if k not in contexts and is_integer(each):
                     raise RewriteError(
                         f"segments: there is nothing between two tokens, input {k}; pass blocks=..., which "
                         "switches whole tokens"
                     )
-        return Path(blocks, self.segments, draws if blocks > 1 else 1, self.seed, players)
+        return Path(blocks, self.segments, draws if blocks > 1 else 1, self.seed, tuple(players))
 
-    def _players(self, samples: Inputs, contexts: Sequence[int]) -> tuple[Tensor, ...]:
+    def _players(self, samples: Inputs, contexts: Sequence[int]) -> list[Tensor]:
         """Return the player of each element; what no path changes has that of another."""
         labels = self._labels([each.shape[1:] for each in samples])
         players = [k for k in range(len(samples)) if k not in contexts]
@@ -136,12 +138,12 @@ class Nearness:
         _, numbers = np.unique(flat, axis=0, return_inverse=True)
         found = torch.from_numpy(numbers.reshape(-1).astype(np.int64))
         parts = iter(torch.split(found, [samples[k][0].numel() for k in players]))
-        return tuple(
+        return [
             (next(parts) if k in players else torch.zeros(each[0].numel(), dtype=torch.int64))
             .view(each.shape[1:])
             .to(each.device)
             for k, each in enumerate(samples)
-        )
+        ]
 
     def _labels(self, shapes: Sequence[torch.Size]) -> list[np.ndarray[Any, Any]]:
         """Return labels of the elements of a row, (*shape, 2): what numbered them, and the number."""

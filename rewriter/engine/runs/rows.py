@@ -33,7 +33,7 @@ def run_rows(target: Target, inputs: Inputs, tape: Tape, read_as: Inputs | None 
         running(tape),
         deciding(target, copies, tape, read_as),
     ):
-        return _flat(target.run(copies))
+        return _run(target, copies, tape)
 
 
 def deciding(target: Target, inputs: Inputs, tape: Tape, read_as: Inputs | None) -> Any:
@@ -70,7 +70,9 @@ def outputs_read_as(target: Target, inputs: Inputs, read_as: Inputs | None) -> T
     return run_rows(target, inputs, Tape(tokens=target.tokens), read_as)
 
 
-def _flat(output: Tensor) -> Tensor:
+def _run(target: Target, inputs: Inputs, tape: Tape) -> Tensor:
+    tape.given = inputs[: target.given]
+    output = target.run(inputs[target.given :])
     return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
 
@@ -99,7 +101,7 @@ def run_linked(
         # Under the caller's no_grad a view taken later would have no gradient.
         given = [leaf.clone() if leaf.requires_grad else leaf for leaf in leaves]
         with deciding(target, given, tape, read_as):
-            flat = _flat(target.run(given))
+            flat = _run(target, given, tape)
     tape.check_ended()
     return leaves, flat
 
@@ -139,3 +141,27 @@ def pulled_back(
     torch._C._functorch._set_vmap_fallback_warning_enabled(False)  # type: ignore[attr-defined]
     found = iter(torch.func.vmap(pull)(batch))
     return [next(found) if leaf.requires_grad else None for leaf in leaves]
+
+
+def is_made_of(outputs: Tensor, leaves: Inputs) -> bool:
+    """Whether autograd knows of a way from any of some leaves to outputs.
+
+    Example:
+        >>> x, y = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+        >>> is_made_of(x.exp() + 1, [x]), is_made_of(x.exp() + 1, [y])
+        (True, False)
+
+    """
+    wanted = {id(each) for each in leaves}
+    # Nodes are made anew whenever they are asked for, unless somebody has them.
+    seen: set[Any] = set()
+    left = [outputs.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if id(getattr(node, "variable", None)) in wanted:
+            return True
+        left += [each for each, _ in node.next_functions]
+    return False

@@ -194,15 +194,6 @@ def test_groups_of_several_inputs_are_a_list() -> None:
         explainer.shap_values([torch.randn(1, 4, 3), torch.randn(1, 2)], blocks=2, groups=np.ones(3, int))
 
 
-def test_layers_have_no_paths() -> None:
-    model = gallery.Widened("GRU")
-    explainer = DeepExplainer((model, model.rnn), torch.randn(3, 4, 6))
-    with pytest.raises(
-        RewriteError, match=r"switch inputs of the model; with \(model, layer\) leave them out"
-    ):
-        explainer.shap_values(torch.randn(2, 4, 6), blocks=2)
-
-
 def test_a_stream_is_explained_along_paths_too() -> None:
     explainer = DeepExplainer(gallery.Classifier("GRU"), torch.randn(3, 4, 3))
     x = torch.randn(3, 4, 3)
