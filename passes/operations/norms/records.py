@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from passes.operations.contract import (
     Build,
@@ -45,6 +45,7 @@ from passes.operations.norms.vector_norms import (
     normalized,
 )
 from passes.operations.operation import Operation, nonlinear
+from passes.operations.whole import is_whole, lower_whole
 from passes.stand_in import StandIn, put_on_face
 
 
@@ -117,6 +118,14 @@ def _local_response_norm(
     return LocalResponseNormAtoms(size, alpha, beta, k), (input,)
 
 
+_VARIANCES: Mapping[tuple[bool, bool], Callable[..., Any]] = {
+    (False, False): torch.var,
+    (True, False): torch.std,
+    (False, True): torch.var_mean,
+    (True, True): torch.std_mean,
+}
+
+
 def _variance(*, root: bool = False, mean: bool = False) -> Lowering:
     def lower(
         varies: Varies,
@@ -126,9 +135,17 @@ def _variance(*, root: bool = False, mean: bool = False) -> Lowering:
         keepdim: Any = False,
         correction: Any = None,
     ) -> Textbook | None:
-        dims = known_dims(dim)
+        if isinstance(dim, bool):
+            # Where no dimension is named, the second argument is this one.
+            dim, unbiased = None, dim
         taken = int(bool(unbiased)) if correction is None else correction
-        if dims is None or not isinstance(keepdim, bool) or not is_number(taken):
+        if not is_number(taken) or not isinstance(keepdim, bool):
+            return None
+        if is_whole(dim):
+            options = {"dim": -1, "correction": taken}
+            return lower_whole(partial(_VARIANCES[root, mean], **options), input, keepdim=keepdim)
+        dims = known_dims(dim)
+        if dims is None:
             return None
         if mean:
             return VarianceAndMean(dims, taken, keepdim, root), (input,)
@@ -140,10 +157,17 @@ def _variance(*, root: bool = False, mean: bool = False) -> Lowering:
 def _norm(
     varies: Varies, input: Any, p: Any = "fro", dim: Any = None, keepdim: Any = False, dtype: Any = None
 ) -> Textbook | None:
-    order = 2 if p in ("fro", None) else p
-    dims = known_dims(dim)
     known = isinstance(keepdim, bool) and (dtype is None or isinstance(dtype, torch.dtype))
-    if dims is None or not known or not is_number(order):
+    if p == "nuc" and known and dtype is None:
+        return _nuclear_norm(input, dim, keepdim)
+    order = 2 if p in ("fro", None) else p
+    if not known or not is_number(order):
+        return None
+    if is_whole(dim):
+        of_line = partial(torch.linalg.vector_norm, ord=order, dim=-1, dtype=dtype)
+        return lower_whole(of_line, input, keepdim=keepdim)
+    dims = known_dims(dim)
+    if dims is None:
         return None
     if order in (1, 2):
         return VectorNorm(int(order), dims, keepdim, dtype), (input,)
@@ -152,6 +176,13 @@ def _norm(
     if order == math.inf:
         return LargestAbsolute(dims, keepdim), (input,)
     return Plain(partial(norm_of_order, float(order), dims, keepdim)), (input,)
+
+
+def _nuclear_norm(input: Any, dim: Any, keepdim: bool) -> Textbook | None:
+    dims = (-2, -1) if is_whole(dim) else known_dims(dim)
+    if dims is None or len(dims) != 2:
+        return None
+    return Plain(partial(torch.linalg.matrix_norm, ord="nuc", dim=dims, keepdim=keepdim)), (input,)
 
 
 def _vector_norm(
@@ -163,8 +194,23 @@ def _vector_norm(
 def _linalg_norm(
     varies: Varies, input: Any, ord: Any = None, dim: Any = None, keepdim: Any = False, dtype: Any = None
 ) -> Textbook | None:
-    matrix = isinstance(dim, list | tuple) and len(dim) > 1
-    return None if matrix and ord not in (None, "fro") else _norm(varies, input, ord, dim, keepdim, dtype)
+    if ord is not None and is_whole(dim):
+        # Of a vector or of a matrix, as its shape says.
+        if not isinstance(input, Tensor):
+            return None
+        dim = tuple(range(input.dim()))
+    if isinstance(dim, list | tuple) and len(dim) > 1 and ord not in (None, "fro"):
+        given = {"dim": tuple(dim), "keepdim": keepdim, "dtype": dtype}
+        return Plain(partial(torch.linalg.matrix_norm, ord=ord, **given)), (input,)
+    return _norm(varies, input, ord, dim, keepdim, dtype)
+
+
+def _dist(varies: Varies, input: Any, other: Any, p: Any = 2.0) -> Textbook | None:
+    return (Plain(partial(_length_between, p)), (input, other)) if is_number(p) else None
+
+
+def _length_between(p: float, a: Any, b: Any) -> Any:
+    return torch.linalg.vector_norm(a - b, p)
 
 
 def _normalize(varies: Varies, input: Any, p: Any = 2.0, dim: Any = 1, eps: Any = 1e-12) -> Textbook | None:
@@ -252,6 +298,7 @@ CALLS: tuple[Operation, ...] = (
     nonlinear("norm(input, p='fro', dim=None, keepdim=False, dtype=None)", lower=_norm),
     nonlinear("linalg.norm(input, ord=None, dim=None, keepdim=False, *, dtype=None)", lower=_linalg_norm),
     nonlinear("linalg.vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None)", lower=_vector_norm),
+    nonlinear("dist(input, other, p=2.0)", lower=_dist),
     nonlinear("normalize(input, p=2.0, dim=1, eps=1e-12)", lower=_normalize),
     nonlinear("cosine_similarity(x1, x2, dim=1, eps=1e-08)", lower=_cosine),
     nonlinear("pairwise_distance(x1, x2, p=2.0, eps=1e-06, keepdim=False)", lower=_distance),
