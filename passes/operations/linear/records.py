@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from passes.operations.contract import Build, Rule
-from passes.operations.operation import NO_RULE, RANDOM, ROWS, Kind, Operation, described, linear
+from passes.operations.operation import NO_RULE, RANDOM, Kind, Operation, described, linear
 
 
 def _but(signature: str, *aliases: str, fixed: str | tuple[str, ...], fresh: bool = True) -> Operation:
@@ -130,14 +130,6 @@ CALLS: tuple[Operation, ...] = (
             *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
             "feature_dropout",
         )
-    ),
-    described(
-        "batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False)",
-        Kind.LINEAR,
-        fixed=("running_mean", "running_var", "weight"),
-        builtin="input, weight, bias, running_mean, running_var, training",
-        fresh=True,
-        unless={"training": ROWS},
     ),
 )
 MODULES: Mapping[type[nn.Module], Build] = {}

@@ -22,6 +22,13 @@ from passes.operations.contract import (
     known_dims,
     pulled,
 )
+from passes.operations.norms.native import (
+    lower_batch_norm,
+    lower_instance_norm,
+    lower_native_group_norm,
+    lower_native_layer_norm,
+    lower_with_statistics,
+)
 from passes.operations.norms.rule import normalize_pull, standardize_pull, variance_pull, vector_norm_pull
 from passes.operations.norms.similarity import CosineSimilarityAtoms, PairwiseDistanceAtoms, distance_of_order
 from passes.operations.norms.standardize import (
@@ -44,7 +51,7 @@ from passes.operations.norms.vector_norms import (
     norm_of_order,
     normalized,
 )
-from passes.operations.operation import Operation, nonlinear
+from passes.operations.operation import ROWS, Kind, Operation, described, nonlinear
 from passes.operations.whole import is_whole, lower_whole
 from passes.stand_in import StandIn, put_on_face
 
@@ -106,7 +113,9 @@ def _instance_norm(
     eps: Any = 1e-5,
 ) -> Textbook | None:
     if running_mean is not None or use_input_stats is not True or not is_number(eps):
-        return None
+        return lower_instance_norm(
+            varies, input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+        )
     return _with_weights(Scaled(Standardize(2, eps), channels=True), input, weight, bias)
 
 
@@ -289,6 +298,30 @@ CALLS: tuple[Operation, ...] = (
         "instance_norm(input, running_mean=None, running_var=None, weight=None, bias=None,"
         " use_input_stats=True, momentum=0.1, eps=1e-05)",
         lower=_instance_norm,
+        builtin="input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, cudnn_enabled",
+    ),
+    nonlinear("native_layer_norm(input, normalized_shape, weight, bias, eps)", lower=lower_native_layer_norm),
+    nonlinear("native_group_norm(input, weight, bias, N, C, HxW, group, eps)", lower=lower_native_group_norm),
+    described(
+        "batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1,"
+        " eps=1e-05)",
+        Kind.LINEAR,
+        fixed=("running_mean", "running_var", "weight"),
+        builtin="input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled",
+        fresh=True,
+        unless={"training": ROWS},
+        lower=lower_batch_norm,
+    ),
+    *(
+        nonlinear(
+            f"{name}(input, weight, bias, running_mean, running_var, training, momentum, eps)",
+            lower=lower_with_statistics(),
+        )
+        for name in ("native_batch_norm", "_native_batch_norm_legit")
+    ),
+    nonlinear(
+        "_batch_norm_with_update(input, weight, bias, running_mean, running_var, momentum, eps)",
+        lower=lower_with_statistics(torch.uint8, training=True),
     ),
     nonlinear("local_response_norm(input, size, alpha=0.0001, beta=0.75, k=1.0)", lower=_local_response_norm),
     nonlinear(f"var{_OF_VARIANCE}", lower=_variance()),
