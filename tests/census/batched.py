@@ -37,7 +37,8 @@ Path = tuple[tuple[int, ...], bool]
 
 
 def _has_slope(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and (tensor.is_floating_point() or tensor.is_complex())
+    counts = tensor.layout == torch.strided and tensor.numel() > 0
+    return counts and (tensor.is_floating_point() or tensor.is_complex())
 
 
 class Around(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passes.operations.contract import Build, Lowering, Plain, Rule, Textbook, Varies, is_plain
+from passes.operations.contract import Build, Lowering, Plain, Rule, Textbook, Varies, is_plain, rank_of
 from passes.operations.operation import NO_RULE, Kind, Operation, described, nonlinear
 from passes.operations.scatter.grouped import ALIASES, REDUCTIONS, along_index, scattered, segmented
 
@@ -57,7 +57,7 @@ def _segments(
     if indices is not None or type(axis) is not int or not is_plain(initial) or not isinstance(reduce, str):
         return None
     given = lengths if offsets is None else offsets
-    rank = _rank(data)
+    rank = rank_of(data)
     if axis != 0 and rank is None:
         return None
 
@@ -68,14 +68,6 @@ def _segments(
         return segmented(reduce, initial, x, bounds, axis, rank or 1)
 
     return Plain(reduced), (data, given)
-
-
-def _rank(value: Any) -> int | None:
-    """Return the number of dimensions of a tensor, or of a node of a graph that has its shape noted."""
-    if isinstance(value, fx.Node):
-        value = value.meta.get("val", value.meta.get("tensor_meta"))
-    shape = getattr(value, "shape", None)
-    return None if shape is None else len(shape)
 
 
 CALLS: tuple[Operation, ...] = (
