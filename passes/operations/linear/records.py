@@ -34,7 +34,7 @@ CALLS: tuple[Operation, ...] = (
         *("fft.fft", "fft.ifft", "fft.rfft", "fft.irfft", "fft.fft2", "fft.ifft2", "fft.rfft2", "fft.irfft2"),
         *("fft.fftn", "fft.ifftn", "fft.rfftn", "fft.irfftn", "fft.hfft", "fft.ihfft", "fft.hfft2"),
         *("fft.ihfft2", "fft.hfftn", "fft.ihfftn", "fft.fftshift", "fft.ifftshift", "stft", "istft"),
-        *("slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter"),
+        *("slice_scatter", "select_scatter", "diagonal_scatter"),
         *("unfold_copy", "alias_copy", "as_strided_copy", "expand_copy", "permute_copy", "slice_copy"),
         *("squeeze_copy", "t_copy", "transpose_copy", "unsqueeze_copy", "view_copy", "narrow_copy"),
         *("select_copy", "diagonal_copy", "unbind_copy", "split_copy", "split_with_sizes_copy"),

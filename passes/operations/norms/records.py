@@ -22,6 +22,7 @@ from passes.operations.contract import (
     known_dims,
     pulled,
 )
+from passes.operations.norms.lengths import build_power_pool, lower_dist, lower_pdist, lower_power_pool
 from passes.operations.norms.native import (
     lower_batch_norm,
     lower_instance_norm,
@@ -214,14 +215,6 @@ def _linalg_norm(
     return _norm(varies, input, ord, dim, keepdim, dtype)
 
 
-def _dist(varies: Varies, input: Any, other: Any, p: Any = 2.0) -> Textbook | None:
-    return (Plain(partial(_length_between, p)), (input, other)) if is_number(p) else None
-
-
-def _length_between(p: float, a: Any, b: Any) -> Any:
-    return torch.linalg.vector_norm(a - b, p)
-
-
 def _normalize(varies: Varies, input: Any, p: Any = 2.0, dim: Any = 1, eps: Any = 1e-12) -> Textbook | None:
     dims = known_dims(dim)
     if dims is None or not is_number(p) or not is_number(eps):
@@ -331,7 +324,15 @@ CALLS: tuple[Operation, ...] = (
     nonlinear("norm(input, p='fro', dim=None, keepdim=False, dtype=None)", lower=_norm),
     nonlinear("linalg.norm(input, ord=None, dim=None, keepdim=False, *, dtype=None)", lower=_linalg_norm),
     nonlinear("linalg.vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None)", lower=_vector_norm),
-    nonlinear("dist(input, other, p=2.0)", lower=_dist),
+    nonlinear("pdist(input, p=2.0)", lower=lower_pdist),
+    nonlinear("dist(input, other, p=2.0)", lower=lower_dist),
+    *(
+        nonlinear(
+            f"lp_pool{space}d(input, norm_type, kernel_size, stride=None, ceil_mode=False)",
+            lower=lower_power_pool(space),
+        )
+        for space in (1, 2, 3)
+    ),
     nonlinear("normalize(input, p=2.0, dim=1, eps=1e-12)", lower=_normalize),
     nonlinear("cosine_similarity(x1, x2, dim=1, eps=1e-08)", lower=_cosine),
     nonlinear("pairwise_distance(x1, x2, p=2.0, eps=1e-06, keepdim=False)", lower=_distance),
@@ -344,6 +345,9 @@ MODULES: Mapping[type[nn.Module], Build] = {
     nn.InstanceNorm1d: _instance_module(InstanceNorm1dAtoms),
     nn.InstanceNorm2d: _instance_module(InstanceNorm2dAtoms),
     nn.InstanceNorm3d: _instance_module(InstanceNorm3dAtoms),
+    nn.LPPool1d: build_power_pool(1),
+    nn.LPPool2d: build_power_pool(2),
+    nn.LPPool3d: build_power_pool(3),
     nn.CosineSimilarity: _cosine_module,
     nn.PairwiseDistance: _distance_module,
 }

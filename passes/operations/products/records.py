@@ -41,6 +41,7 @@ from passes.operations.products.bilinear import Bilinear
 from passes.operations.products.contractions import equation_of_sublists, pairwise_equations
 from passes.operations.products.rule import bilinear_pull, product_multipliers, running_product_pull
 from passes.operations.products.running_products import RunningProduct
+from passes.operations.products.sparse import lower_sparse_mm
 from passes.operations.whole import is_whole, lower_whole
 from passes.stand_in import StandIn, put_on_face
 
@@ -372,6 +373,7 @@ CALLS: tuple[Operation, ...] = (
         )
     ),
     nonlinear("_softmax_backward_data(grad_output, output, dim, input_dtype=None)", lower=_softmax_backward),
+    nonlinear("sparse.mm(sparse, dense, reduce=None)", "_sparse_mm", lower=lower_sparse_mm),
     nonlinear("cdist(x1, x2, p=2.0, compute_mode=None)", lower=_cdist),
     nonlinear("prod(input, dim=None, keepdim=False)", lower=_prod),
     nonlinear("cumprod(input, dim)", lower=_cumprod),

@@ -11,7 +11,9 @@ from torch import Tensor, fx, nn
 
 from passes.operations.contract import Build, Lowering, Plain, Rule, Textbook, Varies, is_plain, rank_of
 from passes.operations.operation import NO_RULE, Kind, Operation, described, nonlinear
+from passes.operations.scatter.bags import lower_embedding_bag
 from passes.operations.scatter.grouped import ALIASES, REDUCTIONS, along_index, scattered, segmented
+from passes.operations.scatter.unpooling import lower_strided_scatter, lower_unpool
 
 
 def lower_grouped(reduce_groups: Callable[..., Any]) -> Lowering:
@@ -70,6 +72,10 @@ def _segments(
     return Plain(reduced), (data, given)
 
 
+def _nothing(varies: Varies, /, **arguments: Any) -> None:
+    return None
+
+
 CALLS: tuple[Operation, ...] = (
     nonlinear(
         "scatter_reduce(input, dim, index, src, reduce, *, include_self=True)", lower=lower_grouped(scattered)
@@ -90,8 +96,24 @@ CALLS: tuple[Operation, ...] = (
         fresh=True,
     ),
     *(
-        described(f"max_unpool{space}d(input, indices)", Kind.LINEAR, fixed=("indices",), fresh=True)
+        nonlinear(
+            f"max_unpool{space}d(input, indices, kernel_size, stride=None, padding=0, output_size=None)",
+            lower=lower_unpool(space),
+        )
         for space in (1, 2, 3)
+    ),
+    nonlinear(
+        "as_strided_scatter(input, src, size, stride, storage_offset=None)", lower=lower_strided_scatter
+    ),
+    nonlinear(
+        "embedding_bag(input, weight, offsets=None, max_norm=None, norm_type=2, scale_grad_by_freq=False,"
+        " mode='mean', sparse=False, per_sample_weights=None, include_last_offset=False, padding_idx=None)",
+        builtin="weight, input, offsets, scale_grad_by_freq, mode, sparse, per_sample_weights,"
+        " include_last_offset, padding_idx",
+        renamed={"indices": "input"},
+        lower=lower_embedding_bag,
+        # It returns more.
+        lower_builtin=_nothing,
     ),
 )
 MODULES: Mapping[type[nn.Module], Build] = {}
