@@ -120,8 +120,6 @@ CALLS: tuple[Operation, ...] = (
         unless={"max_norm": NO_RULE},
         fresh=True,
     ),
-    _but("grid_sample(input, grid)", fixed="grid"),
-    _but("grid_sampler(input, grid)", fixed="grid"),
     _but("pack_padded_sequence(input, lengths)", "_pack_padded_sequence", fixed="lengths"),
     # Linear in one of two modes.
     *(
