@@ -124,9 +124,7 @@ class _LeastSquares(nn.Module):
         return self.driver in (None, "gelsy") or (isinstance(a, Tensor) and a.shape[-2] <= a.shape[-1])
 
 
-def lower_lstsq(
-    varies: Varies, input: Any, b: Any, rcond: Any = None, driver: Any = None
-) -> Textbook | None:
+def lower_lstsq(varies: Varies, input: Any, b: Any, rcond: Any = None, driver: Any = None) -> Textbook | None:
     """Lower ``torch.linalg.lstsq``."""
     if not (rcond is None or is_number(rcond)) or not isinstance(driver, str | None):
         return None

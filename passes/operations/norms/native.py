@@ -1,4 +1,4 @@
-"""Norms as aten has them, which return statistics, too, and those by statistics of a batch or of earlier ones.
+"""Norms as aten has them, which return statistics, too, and those by statistics of batches.
 
 Statistics of a batch mix its rows. In a graph such a norm stays, and is reported; code that runs may hold the
 batch of a single row, which nobody knows. That rows influence each other is seen where a model is explained.

@@ -291,7 +291,8 @@ CALLS: tuple[Operation, ...] = (
         "instance_norm(input, running_mean=None, running_var=None, weight=None, bias=None,"
         " use_input_stats=True, momentum=0.1, eps=1e-05)",
         lower=_instance_norm,
-        builtin="input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, cudnn_enabled",
+        builtin="input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps,"
+        " cudnn_enabled",
     ),
     nonlinear("native_layer_norm(input, normalized_shape, weight, bias, eps)", lower=lower_native_layer_norm),
     nonlinear("native_group_norm(input, weight, bias, N, C, HxW, group, eps)", lower=lower_native_group_norm),

@@ -126,7 +126,7 @@ def order_pull(
     counts = (~(moved.isnan() | moved0.isnan())).sum(-1, keepdim=True)
     moved, moved0 = (each.masked_fill(each.isnan(), -torch.inf) for each in (moved, moved0))
     pulled = d.new_zeros(*d.shape[:-1], moved.shape[-1])
-    for count in counts.unique().tolist():
+    for count in sorted(set(counts.flatten().tolist())):
         if count:
             pulled = torch.where(counts == count, _of_counted(atom, moved, moved0, d, count), pulled)
     return (pulled.movedim(-1, dim),)

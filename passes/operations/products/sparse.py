@@ -19,7 +19,7 @@ def lower_sparse_mm(varies: Varies, sparse: Any, dense: Any, reduce: Any = None)
     if reduce not in (None, "sum", "mean", "amax", "amin"):
         return None
     # Also a zero may be one of what it holds.
-    held = sparse.detach().to_sparse_coo().coalesce()
+    held = sparse.detach().to_sparse(layout=torch.sparse_coo).coalesce()
     ones = torch.ones_like(held.values())
     places = torch.sparse_coo_tensor(held.indices(), ones, held.shape).to_dense()
     return Plain(partial(_product, reduce, held.to_dense(), places)), (dense,)

@@ -1,8 +1,8 @@
 """The rule of interpolation: image and grid are two players, and so are then the coordinates of each place.
 
-What is read is linear in the image: it gets the gradient, the mean of that at both grids. A place gets what is
-read at both ends of it, the mean over both images, and shares that among its coordinates by the Shapley values
-of the game whose players they are: the slope of each one's chord, averaged over where the others stand.
+What is read is linear in the image: it gets the gradient, the mean of that at both grids. A place gets what
+is read at both ends of it, the mean over both images, and shares that among its coordinates by the Shapley
+values of the game whose players they are: the slope of each chord, averaged over where the others stand.
 """
 
 from __future__ import annotations
@@ -44,14 +44,12 @@ def grid_pull(atom: GridSample, x: Operands, x0: Operands, y: Tensor, y0: Tensor
     images, grids = ([_wide(side[k], lead, space) for side in (x, x0)] for k in (0, 1))
     flat, flat_grids = ([each.flatten(0, len(lead) - 1) for each in sides] for sides in (images, grids))
     given = d.flatten(1, len(lead))
-    of_image = sum(_of_image(atom, flat[0], grid, given) for grid in flat_grids) / 2
+    of_image = torch.stack([_of_image(atom, flat[0], grid, given) for grid in flat_grids]).mean(0)
     of_grid = _of_grid(atom, flat, flat_grids, given)
     shapes = ((len(d), *d.shape[1:2], *side.shape[1:]) for side in x)
     found = (
         each.reshape(len(d), *wide.shape).sum_to_size(shape)
-        for each, wide, shape in zip(
-            (of_image, of_grid), (images[0], grids[0]), shapes, strict=True
-        )
+        for each, wide, shape in zip((of_image, of_grid), (images[0], grids[0]), shapes, strict=True)
     )
     return tuple(found)
 
@@ -81,9 +79,7 @@ def _of_grid(atom: GridSample, images: list[Tensor], grids: list[Tensor], d: Ten
             fixed = {j: ends[side][j] for j, side in zip(others, chosen, strict=True)}
             read = partial(_read, atom, alone, k, fixed)
             moves = [side[k].unsqueeze(0) for side in ends]
-            (found,) = chord_multiplier(
-                read, (moves[0],), (moves[1],), *(read(each) for each in moves)
-            )
+            (found,) = chord_multiplier(read, (moves[0],), (moves[1],), *(read(each) for each in moves))
             weight = math.factorial(sum(chosen)) * math.factorial(space - 1 - sum(chosen))
             slope = slope + found[0] * (weight / math.factorial(space))
         slopes.append(slope.reshape(images[0].shape[0], channels, *slope.shape[1:]))
@@ -93,5 +89,5 @@ def _of_grid(atom: GridSample, images: list[Tensor], grids: list[Tensor], d: Ten
 def _read(atom: GridSample, images: list[Tensor], k: int, fixed: dict[int, Tensor], moved: Tensor) -> Tensor:
     coordinates = [moved[0] if j == k else fixed[j] for j in range(len(fixed) + 1)]
     grid = torch.stack(coordinates, -1)
-    read = sum(atom(each, grid) for each in images) / 2
+    read = torch.stack([atom(each, grid) for each in images]).mean(0)
     return read.squeeze(1).unsqueeze(0)

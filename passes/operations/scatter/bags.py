@@ -29,7 +29,7 @@ def lower_embedding_bag(
     """Lower ``F.embedding_bag``, unless it changes its weight."""
     if not all(map(is_plain, (mode, include_last_offset, padding_idx))) or mode not in ("sum", "mean", "max"):
         return None
-    given = tuple(each is not None for each in (offsets, per_sample_weights))
+    given = (offsets is not None, per_sample_weights is not None)
     operands = [each for each in (offsets, per_sample_weights) if each is not None]
     function = partial(_bags, mode, padding_idx, include_last_offset, given)
     return Plain(function), (input, weight, *operands)

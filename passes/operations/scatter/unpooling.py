@@ -41,7 +41,7 @@ def _unpooled(unpool: Callable[..., Any], space: int, x: Any, indices: Any) -> A
 def lower_strided_scatter(
     varies: Varies, input: Any, src: Any, size: Any, stride: Any, storage_offset: Any = None
 ) -> Textbook | None:
-    """Lower ``torch.as_strided_scatter`` of a tensor that lies in memory in its own order, where code runs."""
+    """Lower ``torch.as_strided_scatter`` of what lies in memory in its own order, where code runs."""
     if not isinstance(input, Tensor) or not input.is_contiguous() or holds_nodes(size, stride):
         return None
     places = torch.arange(input.numel(), device=input.device).as_strided(
