@@ -133,8 +133,9 @@ def _recurrence_forward(
     tape = current()
     if tape is None:
         return plain(gates, mask, *state)
-    if (gates.x if isinstance(gates, GatesToBe) else gates).dim() != 3:
-        # A loop of the user's own whose rows have dimensions of their own: step by step.
+    like = gates.x if isinstance(gates, GatesToBe) else gates
+    if like.dim() != 3 or not sweep.runs_on(like):
+        # A loop of the user's own whose rows have dimensions of their own, or on another device: step by step.
         return plain(gates.made() if isinstance(gates, GatesToBe) else gates, mask, *state)
     return linked_recurrence(sweep, steps, name, tape, gates, mask, state)
 

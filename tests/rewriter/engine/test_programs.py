@@ -120,7 +120,7 @@ def test_each_register_is_written_before_it_is_read(cell: nn.Module) -> None:
     program = program_of(CellGraph(cell))
     assert program is not None
     written: set[int] = set()
-    for k, (what, to, a, b, _) in enumerate(program.operations):
+    for k, (what, to, a, b, *_) in enumerate(program.operations):
         name = (*"tsrml",)[what] if what < 5 else "of registers"
         if name == "of registers":
             read = {a, b} if what in (7, 8) else {a}

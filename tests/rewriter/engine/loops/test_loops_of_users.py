@@ -191,12 +191,81 @@ class OfEachStep(Loop):
         return self.head(torch.stack(outputs).sum(0))
 
 
-class Mixing(Loop):
+class Normed(Loop):
     """Its norm mixes the elements of a state."""
 
     def step(self, x: Tensor, *state: Tensor) -> State:
         h, c = super().step(x, *state)
         return h, self.norm(c)
+
+
+class LayerNormLSTM(Loop):
+    """Norms of both parts of the gates as wholes, and of the cell state (Ba, Kiros and Hinton, 2016)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_x, self.of_h = nn.LayerNorm(4 * HIDDEN), nn.LayerNorm(4 * HIDDEN)
+        for each in (self.of_x, self.of_h, self.norm):
+            nn.init.normal_(each.weight)
+            nn.init.normal_(each.bias)
+
+    def step(self, x: Tensor, *state: Tensor) -> State:
+        h, c = state
+        i, f, g, o = (self.of_x(self.x(x)) + self.of_h(self.h(h))).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(self.norm(c)), c
+
+
+class NormOfTheSum(LayerNormLSTM):
+    """One norm of all gates together, without weights, and three gates that are squashed together."""
+
+    def step(self, x: Tensor, *state: Tensor) -> State:
+        h, c = state
+        gates = nn.functional.layer_norm(self.x(x) + self.h(h), (4 * HIDDEN,))
+        i, f, o = torch.sigmoid(gates[:, : 3 * HIDDEN]).chunk(3, 1)
+        c = f * c + i * torch.tanh(gates[:, 3 * HIDDEN :])
+        return o * torch.tanh(c), c
+
+
+class NormOfEachGate(Loop):
+    """Another kind of norm, of each gate by itself, and one of them unused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.RMSNorm(HIDDEN) for _ in range(3))
+
+    def step(self, x: Tensor, *state: Tensor) -> State:
+        h, c = state
+        _, f, g, o = (self.x(x) + self.h(h)).split(HIDDEN, -1)
+        f, g, o = self.norms[0](f), self.norms[1](g), self.norms[2](o)
+        c = torch.sigmoid(f) * c + torch.tanh(g)
+        return torch.sigmoid(o) * c, c
+
+
+class HalfUsedNorm(LayerNormLSTM):
+    """Of what a norm gives a part is used, the others only go into its mean."""
+
+    def step(self, x: Tensor, *state: Tensor) -> State:
+        h, c = state
+        _, f, _, o = self.of_h(self.x(x) + self.h(h)).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.tanh(o)
+        return c, c
+
+
+class Softmaxed(Loop):
+    """Softmax mixes the elements, too."""
+
+    def step(self, x: Tensor, *state: Tensor) -> State:
+        h, c = super().step(x, *state)
+        return h, c.softmax(-1)
+
+
+class NormOfMore(Loop):
+    """A norm, and what the library has no form of."""
+
+    def step(self, x: Tensor, *state: Tensor) -> State:
+        h, c = super().step(x, *state)
+        return nn.functional.softplus(h), self.norm(c)
 
 
 class Changing(Loop):
@@ -239,9 +308,15 @@ ROLLED: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "state and input joined": (lambda: Joined(True), 1),
     "one state": (OneState, 1),
     "several sequences a sample": (Rows, 1),
+    "a norm": (Normed, 1),
+    "layer-norm LSTM": (LayerNormLSTM, 1),
+    "a norm of all gates": (NormOfTheSum, 1),
+    "a norm of each gate": (NormOfEachGate, 1),
+    "a norm that is half used": (HalfUsedNorm, 1),
     # These are explained step by step.
     "cell state of each step": (OfEachStep, 0),
-    "a norm": (Mixing, 0),
+    "softmax": (Softmaxed, 0),
+    "a norm and softplus": (NormOfMore, 0),
     "changing": (Changing, 0),
     "reading": (Reading, 0),
 }
