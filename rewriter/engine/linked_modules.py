@@ -135,7 +135,7 @@ def _recurrence_forward(
         return plain(gates, mask, *state)
     like = gates.x if isinstance(gates, GatesToBe) else gates
     if like.dim() != 3 or not sweep.runs_on(like):
-        # A loop of the user's own whose rows have dimensions of their own, or on another device: step by step.
+        # Step by step: a loop whose rows have dimensions of their own, or a norm without the library.
         return plain(gates.made() if isinstance(gates, GatesToBe) else gates, mask, *state)
     return linked_recurrence(sweep, steps, name, tape, gates, mask, state)
 

@@ -68,12 +68,21 @@ def roll_loops(model: fx.GraphModule) -> int:
     if not any(Steps(model).periods()):
         return 0
     look_through_cells(model)
+    before = _called(model)
     while _roll_one(model, f"loop{done}"):
         done += 1
     if done:
+        # Whoever goes through all modules has as many to see as are left.
+        for name in before - _called(model):
+            if isinstance(model.get_submodule(name), Atom):
+                model.delete_submodule(name)
         model.graph.lint()
         model.recompile()
     return done
+
+
+def _called(model: fx.GraphModule) -> set[str]:
+    return {str(node.target) for node in model.graph.nodes if node.op == "call_module"}
 
 
 def _roll_one(model: fx.GraphModule, name: str) -> bool:

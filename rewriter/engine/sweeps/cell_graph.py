@@ -163,10 +163,12 @@ class CellGraph:
             self.pieces.move(node)
             return
         self.pieces.compute(node, moving)
-        if self.width is not None and moving != node.all_input_nodes:
-            self.scaled[node] = self.factors(node)
-        else:
+        try:
             self.linear[node] = taken_times(node, flow.varies)
+        except NotElementwiseError:
+            if self.width is None or moving == node.all_input_nodes:
+                raise
+            self.scaled[node] = self.factors(node)
 
     def _check_atom(self, node: fx.Node) -> None:
         atom = self.model.get_submodule(str(node.target))
@@ -190,7 +192,7 @@ class CellGraph:
         return only if only is not None and self.linear.get(only) == ones else None
 
     def factors(self, node: fx.Node) -> dict[fx.Node, Tensor]:
-        """Return the numbers, one per feature of the result, by which a call takes what varies, its parameters as they are.
+        """Return by what numbers, one per feature of its result, a call takes what varies, as they are now.
 
         Raises:
             NotElementwiseError: if there are none, the same wherever the call is tried out.
@@ -218,18 +220,24 @@ class CellGraph:
         """
         graph = fx.Graph()
         values: dict[fx.Node, Any] = {}
-        factors = []
+        factors: list[fx.Node] = []
         for node in self.graph.nodes:
             if len(self.entrances) == 1 and node is self.entrances[0]:
                 values[node] = values[self.inputs[0]]
             elif node.op == "output":
                 graph.output((*(values[each] for each in (*self.new, *self.kept)), *factors))
             elif node in self.norms:
-                atom = self.norms[node]
-                given = values[node.all_input_nodes[0]], atom.eps, atom.centred
+                norm = self.norms[node]
+                given = values[node.all_input_nodes[0]], norm.eps, norm.centred
                 both = graph.call_function(standardized, given)
                 values[node] = graph.call_function(operator.getitem, (both, 0))
                 factors.append(graph.call_function(operator.getitem, (both, 1)))
+            elif node.op == "call_module":
+                # What surrounds the call of a module takes longer than most atoms do.
+                atom = self.model.get_submodule(str(node.target))
+                values[node] = graph.call_function(
+                    _without_hooks(atom), tuple(values[each] for each in node.args)
+                )
             else:
                 values[node] = graph.node_copy(node, values.__getitem__)
         return fx.GraphModule(self.model, graph)
@@ -306,6 +314,14 @@ class CellGraph:
                 multiplier = self.part(whole_multiplier, piece)
                 passed = multiplier if d is _ONE else Product(whole(d), multiplier)
                 yield self.pieces.of[cast("fx.Node", operand)][k], passed
+
+
+def _without_hooks(atom: nn.Module) -> Callable[..., Any]:
+    # torch.fx writes no methods of torch's classes.
+    def atom_forward(*operands: Tensor) -> Any:
+        return type(atom).forward(atom, *operands)
+
+    return atom_forward
 
 
 def standardized(x: Tensor, eps: float | None, centred: bool) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The values of a cell's step as rows of H numbers: what cuts gates apart, or joins them, computes nothing."""
+"""The values of a cell's step as rows of H numbers: what cuts them apart, or joins them, computes nothing."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ class Pieces:
         if isinstance(result, Tensor):
             if result.dim() != 2 or not result.shape[1] or result.shape[1] % self.width:
                 raise NotElementwiseError(f"{node} is no whole piece of the gates")
-            self.of[node] = tuple(self._piece(node, each) for each in result.split(self.width, -1))
+            self.of[node] = tuple(
+                self._piece(node, each) for each in result.chunk(result.shape[1] // self.width, -1)
+            )
 
     def _piece(self, node: fx.Node, row: Tensor) -> Piece:
         for piece, each in self._rows:

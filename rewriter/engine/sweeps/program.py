@@ -5,8 +5,9 @@ for each pair once; then, for each output, products and sums from the new states
 states. The rules of atoms that the library knows are the same as in torch, written a second time; a cell with
 others has no program.
 
-A norm ``y = q (x - mean)`` of one or several rows with W numbers passes ``d`` on, with ``r = 2 / (1/q + 1/q0)``,
-as ``r (d - mean of d) - r² (y/q + y0/q0) / 2W · Σ d (y + y0) / 2``.
+A norm ``y = q (x - mean)`` of one or several rows, W numbers together, passes ``d`` on as
+
+    r (d - mean of d)  -  r² (y/q + y0/q0) / 2W · Σ d (y + y0) / 2,        r = 2 / (1/q + 1/q0).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from rewriter.engine.sweeps.sweep import Swept
 # What an operation does, in the order of the library.
 _WHAT = (
     *("tanh_slope", "sigmoid_slope", "relu_slope", "mean", "load", "set", "add", "multiply", "multiply_add"),
-    *("scale", "scale_add", "store", "gate", "norm_ratio", "norm_slope", "norm_sums", "norm"),
+    *("scale", "scale_add", "store", "gate", "norm_ratio", "norm_slope", "norm_sums", "norm_passed"),
 )
 _SLOPES: Mapping[Multipliers, str] = {
     tanh_multiplier: "tanh_slope",
@@ -178,10 +179,7 @@ class Program:
             loaded = self._new()
             self._emit("load", loaded, k)
             (piece,) = step.pieces.of[node]
-            if piece in d:
-                self._emit("add", d[piece], loaded)
-            else:
-                d[piece] = loaded
+            self._add(piece, d, loaded)
         for piece in step.backwards():
             node, k = piece
             if node in step.norms and not k:
@@ -216,24 +214,41 @@ class Program:
             self._emit("norm_sums", norm.numbers, each, norm.means[j], by=float(count == 0))
         for j, slope in enumerate(norm.slopes if own else ()):
             part = self._new()
-            self._emit("norm", part, d.get((node, j), -1), slope, norm.numbers, by=norm.share)
-            self._to(node.all_input_nodes[0], j, d, "set", part)
+            self._emit("norm_passed", part, d.get((node, j), -1), slope, norm.numbers, by=norm.share)
+            self._add(self.step.pieces.of[node.all_input_nodes[0]][j], d, part)
 
     def _to(
         self, node: fx.Node, k: int, d: dict[Piece, int], what: str, a: int, b: int = 0, by: float = 1.0
     ) -> None:
         source = self.step.pieces.of[node][k]
-        if source in d:
+        if what == "set" and by == 1:
+            self._add(source, d, a)
+        elif source in d:
+            self._own(source, d)
             self._emit({"set": "add"}.get(what, f"{what}_add"), d[source], a, b, by=by)
         else:
             d[source] = self._new()
             self._emit(what, d[source], a, b, by=by)
 
+    def _add(self, source: Piece, d: dict[Piece, int], register: int) -> None:
+        """Add what is in a register; several may have it in common until one is added to."""
+        if source in d:
+            self._own(source, d)
+            self._emit("add", d[source], register)
+        else:
+            d[source] = register
+
+    def _own(self, source: Piece, d: dict[Piece, int]) -> None:
+        if sum(each == d[source] for each in d.values()) > 1:
+            common, d[source] = d[source], self._new()
+            self._emit("set", d[source], common)
+
     def scales_now(self) -> list[Tensor]:
         """Return the numbers that hang on parameters, as these are now."""
         found = {node: self.step.factors(node) for node in self.step.scaled}
         return [
-            self.step.part(found[each.piece[0]][each.operand], each.piece).contiguous() for each in self.scales
+            self.step.part(found[each.piece[0]][each.operand], each.piece).contiguous()
+            for each in self.scales
         ]
 
 

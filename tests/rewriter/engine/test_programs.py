@@ -108,7 +108,7 @@ def test_a_program_of_too_many_registers_is_left_to_torch() -> None:
     class Deep(RNNCellAtoms):
         def forward(self, x: Tensor, h_gates: Tensor, h: Tensor) -> tuple[Tensor]:
             h = x + h_gates
-            for _ in range(90):
+            for _ in range(130):
                 h = torch.tanh(h) + h / 2
             return (h,)
 
