@@ -143,7 +143,7 @@ class Program:
         """Write what a norm needs of each pair into registers."""
         place = [self._place[node, j] for j in range(self._rows(node))]
         factor, numbers = len(self._place) + number, self._new()
-        width = len(place) * cast("int", self.step.width)
+        width = len(place) * (self.step.width or 0)
         self._emit("norm_ratio", numbers, factor)
         means, slopes = [], []
         for each in place:
