@@ -145,7 +145,7 @@ def export_onnx(
     # Scripted submodules cannot be cloned: they are shared, and evaluation mode would stay.
     with modes_kept(model), torch.no_grad(), random_state_kept():
         source = _on_cpu(model)
-        rewritten = rewritten_clone(source)
+        rewritten = rewritten_clone(source, rolled=loops)
         reference = evaluation_clone(source)
         example = read_example(source, example_inputs)
         check_reference(reference, example)
