@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from passes.errors import DeclinedError
+from passes.errors import DeclinedError, RewriteError
 from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.replacements import recurrent_replacements
 from passes.replacement import ApplyReplacements
@@ -54,8 +54,22 @@ def rewritten_clone(model: nn.Module, *, rolled: bool = False) -> nn.Module:
 
 def _rolled_clone(model: nn.Module) -> nn.Module | None:
     """Return a copy whose loops are recurrences, None for a model in which none is recognised."""
-    rewritten = clone_structure(lowered(evaluation_clone(model))).eval()
+    try:
+        rewritten = clone_structure(lowered(evaluation_clone(model))).eval()
+    except RewriteError:
+        # What cannot be rewritten is told by those who go on without this.
+        return None
     return rewritten if isinstance(rewritten, fx.GraphModule) and roll_loops(rewritten) else None
+
+
+def is_users(cell: nn.Module) -> bool:
+    """Whether a cell is the graph of a step in the user's own code."""
+    return isinstance(cell, fx.GraphModule)
+
+
+def has_users_loops(clone: nn.Module) -> bool:
+    """Whether loops of the user's own became recurrences, whose length is what the code says."""
+    return any(isinstance(each, Recurrence) and is_users(each.cell) for each in clone.modules())
 
 
 def exported_step(step: Step, opset: int) -> Any:
@@ -95,8 +109,7 @@ def to_onnx(
     """
     deferred = defer_steps(clone)
     for each in deferred.values():
-        if isinstance(each, DeferredRecurrence) and isinstance(each.cell, fx.GraphModule):
-            # A cell of the user's own.
+        if isinstance(each, DeferredRecurrence) and is_users(each.cell):
             each.exported = exported_step(each.body, opset)
     proto = exported(clone, example, _free_axes(example, axes, times), opset)
     write_steps(proto.graph, deferred, loops=times is not None)
