@@ -19,7 +19,7 @@ from rewriter.inputs import Model, as_module
 from rewriter.onnx.arguments import check_arguments, check_installed, checked_path, given_axes, write_file
 from rewriter.onnx.check import Runtime, check_model, check_operators, check_reference, run_torch
 from rewriter.onnx.example import Axes, Example, check_names, infer_batch_axes, read_example
-from rewriter.onnx.export import evaluation_clone, rewritten_clone, time_axes, to_onnx
+from rewriter.onnx.export import evaluation_clone, has_users_loops, rewritten_clone, time_axes, to_onnx
 from rewriter.onnx.graph import count_operators, name_axes, name_interface, shape_of, tidy
 
 # What runtimes without recurrent operators have: no loops, no branches, no sequences, nothing random.
@@ -116,7 +116,8 @@ def export_onnx(
         opset: version of the ONNX operator set, 18 to 24.
         batch_axes: which axis of which input is the batch, by input name. By default this is found out
             by running the model on every row twice.
-        loops: make a Scan of each recurrent layer, so that the file takes sequences of any length.
+        loops: make a Scan of each recurrent layer, so that the file takes sequences of any length, and of
+            each loop over a cell of your own that is recognised, for as many steps as the code takes.
         input_names: names of the inputs; by default those of ``forward``'s parameters.
         output_names: names of the outputs; by default ``output``, or ``output_0``, ``output_1``, ….
         operators: the ONNX operators that the file may hold; LSTM, GRU and RNN are refused in any case,
@@ -145,7 +146,7 @@ def export_onnx(
     # Scripted submodules cannot be cloned: they are shared, and evaluation mode would stay.
     with modes_kept(model), torch.no_grad(), random_state_kept():
         source = _on_cpu(model)
-        rewritten = rewritten_clone(source)
+        rewritten = rewritten_clone(source, rolled=loops)
         reference = evaluation_clone(source)
         example = read_example(source, example_inputs)
         check_reference(reference, example)
@@ -157,9 +158,10 @@ def export_onnx(
         )
         # torch.export takes a size of 1 for a constant.
         example = _at_batch(example, axes, max(2, _batch_of(example, axes)))
+        users = has_users_loops(rewritten)
         lengths = time_axes(rewritten, reference, example, axes) if loops else None
         proto = to_onnx(rewritten, source, example, axes, lengths, opset=opset)
-        _name(proto.graph, example, axes, output_names, loops=loops)
+        _name(proto.graph, example, axes, output_names, timed=loops and not users)
         proto = tidy(proto)
         check_operators(proto, {*operators, "Scan"} if loops else operators)
         check_model(proto)
@@ -198,7 +200,7 @@ def _at_batch(example: Example, axes: Axes, size: int) -> Example:
     return example.resized([{} if axis is None else {axis: size} for axis in axes])
 
 
-def _name(graph: Any, example: Example, axes: Axes, outputs: Sequence[str] | None, *, loops: bool) -> None:
+def _name(graph: Any, example: Example, axes: Axes, outputs: Sequence[str] | None, *, timed: bool) -> None:
     """Name inputs, outputs and free axes; see that all axes are free that should be."""
     if len(graph.input) != len(example.names):
         found = ", ".join(each.name for each in graph.input)
@@ -222,7 +224,7 @@ def _name(graph: Any, example: Example, axes: Axes, outputs: Sequence[str] | Non
                 f"export_onnx: the batch dimension of {name} is frozen at {symbol}; the model's code fixes it"
             )
     name_axes(graph, str(next(iter(symbols))))
-    if loops and not any("time" in shape_of(value) for value in graph.input):
+    if timed and not any("time" in shape_of(value) for value in graph.input):
         raise RewriteError(
             "export_onnx: loops=True, but the length of the sequences is frozen: no recurrent layer runs "
             "over an axis of an input, or the model's code fixes it; export with loops=False"

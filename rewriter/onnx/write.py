@@ -74,7 +74,7 @@ class _Writer:
         self.initial = tuple(node.input[1 : 1 + self.states])
         self.weights = dict(zip(deferred.weights, node.input[1 + self.states :], strict=True))
         self.features = list(_attribute(node, "features").ints)
-        self.widths = deferred.widths(self.features)
+        self.widths = {} if deferred.exported else deferred.widths(self.features)
         self.type = x.type.tensor_type.elem_type
         self.shape: list[int | str | None] = [
             dim.dim_param or dim.dim_value or None for dim in x.type.tensor_type.shape.dim
@@ -139,7 +139,8 @@ class _Writer:
         from onnx import helper
 
         prefix = f"{self.prefix}.step"
-        names = [f"{prefix}.{label}" for label in ("h", "c")[: self.states]]
+        names = [f"{prefix}.state{k}" for k in range(self.states)]
+        names[: len("hc")] = [f"{prefix}.{label}" for label in "hc"[: self.states]]
         state = self.step(f"{prefix}.gates", names, prefix)
         self.emit("Identity", [state[0]], [f"{prefix}.output"])
         widths = self.features
@@ -175,6 +176,8 @@ class _Writer:
 
     def step(self, x: str, state: Sequence[str], prefix: str) -> tuple[str, ...]:
         """Write one step; return the names of the new state."""
+        if self.deferred.exported:
+            return self.exported_step((x, *state), prefix)
         values: dict[fx.Node, Value] = {}
         incoming = iter((x, tuple(state)))
         for node in self.deferred.graph.nodes:
@@ -187,6 +190,28 @@ class _Writer:
                 if node.target is not operator.getitem:
                     self.describe_all(values[node], self.widths[node])
         raise PassError(f"{self.deferred.name}: the trace of a step has no output")
+
+    def exported_step(self, given: Sequence[str], prefix: str) -> tuple[str, ...]:
+        """Write one step that torch has exported."""
+        graph = self.deferred.exported
+        names = dict(zip((each.name for each in graph.input), given, strict=True)) | {"": ""}
+        for each in graph.initializer:
+            # Weights are those of the model around.
+            names[each.name] = self.weights.get(each.name) or f"{prefix}.{each.name}"
+            if each.name not in self.weights:
+                self.emit("Constant", [], [names[each.name]], value=each)
+        for node in graph.node:
+            copied = type(node).FromString(node.SerializeToString())
+            names |= {name: f"{prefix}.{name}" for name in node.output if name}
+            copied.name = names[node.output[0]]
+            for field in (copied.input, copied.output):
+                field[:] = [names[each] for each in field]
+            self.nodes.append(copied)
+        # Of its own each: a state may be another one, or what comes in.
+        new = tuple(f"{prefix}.new{k}" for k in range(self.states))
+        for name, each in zip(new, graph.output, strict=True):
+            self.emit("Identity", [names[each.name]], [name])
+        return new
 
     def operation(self, node: fx.Node, values: Mapping[fx.Node, Value], name: str) -> Value:
         """Write one operation of a step; return the name of its value, or the names of its values."""
