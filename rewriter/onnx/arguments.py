@@ -89,7 +89,7 @@ def given_axes(example: Example, given: Mapping[str, int]) -> Axes:
         RewriteError: for a name that no input has, or an axis that its input lacks.
 
     """
-    if not isinstance(given, Mapping) or not given or set(given) - set(example.names):
+    if not isinstance(given, Mapping) or set(given) - set(example.names):
         raise RewriteError(
             f"batch_axes: expected an axis for some of {', '.join(example.names)}, got {given!r}"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import re
 import warnings
@@ -12,18 +11,21 @@ from io import StringIO
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from passes.errors import DeclinedError, RewriteError
-from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.replacements import recurrent_replacements
 from passes.replacement import ApplyReplacements
 from passes.user_code.clone import named_clones, private_clone
 from passes.user_code.source import line_of
 from rewriter.compiler.culprit import with_sources
-from rewriter.onnx.check import run_torch
-from rewriter.onnx.example import Axes, Example
-from rewriter.onnx.graph import BATCH, rename_values
+from rewriter.onnx.containers import tensors_of
+from rewriter.onnx.example import Example
+from rewriter.onnx.graph import rename_values
+from rewriter.onnx.packed import PaddedWhilePacked, take_padded
+from rewriter.onnx.project_first import project_first
+from rewriter.onnx.sizes.assumptions import Assumptions, assumptions_of, fixed_axes
+from rewriter.onnx.sizes.axes import FreeAxes, check_free
 from rewriter.onnx.steps import defer_steps
 from rewriter.onnx.write import write_steps
 
@@ -33,12 +35,8 @@ _SMALL = 64
 _HINTS = re.compile(
     r"\s*(?:\(Size-like symbols|consider using data-dependent|Caused by:|For more information)"
 )
-# More ways to choose the axes of the time than are worth a run of the model each.
-_MANY = 100
 # They talk about the attempt to export, whose outcome is reported anyway.
 _TALKATIVE = re.compile(r"(torch|onnxscript|onnx_ir)(\.|$)")
-
-Times = tuple[tuple[int, ...], ...]
 
 
 def rewritten_clone(model: nn.Module) -> nn.Module:
@@ -57,31 +55,37 @@ def rewritten_clone(model: nn.Module) -> nn.Module:
 
 
 def to_onnx(
-    clone: nn.Module, model: nn.Module, example: Example, axes: Axes, times: Times | None, *, opset: int
-) -> Any:
+    clone: nn.Module, model: nn.Module, example: Example, free: FreeAxes, *, opset: int, loops: bool
+) -> tuple[Any, Assumptions]:
     """Export a model in evaluation mode; recurrent layers become plain operators or Scans.
 
     Args:
         clone: what :func:`rewritten_clone` returned; it is used up.
         model: the model that it was made of.
-        example: inputs with at least 2 rows.
-        axes: which axis of each input is the batch.
-        times: which other axes of each input may have any size; None writes every step out, otherwise
-            each recurrent layer becomes one Scan.
+        example: inputs with at least 2 elements along each free axis.
+        free: the axes of each input that may have any size.
         opset: version of the ONNX operator set.
+        loops: make one Scan of each recurrent layer, in place of its steps.
 
     Returns:
-        An ``onnx.ModelProto`` with the parameters' names in ``model``.
+        An ``onnx.ModelProto`` with the parameters' names in ``model``, and what was assumed of the sizes.
 
     Raises:
         RewriteError: if torch cannot export the model.
 
     """
     deferred = defer_steps(clone)
-    proto = _exported(clone, example, _free_axes(example, axes, times), opset)
-    write_steps(proto.graph, deferred, loops=times is not None)
+    take_padded(clone)
+    with _quiet():
+        program = _program(clone, example, free)
+        assumptions = assumptions_of(program)
+    for k, place in fixed_axes(assumptions, free):
+        check_free(assumptions.shapes[k][place], free[k][place], example.names[k], place, assumptions)
+    proto = _exported(program, opset)
+    write_steps(proto.graph, deferred, loops=loops)
+    project_first(proto.graph)
     rename_values(proto.graph, _parameter_names(clone, model))
-    return proto
+    return proto, assumptions
 
 
 def evaluation_clone(model: nn.Module) -> nn.Module:
@@ -89,9 +93,8 @@ def evaluation_clone(model: nn.Module) -> nn.Module:
     return private_clone(model).eval()
 
 
-def _exported(model: nn.Module, example: Example, free: Any, opset: int) -> Any:
+def _exported(program: torch.export.ExportedProgram, opset: int) -> Any:
     with _quiet():
-        program = _program(model, example, free)
         try:
             exported: Any = torch.onnx.export(
                 program, dynamo=True, optimize=False, verbose=False, opset_version=opset, external_data=False
@@ -105,22 +108,35 @@ def _exported(model: nn.Module, example: Example, free: Any, opset: int) -> Any:
         return exported.model_proto
 
 
-def _program(model: nn.Module, example: Example, free: Any) -> torch.export.ExportedProgram:
+def _program(model: nn.Module, example: Example, free: FreeAxes) -> torch.export.ExportedProgram:
     """Let torch.export run the model's code, or, if that fixes a size (``len(x)`` does), read it."""
-
-    def export(*, strict: bool) -> torch.export.ExportedProgram:
-        return torch.export.export(model, example.args, example.kwargs, dynamic_shapes=free, strict=strict)
-
+    failure: Exception | None = None
+    program = None
+    # A tensor that is given twice would be one input.
+    example = example.with_tensors([tensor.clone() for tensor in example.tensors])
     try:
-        return export(strict=False)
+        with PaddedWhilePacked():
+            program = torch.export.export(
+                _OnTensors(model, example), tuple(example.tensors), dynamic_shapes=(tuple(_dynamic(free)),)
+            )
+        if not fixed_axes(assumptions_of(program), free):
+            return program
     except RewriteError:
         raise
     except Exception as error:
-        try:
-            torch.compiler.allow_in_graph(torch.onnx.ops.symbolic_multi_out)  # type: ignore[no-untyped-call]
-            return export(strict=True)
-        except Exception:
-            raise RewriteError(_no_program(error)) from error
+        failure = error
+    try:
+        torch.compiler.allow_in_graph(torch.onnx.ops.symbolic_multi_out)  # type: ignore[no-untyped-call]
+        shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+        for tensor, dims in zip(example.tensors, _dynamic(free), strict=True):
+            if dims:
+                shapes[tensor] = dims
+        return torch.export.export(model, example.args, example.kwargs, dynamic_shapes=shapes, strict=True)  # type: ignore[arg-type]
+    except Exception:
+        if program is not None:
+            return program
+        assert failure is not None
+        raise RewriteError(_no_program(failure)) from failure
 
 
 def _fold_constants(model: Any) -> None:
@@ -139,73 +155,37 @@ def _fold_constants(model: Any) -> None:
     )
 
 
-def _free_axes(example: Example, axes: Axes, times: Times | None) -> Any:
-    """Tell torch.export which axes may have any size."""
-    free = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-    batch = torch.export.Dim(BATCH)
-    for tensor, axis, others in zip(example.tensors, axes, times or [()] * len(axes), strict=True):
-        dims: dict[int, Any] = dict.fromkeys(others, torch.export.Dim.AUTO)
-        if axis is not None:
-            dims[axis] = batch
-        if dims:
-            free[tensor] = dims
-    return free
+def _dynamic(free: FreeAxes) -> list[dict[int, Any]]:
+    """Tell torch.export which axes may have any size; what it then finds out of them is read afterwards."""
+    return [dict.fromkeys(axes, torch.export.Dim.AUTO) for axes in free]
 
 
-def time_axes(clone: nn.Module, model: nn.Module, example: Example, axes: Axes) -> Times:
-    """Find the axes of each input that are as long as a recurrence, and that the model takes longer.
+class _OnTensors(nn.Module):
+    """A model that takes its tensors one by one and gives a tuple: whatever containers it has itself."""
 
-    Args:
-        clone: what :func:`rewritten_clone` returned.
-        model: what it was made of.
-        example: the inputs.
-        axes: the batch's axis of each input.
+    def __init__(self, model: nn.Module, example: Example) -> None:
+        super().__init__()
+        self.model = model
+        self.example = example
 
-    """
-    lengths = _lengths(evaluation_clone(clone), example)
-    tensors = example.tensors
-    found = [
-        (k, axis)
-        for k, tensor in enumerate(tensors)
-        for axis, size in enumerate(tensor.shape)
-        if size in lengths and axis != axes[k]
-    ]
-    # Inputs may have to be of one length: as many together as the model takes.
-    choices = (each for count in range(len(found), 0, -1) for each in itertools.combinations(found, count))
-    for chosen in itertools.islice(choices, _MANY):
-        times = tuple(tuple(axis for place, axis in chosen if place == k) for k in range(len(tensors)))
-        longer = example.resized(
-            [
-                {axis: tensor.shape[axis] + 1 for axis in each}
-                for tensor, each in zip(tensors, times, strict=True)
-            ]
-        )
-        try:
-            run_torch(model, longer)
-        except Exception:  # whatever the user's code raises
-            continue
-        return times
-    return ((),) * len(tensors)
-
-
-def _lengths(model: nn.Module, example: Example) -> set[int]:
-    """Run a model to see how long the sequences of its recurrences are."""
-    lengths: set[int] = set()
-    for module in model.modules():
-        if isinstance(module, Recurrence):
-            module.register_forward_pre_hook(lambda _, args: lengths.add(args[0].shape[0]))
-    run_torch(model, example)
-    return lengths
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        example = self.example.with_tensors(tensors)
+        return tuple(tensors_of(self.model(*example.args, **example.kwargs)))
 
 
 def _parameter_names(clone: nn.Module, model: nn.Module) -> dict[str, str]:
     """Map each parameter's name in ``clone`` to its name in ``model``, where they differ."""
     known = {id(value): name for name, value in model.named_parameters()}
-    return {
-        name: known[id(value)]
-        for name, value in clone.named_parameters(remove_duplicate=False)
-        if known.get(id(value), name) != name
+    names = {name: known.get(id(value), name) for name, value in _state(clone)}
+    # Within _OnTensors.
+    return {f"model.{name}": new for name, new in names.items()} | {
+        name: new for name, new in names.items() if name != new
     }
+
+
+def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
 
 
 @contextmanager
