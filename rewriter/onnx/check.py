@@ -92,7 +92,7 @@ def compare(session: Session, model: nn.Module, example: Example, what: str) -> 
         raise RewriteError(
             f"export_onnx: the model does not run a {what}: {type(error).__name__}: {error}, "
             f"{where_failed(error)}; let it take any size, by x.shape in place of numbers, or say how "
-            "far it goes: dynamic_axes={input: {axis: torch.export.Dim(name, min=…, max=…)}}"
+            "far it goes: dynamic_axes={input: {axis: torch.export.Dim(name, min=..., max=...)}}"
         ) from error
     _check_finite(expected, what)
     feed = {name: each.numpy() for name, each in zip(session.inputs, example.tensors, strict=True)}

@@ -17,15 +17,17 @@ from passes.errors import DeclinedError, RewriteError
 from passes.recurrent.replacements import recurrent_replacements
 from passes.replacement import ApplyReplacements
 from passes.user_code.clone import named_clones, private_clone
-from passes.user_code.source import line_of
+from passes.user_code.source import line_of, where_failed
 from rewriter.compiler.culprit import with_sources
+from rewriter.onnx.check import run_torch
 from rewriter.onnx.containers import tensors_of
 from rewriter.onnx.example import Example
 from rewriter.onnx.graph import rename_values
 from rewriter.onnx.packed import PaddedWhilePacked, take_padded
 from rewriter.onnx.project_first import project_first
 from rewriter.onnx.sizes.assumptions import Assumptions, assumptions_of, fixed_axes
-from rewriter.onnx.sizes.axes import FreeAxes, check_free
+from rewriter.onnx.sizes.axes import FreeAxes, FreeAxis, at_sizes, check_free, sizes_of
+from rewriter.onnx.sizes.parting import parting_line
 from rewriter.onnx.steps import defer_steps
 from rewriter.onnx.write import write_steps
 
@@ -80,7 +82,15 @@ def to_onnx(
         program = _program(clone, example, free)
         assumptions = assumptions_of(program)
     for k, place in fixed_axes(assumptions, free):
-        check_free(assumptions.shapes[k][place], free[k][place], example.names[k], place, assumptions)
+        size, axis = assumptions.shapes[k][place], free[k][place]
+        line = assumptions.fixed_at(size)
+        check_free(
+            size,
+            axis,
+            example.names[k],
+            place,
+            f"at {line}" if line else _why_fixed(model, example, free, axis),
+        )
     proto = _exported(program, opset)
     write_steps(proto.graph, deferred, loops=loops)
     project_first(proto.graph)
@@ -91,6 +101,19 @@ def to_onnx(
 def evaluation_clone(model: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode that shares the parameters of ``model``, not its buffers."""
     return private_clone(model).eval()
+
+
+def _why_fixed(model: nn.Module, example: Example, free: FreeAxes, axis: FreeAxis) -> str:
+    """Say what becomes of a model when an axis has another size than in the example."""
+    own = sizes_of(example, free)
+    other = at_sizes(example, free, {**own, axis.name: own[axis.name] + 1})
+    model = evaluation_clone(model)
+    try:
+        run_torch(model, other)
+    except Exception as error:  # whatever the user's code raises
+        return f"({type(error).__name__}: {error}, {where_failed(error)})"
+    line = parting_line(model, example, other)
+    return f"at {line}" if line else ""
 
 
 def _exported(program: torch.export.ExportedProgram, opset: int) -> Any:
@@ -104,7 +127,7 @@ def _exported(program: torch.export.ExportedProgram, opset: int) -> Any:
             raise RewriteError(
                 "export_onnx: torch.onnx knows no ONNX operators for a part of the model: "
                 f"{_first_lines(error)}"
-            ) from error
+            ) from None  # the report of torch's exporter is as long as the model
         return exported.model_proto
 
 
@@ -136,7 +159,7 @@ def _program(model: nn.Module, example: Example, free: FreeAxes) -> torch.export
         if program is not None:
             return program
         assert failure is not None
-        raise RewriteError(_no_program(failure)) from failure
+        raise RewriteError(_no_program(failure)) from None
 
 
 def _fold_constants(model: Any) -> None:
@@ -205,6 +228,8 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore", DeprecationWarning)
             # A counter that the model keeps: it counts on the clone.
             warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
+            # What torch says of its own code while it follows it; running the model says it, too.
+            warnings.filterwarnings("ignore", category=UserWarning, module=_TALKATIVE.pattern)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,16 @@ from passes.user_code.hooks import modes_kept
 from passes.user_code.randomness import random_state_kept
 from rewriter.compiler.report import printable, render_table
 from rewriter.inputs import Model, as_module
-from rewriter.onnx.arguments import check_arguments, check_installed, checked_path, given_axes, write_file
+from rewriter.onnx.arguments import (
+    check_arguments,
+    check_certificate,
+    check_installed,
+    checked_path,
+    given_axes,
+    write_files,
+)
+from rewriter.onnx.certificate.certify import certify, probe_of
+from rewriter.onnx.certificate.contents import certificate_path
 from rewriter.onnx.check import check_model, check_operators, check_reference, compare, opened, run_torch
 from rewriter.onnx.example import Example, check_names, infer_batch_axes, read_example
 from rewriter.onnx.export import evaluation_clone, rewritten_clone, to_onnx
@@ -112,6 +122,7 @@ def export_onnx(
     output_names: Sequence[str] | None = None,
     operators: Collection[str] = ONNX_OPERATORS,
     tolerance: float = 1e-6,
+    certificate: bool = True,
 ) -> OnnxReport:
     """Write a model as ONNX in which no recurrent operator is left, for any batch size.
 
@@ -137,6 +148,7 @@ def export_onnx(
         operators: the ONNX operators that the file may hold; LSTM, GRU and RNN are refused in any case,
             Scan is allowed with ``loops``.
         tolerance: largest difference between onnxruntime and torch, relative to max(1, max |torch|).
+        certificate: write what was checked beside the file, as ``<path>.json``, for :func:`rewriter.verify`.
 
     Returns:
         The report.
@@ -155,6 +167,8 @@ def export_onnx(
     """
     file = checked_path(path)
     model = as_module(model)
+    if certificate:
+        check_certificate(file)
     check_arguments(model, opset)
     check_installed()
     # Scripted submodules cannot be cloned: they are shared, and evaluation mode would stay.
@@ -188,8 +202,19 @@ def export_onnx(
         check_operators(proto, {*operators, "Scan"} if loops else operators)
         check_model(proto)
         content: bytes = proto.SerializeToString()
-        sizes, errors = _compare(content, reference, example, free, assumptions, tolerance)
-    write_file(file, content)
+        sizes, errors, probes = _compare(content, reference, example, free, assumptions, tolerance)
+    bounds = {name: (sizes.least[name], sizes.most[name]) for name in sizes.own}
+    bounded = {name: each for name, each in bounds.items() if each != (1, None)}
+    if bounded:
+        # ONNX has no place for them in a shape.
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = "rewriter.bounds", json.dumps(bounded)
+        content = proto.SerializeToString()
+    files = {file: content}
+    if certificate:
+        stated = certify(proto, content, errors, bounds, probes, tolerance, source)
+        files[certificate_path(file)] = stated
+    write_files(files)
     return OnnxReport(
         os.fspath(path),
         len(content),
@@ -198,7 +223,7 @@ def export_onnx(
         {each.name: shape_of(each) for each in proto.graph.input},
         {each.name: shape_of(each) for each in proto.graph.output},
         errors,
-        {name: (sizes.least[name], sizes.most[name]) for name in sizes.own},
+        bounds,
     )
 
 
@@ -246,11 +271,12 @@ def _compare(
     free: FreeAxes,
     assumptions: Assumptions,
     tolerance: float,
-) -> tuple[Sizes, dict[str, float]]:
+) -> tuple[Sizes, dict[str, float], list[dict[str, Any]]]:
     """Run torch and onnxruntime at sizes that the file claims to take; refuse it if one differs."""
     own = sizes_of(example, free)
     sizes, chosen = trials(example, free, own, assumptions, partial(_runs, model))
     errors: dict[str, float] = {}
+    probes = []
     with opened(content) as session:
         for trial in chosen:
             try:
@@ -261,13 +287,14 @@ def _compare(
                 said = f"does not run a {trial}: {failure}"
             errors[str(trial)] = error
             if error <= tolerance:
+                probes += probe_of(session, model, trial.inputs, str(trial), tolerance)
                 continue
             line = trial.line
             if not line and trial.sizes != own and error >= _ROUNDING:
                 line = parting_line(model, example, trial.inputs)
             advice = _advice(error, trial, own, line)
             raise RewriteError(f"export_onnx: onnxruntime {said}; nothing was written: {advice}")
-    return sizes, errors
+    return sizes, errors, probes
 
 
 def _runs(model: nn.Module, inputs: Example) -> bool:
@@ -287,7 +314,7 @@ def _advice(error: float, trial: Trial, own: Mapping[str, int], line: str) -> st
     where = f"at {line} the model's code" if line else "the model's code"
     return (
         f"{where} goes another way than for {other}, and a graph has one; compute the same for every size, "
-        "or bound the axis: dynamic_axes={input: {axis: torch.export.Dim(name, min=…, max=…)}}"
+        "or bound the axis: dynamic_axes={input: {axis: torch.export.Dim(name, min=..., max=...)}}"
     )
 
 

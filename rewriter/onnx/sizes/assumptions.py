@@ -139,5 +139,6 @@ def _line_of(place: Any) -> str:
     if frame is not None and not frame.filename.startswith(TORCH):
         # Else it is a condition of this package's own.
         return f"{os.path.basename(frame.filename)}:{frame.lineno}" if is_users(frame.filename) else ""
-    noted = re.search(r"# (?:.*/)?([^/]+\.py:\d+) in", str(getattr(place, "maybe_user_loc", None) or ""))
-    return noted[1] if noted else ""
+    noted = re.search(r"# (.*/)?([^/]+\.py:\d+) in", str(getattr(place, "maybe_user_loc", None) or ""))
+    own = noted is not None and (noted[1] or "").startswith(("passes/", "rewriter/"))
+    return "" if noted is None or own else noted[2]

@@ -116,7 +116,7 @@ def settled(free: FreeAxes, example: Example, assumptions: Assumptions) -> FreeA
         for place, axis in axes.items():
             symbol = shape[place]
             if axis.named:
-                check_free(symbol, axis, example.names[k], place, assumptions)
+                check_free(symbol, axis, example.names[k], place, "")
                 if names.setdefault(symbol, axis).name != axis.name:
                     raise RewriteError(
                         f"dynamic_axes: the model takes {names[symbol].name} and {axis.name} only of one "
@@ -136,21 +136,23 @@ def settled(free: FreeAxes, example: Example, assumptions: Assumptions) -> FreeA
     return result
 
 
-def check_free(symbol: Any, axis: FreeAxis, name: str, place: int, assumptions: Assumptions) -> None:
+def check_free(symbol: Any, axis: FreeAxis, name: str, place: int, why: str) -> None:
     """Raise RewriteError if an axis that the user names has one size, or one that follows from others."""
     if not axis.named:
         return
     if isinstance(symbol, int):
-        line = assumptions.fixed_at(symbol)
-        where = f" at {line}" if line else ""
+        where = f" {why}" if why else ""
         what, mend = (
             ("the batch dimension", "pass batch_axes={} for a file of one batch size")
             if axis.name == BATCH
-            else (f"axis {place} ({axis.name})", "leave it out of dynamic_axes")
+            else (
+                f"axis {place} ({axis.name})",
+                "name axes of other inputs that are as long alike, or leave it out of dynamic_axes",
+            )
         )
         raise RewriteError(
-            f"export_onnx: {what} of {name} is frozen: the model's code fixes it at {symbol}{where}, as does "
-            f"int(...), a branch on a size or a size written as a number; take it from x.shape, or "
+            f"export_onnx: {what} of {name} is frozen: the model's code fixes it at {symbol}{where}, as do "
+            f"int(...), a branch on a size, or a size written as a number; take it from x.shape, or "
             f"{mend}"
         )
     if not symbol.is_Symbol:
@@ -223,7 +225,7 @@ def with_times(free: FreeAxes, clone: nn.Module, model: nn.Module, example: Exam
     # Inputs may have to be of one length: as many together as the model takes.
     choices = (each for count in range(len(found), 0, -1) for each in itertools.combinations(found, count))
     for chosen in itertools.islice(choices, _MANY):
-        if not _runs(model, example, chosen):
+        if not _runs(model, example, chosen, free):
             continue
         times = tuple(
             {axis: FreeAxis(f"{TIME}:{k}:{axis}", named=False) for place, axis in chosen if place == k}
@@ -240,10 +242,12 @@ def _longer(example: Example, chosen: Sequence[tuple[int, int]], times: int) -> 
     return example.resized(sizes)
 
 
-def _runs(model: nn.Module, example: Example, chosen: Sequence[tuple[int, int]]) -> bool:
-    for times in (2, 1):
+def _runs(model: nn.Module, example: Example, chosen: Sequence[tuple[int, int]], free: FreeAxes) -> bool:
+    """Whether a model takes some axes longer, alone or together with those that the user names."""
+    named = [(k, place) for k, axes in enumerate(free) for place, axis in axes.items() if axis.name != BATCH]
+    for others, times in itertools.product(([], named), (2, 1)):
         try:
-            run_torch(model, _longer(example, chosen, times))
+            run_torch(model, _longer(example, [*chosen, *others], times))
         except Exception:  # whatever the user's code raises
             continue
         return True
