@@ -37,7 +37,7 @@ class PaddedWhilePacked(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "_pack_padded_sequence":
             return _packed(*args)
-        if name == "_pad_packed_sequence" and args[0].dim() > 1:
+        if name == "_pad_packed_sequence":
             return _padded(*args)
         return func(*args, **(kwargs or {}))
 

@@ -23,13 +23,13 @@ def describe_inputs(arrays: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     described: dict[str, Any] = {}
     for name, array in arrays.items():
-        entry: dict[str, Any] = {"dtype": str(array.dtype), "shape": list(array.shape)}
+        entry: dict[str, Any] = {"type": str(array.dtype), "shape": list(array.shape)}
         if array.dtype.kind == "f":
             numbers = array[np.isfinite(array)].astype(np.float64)
-            entry["mean"] = float(numbers.mean()) if numbers.size else 0.0
+            entry["average"] = float(numbers.mean()) if numbers.size else 0.0
             entry["spread"] = float(numbers.std()) if numbers.size else 1.0
         elif array.dtype.kind in "iub" and array.size <= _MOST_INTEGERS:
-            entry["values"] = array.ravel().tolist()
+            entry["numbers"] = array.ravel().tolist()
         else:
             return None
         described[name] = entry
@@ -40,13 +40,13 @@ def make_inputs(described: Mapping[str, Any]) -> dict[str, Any]:
     """Make the inputs that were described, the same on every machine."""
     made = {}
     for k, (name, entry) in enumerate(described.items()):
-        if "values" in entry:
-            array = np.array(entry["values"])
+        if "numbers" in entry:
+            array = np.array(entry["numbers"])
         else:
             # NumPy has promised that this generator's numbers never change.
             array = np.random.RandomState(k).standard_normal(int(np.prod(entry["shape"])))
-            array = array * entry["spread"] + entry["mean"]
-        made[name] = array.astype(entry["dtype"]).reshape(entry["shape"])
+            array = array * entry["spread"] + entry["average"]
+        made[name] = array.astype(entry["type"]).reshape(entry["shape"])
     return made
 
 
@@ -54,10 +54,10 @@ def describe_output(array: Any) -> dict[str, Any]:
     """Keep the shape of an output and some of its numbers."""
     flat = array.ravel()
     return {
-        "dtype": str(array.dtype),
+        "type": str(array.dtype),
         "shape": list(array.shape),
         "scale": max(1.0, float(np.abs(flat.astype(np.float64)).max())) if flat.size else 1.0,
-        "values": flat[_kept(flat.size)].tolist(),
+        "numbers": flat[_kept(flat.size)].tolist(),
     }
 
 
@@ -69,9 +69,9 @@ def difference(described: Mapping[str, Any], found: Any) -> float:
         0.25
 
     """
-    if [str(found.dtype), list(found.shape)] != [described["dtype"], described["shape"]]:
+    if [str(found.dtype), list(found.shape)] != [described["type"], described["shape"]]:
         return float("inf")
-    expected = np.array(described["values"], dtype=np.float64)
+    expected = np.array(described["numbers"], dtype=np.float64)
     flat = found.ravel()[_kept(found.size)].astype(np.float64)
     if not expected.size:
         return 0.0

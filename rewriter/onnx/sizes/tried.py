@@ -134,9 +134,9 @@ def resized(
     """
     made = at_sizes(example, free, sizes)
     tensors = []
-    for tensor, axes in zip(made.tensors, free, strict=True):
+    for tensor, old, axes in zip(made.tensors, example.tensors, free, strict=True):
         for name, size in sizes.items():
-            if size != own[name] and _counts(tensor, own[name], [axis.name for axis in axes.values()], name):
+            if size != own[name] and _counts(old, own[name], [axis.name for axis in axes.values()], name):
                 tensor = (tensor * size).div(own[name], rounding_mode="floor")
                 tensor = (tensor - shorter * (size > own[name])).clamp(min=1)
                 break

@@ -62,7 +62,7 @@ def test_refusals_before_the_export(
     ("model", "options", "message"),
     [
         (Branching(), {"batch_axes": {"x": 0}}, r"torch\.export cannot follow the model.*values of tensors"),
-        (FixedBatch(), {"batch_axes": {"x": 0}}, r"batch dimension is frozen.*fixes it at 2"),
+        (FixedBatch(), {"batch_axes": {"x": 0}}, r"batch dimension of x is frozen.*fixes it at 2"),
         (nn.GRU(3, 4), {"batch_axes": {"input": 0}}, r"number of steps is free.*batch_axes.*loops=True"),
         (nn.GRU(3, 4), {"output_names": ["a"]}, r"output_names: expected 2 different name"),
         (nn.Linear(3, 4), {"loops": True}, r"length of the sequences is frozen.*loops=False"),
