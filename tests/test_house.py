@@ -48,6 +48,7 @@ ORDER = {
         "replacement",
         "operations.contract",
         "operations.running",
+        "operations.whole",
         "operations.names",
         "operations.operation",
         "operations.linear",
@@ -59,6 +60,7 @@ ORDER = {
         "operations.order_statistics",
         "operations.pairwise",
         "operations.products",
+        "operations.sampling",
         "operations.scatter",
         "operations.matrices",
         "operations.losses",
@@ -80,9 +82,13 @@ ORDER = {
         "engine.tape",
         "engine.rules",
         "engine.integers",
+        "engine.decisions",
+        "engine.packing",
+        "engine.runs",
         "engine.sweeps",
         "engine.loops",
         "engine",
+        "engine.path",
         "diagnosis",
         "explainer",
         "adapters",
@@ -150,7 +156,7 @@ KNOWN = {
     # Steps are stacked; T and t are lengths and places.
     "passes/recurrent/unroll.py": {"T", "int", "stack", "t"},
     # Types and fields of C, and the two cells that have a form in it.
-    "rewriter/engine/sweeps/compiled.py": {"gru", "lstm", "outer", "size"},
+    "rewriter/engine/sweeps/compiled.py": {"gru", "lstm", "size"},
     "rewriter/engine/sweeps/library.py": {"cpu", "double", "float", "gru", "lstm"},
     # Operations of that library, and a register that one writes to.
     "rewriter/engine/sweeps/program.py": {"add", "mean", "multiply", "set", "to"},

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+PATHS = "## Along paths"
 # Sums of some thousand float64 terms of size one.
 ROUNDING = 1e-12
 
@@ -202,7 +203,7 @@ def test_docs_show_the_committed_run() -> None:
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for run in json.loads((BENCHMARKS / "results" / "truth.json").read_text(encoding="utf-8"))["results"]:
         found.setdefault((run["problem"], run["method"]), []).append(run)
-    text = (BENCHMARKS.parent / "docs" / "truth.md").read_text(encoding="utf-8")
+    text = (BENCHMARKS.parent / "docs" / "truth.md").read_text(encoding="utf-8").split(PATHS)[0]
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     shown: dict[tuple[str, str], str] = {}
     for line in lines:
@@ -222,6 +223,20 @@ def test_docs_show_the_committed_run() -> None:
             cost = statistics.median(run["ms"] for run in found["LSTM, trained", method])
             assert shown["ms", method] == f"{cost:.1f}"
     assert {cell for key, cell in shown.items() if key not in found and key[0] != "ms"} == {"n/a"}
+
+
+def test_docs_show_the_committed_run_of_paths() -> None:
+    text = (BENCHMARKS.parent / "docs" / "truth.md").read_text(encoding="utf-8").split(PATHS)[1]
+    text = text.split("\n## ")[0]
+    cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    header, shown = cells[0], {row[0]: row[1:] for row in cells[1:]}
+    runs = json.loads((BENCHMARKS / "results" / "truth_paths.json").read_text(encoding="utf-8"))["results"]
+    assert [run["method"] for run in runs] == list(shown)
+    models = [name for name in runs[0] if name not in ("method", "cost", "ratio", "additivity")]
+    assert header == ["method", "cost", *models, "ratio"]
+    for run in runs:
+        means = [f"{statistics.fmean(run[name]):.3f}" for name in models]
+        assert shown[run["method"]] == [str(run["cost"]), *means, f"{run['ratio']:.2f}"]
 
 
 @pytest.mark.usefixtures("_benchmarks")

@@ -24,6 +24,7 @@ from passes.operations.operation import CUTS, FIXED, NO_RULE, PRODUCT, Kind, Ope
 from passes.operations.order_statistics import records as order_statistics
 from passes.operations.pairwise import records as pairwise
 from passes.operations.products import records as products
+from passes.operations.sampling import records as sampling
 from passes.operations.scatter import records as scatter
 from passes.operations.softmax import records as softmax
 from passes.operations.without_slope import records as without_slope
@@ -31,7 +32,7 @@ from passes.operations.without_slope import records as without_slope
 #: The families of operations: each has its records, atoms, lowerings and rules in a room of its own.
 FAMILIES = (
     *(linear, without_slope, elementwise, softmax, norms, maxima, order_statistics, pairwise, products),
-    *(scatter, matrices, losses, attention),
+    *(sampling, scatter, matrices, losses, attention),
 )
 #: All records.
 OPERATIONS: tuple[Operation, ...] = tuple(each for family in FAMILIES for each in family.CALLS)

@@ -214,3 +214,18 @@ def holds_nodes(*options: Any) -> bool:
 
     fx.node.map_aggregate(options, note)
     return bool(found)
+
+
+def rank_of(value: Any) -> int | None:
+    """Return the number of dimensions of a tensor, or of a node of a graph that has its shape noted.
+
+    Example:
+        >>> import torch
+        >>> rank_of(torch.ones(2, 3)), rank_of(1)
+        (2, None)
+
+    """
+    if isinstance(value, fx.Node):
+        value = value.meta.get("val", value.meta.get("tensor_meta"))
+    shape = getattr(value, "shape", None)
+    return None if shape is None else len(shape)

@@ -187,12 +187,13 @@ def hazard(
 
     """
     state = assigned_outside_init(owner) if owner is not None else frozenset()
+    outer = frozenset(code.co_freevars)
     instructions = [each for each in dis.get_instructions(code) if each.opname not in _NO_OPERATION]
     line = code.co_firstlineno
     for k, each in enumerate(instructions):
         if isinstance(each.starts_line, int) and not isinstance(each.starts_line, bool):
             line = each.starts_line
-        found = _hazard_at(instructions, k, state)
+        found = _hazard_at(instructions, k, state, outer)
         if found and (code, each.offset) not in recorded:
             at = getattr(each, "line_number", None) or line
             return f"{code.co_qualname} ({os.path.basename(code.co_filename)}:{at}) {found}"
@@ -202,14 +203,17 @@ def hazard(
 _NO_OPERATION = {"CACHE", "PUSH_NULL", "PRECALL", "NOP", "NOT_TAKEN", "TO_BOOL", "EXTENDED_ARG"}
 
 
-def _hazard_at(instructions: list[dis.Instruction], k: int, state: frozenset[str]) -> str | None:
+def _hazard_at(
+    instructions: list[dis.Instruction], k: int, state: frozenset[str], outer: frozenset[str]
+) -> str | None:
     each = instructions[k]
     name, argument = each.opname, each.argval
     if "IF_NONE" in name or "IF_NOT_NONE" in name:
         return None if _is_setting(instructions[:k]) else "tests whether a value is None"
     if name == "IS_OP":
         return None if _is_setting(instructions[: k - 1]) else "tests the identity of a value"
-    if name in ("STORE_ATTR", "STORE_GLOBAL", "STORE_DEREF", "DELETE_ATTR"):
+    # A local that a comprehension or a function in this one reads is stored so, too.
+    if name in ("STORE_ATTR", "STORE_GLOBAL", "DELETE_ATTR") or (name == "STORE_DEREF" and argument in outer):
         return f"assigns {argument}"
     if name == "STORE_SUBSCR":
         return "assigns to an item"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.user_code.reach import MOST, is_proxy, next_of
+from passes.user_code.tensors import parts_in_memory
 
 _PLAIN = (bool, int, float, str, type(None))
 #: Values that are compared as they are.
@@ -235,7 +236,9 @@ def _put_numbers_back(value: Any, saved: Any) -> None:
 
 def _same_state(value: Any, now: Any, before: Any) -> bool:
     if isinstance(value, Tensor):
-        return bool(now[0] == before[0] and torch.equal(now[1], before[1]))
+        return bool(now[0] == before[0]) and all(
+            map(torch.equal, parts_in_memory(now[1]), parts_in_memory(before[1]))
+        )
     if isinstance(value, torch.Generator):
         return torch.equal(now, before)
     if isinstance(value, of_numpy()):

@@ -24,7 +24,7 @@ class TensorCopies:
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}
         self._storages: dict[int, torch.UntypedStorage] = {}
         self._originals: dict[int, Tensor] = {}
-        self._states: dict[int, tuple[int, int]] = {}
+        self._states: dict[int, tuple[int, ...]] = {}
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """Return the copy of ``tensor``; a parameter's is a parameter."""
@@ -36,7 +36,7 @@ class TensorCopies:
                 copy.requires_grad_()
             self._copies[id(tensor)] = tensor, copy
             self._originals[id(copy)] = tensor
-            self._states[id(copy)] = copy._version, copy.data_ptr()
+            self._states[id(copy)] = _written_state(copy)
         return self._copies[id(tensor)][1]
 
     def is_written(self, copy: Tensor) -> bool:
@@ -44,11 +44,11 @@ class TensorCopies:
         original = self._originals.get(id(copy))
         if original is None:
             return False
-        if self._states[id(copy)] != (copy._version, copy.data_ptr()):
+        if self._states[id(copy)] != _written_state(copy):
             return True
         # What is written by ``.data``, or by numpy, leaves no version.
-        plain = copy.layout == torch.strided and not copy.is_meta and not copy.is_quantized
-        return plain and not _same_bytes(copy.detach(), original.detach())
+        plain = not copy.is_meta and not copy.is_quantized
+        return plain and not all(map(_same_bytes, parts_in_memory(copy), parts_in_memory(original)))
 
     def _copied(self, tensor: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
@@ -60,6 +60,29 @@ class TensorCopies:
                 own = self._storages[storage.data_ptr()] = storage.clone()  # type: ignore[no-untyped-call]
             empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
             return empty.set_(own, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
+def parts_in_memory(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors that lie in memory of which one is made: itself, or the parts of a sparse one.
+
+    Example:
+        >>> [each.tolist() for each in parts_in_memory(torch.eye(2).to_sparse_csr())]
+        [[0, 1, 2], [0, 1], [1.0, 1.0]]
+
+    """
+    plain = tensor.detach()
+    if tensor.layout == torch.sparse_coo:
+        return plain._indices(), plain._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return plain.crow_indices(), plain.col_indices(), plain.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return plain.ccol_indices(), plain.row_indices(), plain.values()
+    return (plain,)
+
+
+def _written_state(tensor: Tensor) -> tuple[int, ...]:
+    held = parts_in_memory(tensor)
+    return tensor._version, *(each.data_ptr() for each in held if each.layout == torch.strided)
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewriter.engine.decisions import Decision, Decisions
-from rewriter.engine.integers.origins import Origins, is_integer
+from rewriter.engine.integers.origins import is_integer
 from rewriter.engine.merged_batch import Layouts, layouts_of
-from rewriter.engine.packing import PackByIndex
 from rewriter.engine.problem import Inputs, Problem, Target
+from rewriter.engine.runs.rows import pulled_back, run_linked, run_rows
 from rewriter.engine.sweeps.linked_recurrence import Forward
-from rewriter.engine.tape import Pairing, RowCountError, Tape, running
+from rewriter.engine.tape import Pairing, RowCountError, Tape
 from rewriter.engine.tiles import Tiles, default_budget, spans
 
 # Bytes that the run of the references may leave to be remembered.
@@ -37,6 +35,8 @@ class Part:
         sums: for each input the sum over those references, (K, end - begin, *shape), float64.
         pairs: the number of pairs.
         multipliers: likewise of the multipliers, if they are asked for.
+        variances: likewise of the variances of the attributions to each reference over the draws of a path;
+            empty where nothing was drawn more than once.
 
     """
 
@@ -47,6 +47,7 @@ class Part:
     sums: Inputs
     pairs: int
     multipliers: Inputs
+    variances: Inputs = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Remembered:
 
 
 def attribute(
-    target: Target, problem: Problem, *, max_memory: int | None = None, remembered: Remembered | None = None
+    target: Target, problem: Problem, max_memory: int | None = None, remembered: Remembered | None = None
 ) -> Iterator[Part]:
     """Yield the attributions tile by tile; sums over all parts of a sample are sums over all references.
 
@@ -170,7 +171,7 @@ class _Block:
         return _part(self.target, problem, begin, (tape, base), self.tiles, self.size.layouts)
 
     def _record(self, references: Inputs, remembered: Remembered | None = None) -> tuple[Tape, Tensor]:
-        return _record(self.target, references, remembered, self.problem.read_as, self.size.layouts)
+        return record(self.target, references, remembered, self.problem.read_as, self.size.layouts)
 
     def _row_for_row(self, begin: int, end: int) -> Iterator[Part]:
         """Yield the attributions by one reference at a time, in as many rows as there are samples.
@@ -183,7 +184,7 @@ class _Block:
             tiles = Tiles.choose(single, self.size.row_bytes, self.size.step_bytes, self.budget)
             for first, last in spans(single.rows, tiles.samples):
                 rows = single.of_rows(slice(first, last))
-                recorded = _record(self.target, rows.all_references(), read_as=rows.read_as)
+                recorded = record(self.target, rows.all_references(), read_as=rows.read_as)
                 yield _part(self.target, rows, begin + first, recorded, tiles)
 
 
@@ -210,12 +211,12 @@ def _rows(problem: Problem) -> Iterator[Inputs]:
 
 
 def _measure(target: Target, row: Inputs, others: Iterator[Inputs]) -> Size:
-    def record(inputs: Inputs, tape: Tape) -> Tape:
-        _run(target, inputs, tape)
+    def noted(inputs: Inputs, tape: Tape) -> Tape:
+        run_rows(target, inputs, tape)
         return tape
 
     # Two rows: a model may take the batch away where it is of size 1.
-    tape = record([torch.cat([each, each]) for each in row], Tape(tokens=target.tokens))
+    tape = noted([torch.cat([each, each]) for each in row], Tape(tokens=target.tokens))
     total = step = 0
     for _, entry in tape.entries:
         if isinstance(entry, Forward):
@@ -225,11 +226,11 @@ def _measure(target: Target, row: Inputs, others: Iterator[Inputs]) -> Size:
             step = max(step, kept // 3 // entry.kept[0].shape[0])
         else:
             total += sum(each.nbytes for each in (*entry[0], entry[1]))
-    layouts = layouts_of(record, row, tape, others)
+    layouts = layouts_of(noted, row, tape, others)
     return Size(total // 2 + sum(each.nbytes for each in row), step // 2, layouts)
 
 
-def _record(
+def record(
     target: Target,
     references: Inputs,
     remembered: Remembered | None = None,
@@ -241,50 +242,10 @@ def _record(
     if remembered and remembered.references and remembered.references[0] == weights:
         return remembered.references[1:]
     tape = Tape(tokens=target.tokens, fits=partial(layouts.fits, len(references[0])) if layouts else None)
-    base = _run(target, references, tape, read_as)
+    base = run_rows(target, references, tape, read_as)
     if remembered:
         remembered.references = weights, tape, base
     return tape, base
-
-
-def _run(target: Target, inputs: Inputs, tape: Tape, read_as: Inputs | None = None) -> Tensor:
-    # Copies: the model's code may write to its inputs.
-    copies = [each.clone() for each in inputs]
-    deciding: Any = nullcontext()
-    if read_as is not None:
-        rows = [row.expand(len(each), *row.shape[1:]) for row, each in zip(read_as, inputs, strict=True)]
-        deciding = tape.decisions = Decisions(copies, decided(target, rows))
-    with torch.inference_mode(False), torch.no_grad(), running(tape), deciding:
-        return _flat(target.run(copies))
-
-
-def decided(target: Target, inputs: Inputs) -> list[Decision]:
-    """Return what a run of the model decides by its inputs alone, in the order in which it does.
-
-    Args:
-        target: what is explained.
-        inputs: some rows.
-
-    """
-    copies = [each.clone() for each in inputs]
-    noted = Decisions(copies)
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        running(Tape(tokens=target.tokens, decisions=noted)),
-        noted,
-    ):
-        target.run(copies)
-    return noted.found
-
-
-def outputs_read_as(target: Target, inputs: Inputs, read_as: Inputs | None) -> Tensor:
-    """Return the flattened outputs of some rows, by the decisions of one row."""
-    return _run(target, inputs, Tape(tokens=target.tokens), read_as)
-
-
-def _flat(output: Tensor) -> Tensor:
-    return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
 
 def _pair(
@@ -301,16 +262,7 @@ def _pair(
     tape.pairing = pairing
     tape.outers = layouts.outers if layouts else []
     tape.fits = partial(layouts.fits, pairing.samples) if layouts else None
-    leaves = [_leaf(each) for each in samples]
-    followed: Any = nullcontext()
-    if target.tokens:
-        origins = Origins(leaves)
-        tape.origins = origins.of
-        followed = origins if any(map(is_integer, leaves)) else followed
-    with torch.inference_mode(False), torch.enable_grad(), running(tape), PackByIndex(), followed:
-        # Under the caller's no_grad a view taken later would have no gradient.
-        flat = _flat(target.run([leaf.clone() if leaf.requires_grad else leaf for leaf in leaves]))
-    tape.check_ended()
+    leaves, flat = run_linked(target, samples, tape)
     if target.interim is not None:
         # Beside what is cut there, what the model's inputs do on ways around it.
         leaves, references = [*tape.leaves, *leaves], [*tape.inputs, *references]
@@ -330,7 +282,7 @@ def _pair(
         ]
         for k0, k1 in spans(chosen.shape[1], tiles.outputs):
             pairing.outputs = k1 - k0
-            multipliers = _backward(flat, [*leaves, *looked_up], chosen[:, k0:k1], pairing)
+            multipliers = pulled_back(flat, [*leaves, *looked_up], chosen[:, k0:k1], pairing)
             for total, each, delta in zip(sums, multipliers[: len(leaves)], deltas, strict=False):
                 if each is not None and delta is not None:
                     total[k0:k1] += (torch.unflatten(each, 0, (k1 - k0, end - begin)) * delta).sum(1)
@@ -348,27 +300,3 @@ def _pair(
                         sums[-1][k0:k1] += lookup.by_row(found, pairing)
     rows = slice(problem.rows)
     return [each[:, rows] for each in sums], [each[:, rows] for each in slopes], flat.detach()[rows]
-
-
-def _leaf(tensor: Tensor) -> Tensor:
-    with torch.inference_mode(False):
-        leaf = tensor.detach().clone()
-        return leaf.requires_grad_() if leaf.is_floating_point() else leaf
-
-
-def _backward(flat: Tensor, leaves: Inputs, chosen: Tensor, pairing: Pairing) -> list[Tensor | None]:
-    """Return the multipliers of each leaf, (K × n, M, *shape)."""
-    wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    if not wanted or not flat.requires_grad:
-        return [None] * len(leaves)
-    picked = flat.new_zeros(chosen.shape[1], *flat.shape)
-    picked.scatter_(2, chosen.T.unsqueeze(-1).to(flat.device), 1.0)
-    batch = picked.repeat_interleave(pairing.count, 0)
-
-    def pull(weights: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(flat, wanted, weights, retain_graph=True, materialize_grads=True)
-
-    # Of what torch is slow at there is nothing to be told.
-    torch._C._functorch._set_vmap_fallback_warning_enabled(False)  # type: ignore[attr-defined]
-    found = iter(torch.func.vmap(pull)(batch))
-    return [next(found) if leaf.requires_grad else None for leaf in leaves]

@@ -160,13 +160,14 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
     output = result.clone()
     if tape.pairing is None:
         tape.add(name, (noted, output))
-        if tape.decisions is not None:
-            tape.decisions.note_made(result, operands)
-        return result
-    noted0, output0 = tape.next(name, (noted, output))
-    outers = tuple(tape.outer(place) for place in range(len(noted) + 1))
-    link = RuleLink(name, rule, noted, noted0, output, output0, tape.pairing, outers)
-    return LinkedRule.apply(link, (result,), *operands)  # type: ignore[no-untyped-call]
+    else:
+        noted0, output0 = tape.next(name, (noted, output))
+        outers = tuple(tape.outer(place) for place in range(len(noted) + 1))
+        link = RuleLink(name, rule, noted, noted0, output, output0, tape.pairing, outers)
+        result = LinkedRule.apply(link, (result,), *operands)  # type: ignore[no-untyped-call]
+    if tape.decisions is not None:
+        tape.decisions.note_made(result, operands)
+    return result
 
 
 def _has_slope(tensor: Tensor) -> bool:

@@ -34,6 +34,7 @@ class Target:
         rewritten: what the linked copy was made of.
         followed: a model of the same operations that gives what is explained, in which to look for what is
             lost; None for the rewritten one.
+        given: how many tensors stand before the model's inputs, which a layer gets in place of its own.
 
     """
 
@@ -46,6 +47,7 @@ class Target:
     code: str | None = None
     rewritten: nn.Module | None = None
     followed: nn.Module | None = None
+    given: int = 0
 
     @cached_property
     def _islands(self) -> list[str]:

@@ -55,6 +55,16 @@ class Pairing:
         """Whether each sample has one reference, which is in the same place in all that is run."""
         return self.own and self.references == 1
 
+    def steps(self, x: Tensor, x0: Tensor, outer: int = 1) -> tuple[Tensor, Tensor]:
+        """Bring what both runs of a recurrence kept, (T, B, F), into shapes that broadcast to pairs.
+
+        Those are (T, n, outer, M, what the batch is merged with inside of it, F).
+        """
+        samples, outer = (1, 1) if self.aligned else (self.samples, outer)
+        x = torch.unflatten(x, 1, (1, outer, samples, -1))
+        shape = (outer, self.references, samples if self.own else 1, -1)
+        return x, torch.unflatten(x0, 1, shape).movedim(2, 1)[:, self.begin : self.end]
+
     def pairs(self, x: Tensor, x0: Tensor, outer: int = 1) -> tuple[Tensor, Tensor]:
         """Bring a sample's and a reference's tensor into one shape (n, *shape of x), unless it broadcasts.
 
@@ -67,13 +77,27 @@ class Pairing:
             (torch.Size([1, 5, 2, 4]), torch.Size([3, 5, 1, 4]))
 
         """
+        batch = self._batch(x, x0)
+        if batch is None:
+            return x.unsqueeze(0), x0.unsqueeze(0)
+        each = x.shape[batch] // self.samples
+        x0 = torch.unflatten(x0, batch, (outer, self.references, -1)).movedim(batch + 1, 0)
+        x0 = x0[self.begin : self.end]
+        if self.own or each == 1:
+            return x.unsqueeze(0), x0.flatten(batch + 1, batch + 2)
+        x0 = x0.unsqueeze(batch + 2)
+        shape = [*x0.shape]
+        shape[batch + 2] = self.samples
+        return x.unsqueeze(0), x0.expand(shape).flatten(batch + 1, batch + 3)
+
+    def _batch(self, x: Tensor, x0: Tensor) -> int | None:
+        """Return the dimension of the batch; None in a constant, or if all references are in their place."""
         if x.dim() != x0.dim():
             raise RewriteError(
                 f"samples gave a tensor of shape {tuple(x.shape)} where references gave {tuple(x0.shape)}"
             )
         if x.shape == x0.shape:
-            # A constant, the same for all rows; or one reference for each sample.
-            return x.unsqueeze(0), x0.unsqueeze(0)
+            return None
         differing = [d for d in range(x.dim()) if x.shape[d] != x0.shape[d]]
         rows = self.references * (self.samples if self.own else 1)
         batch = differing[0]
@@ -83,14 +107,47 @@ class Pairing:
                 f"the batch cannot be told in tensors of shape {tuple(x.shape)} for {self.samples} samples "
                 f"and {tuple(x0.shape)} for {rows} references"
             )
-        x0 = torch.unflatten(x0, batch, (outer, self.references, -1)).movedim(batch + 1, 0)
-        x0 = x0[self.begin : self.end]
-        if self.own or each == 1:
-            return x.unsqueeze(0), x0.flatten(batch + 1, batch + 2)
-        x0 = x0.unsqueeze(batch + 2)
-        shape = [*x0.shape]
-        shape[batch + 2] = self.samples
-        return x.unsqueeze(0), x0.expand(shape).flatten(batch + 1, batch + 3)
+        return batch
+
+
+@dataclass
+class Facing(Pairing):
+    """Pairs of rows of one run with rows of another, wherever they are.
+
+    Args:
+        index: (n, M), for each row of the run on samples the rows of the other that it is paired with.
+
+    Example:
+        >>> x, x0 = torch.zeros(2, 4), torch.arange(3.0).view(3, 1).expand(3, 4)
+        >>> Facing(2, 3, index=torch.tensor([[0, 2]])).pairs(x, x0)[1][..., 0]
+        tensor([[0., 2.]])
+
+    """
+
+    index: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.long))
+
+    @property
+    def count(self) -> int:
+        """The number of partners of each row."""
+        return len(self.index)
+
+    def partners(self, x0: Tensor, dim: int) -> Tensor:
+        """Return the partners of each row, (n, *shape of x0 but for M in its dimension ``dim``)."""
+        found = x0.index_select(dim, self.index.flatten().to(x0.device))
+        return torch.unflatten(found, dim, tuple(self.index.shape)).movedim(dim, 0)
+
+    def steps(self, x: Tensor, x0: Tensor, outer: int = 1) -> tuple[Tensor, Tensor]:
+        """See the base class."""
+        x = torch.unflatten(x, 1, (1, outer, self.samples, -1))
+        return x, self.partners(torch.unflatten(x0, 1, (outer, self.references, -1)), 2).movedim(0, 1)
+
+    def pairs(self, x: Tensor, x0: Tensor, outer: int = 1) -> tuple[Tensor, Tensor]:
+        """See the base class; both runs have different numbers of rows."""
+        batch = self._batch(x, x0)
+        if batch is None:
+            return x.unsqueeze(0), x0.unsqueeze(0)
+        x0 = torch.unflatten(x0, batch, (outer, self.references, -1))
+        return x.unsqueeze(0), self.partners(x0, batch + 1).flatten(batch + 1, batch + 3)
 
 
 #: For each tensor that an operation left, the size of what is merged with the batch outside of it.
@@ -107,6 +164,7 @@ class Tape:
         position: of the next one for the samples.
         inputs: what a layer took, or gave, of the references, where that is asked for; once the samples have
             run, facing them.
+        given: what the layer gets in place of that, batch first; empty where it gets its own.
         leaves: likewise of the samples, batch first, made leaves of their autograd graph.
         tokens: integers are explained where an embedding looks them up.
         lookups: what the samples looked up, with what the references did.
@@ -125,6 +183,7 @@ class Tape:
     entries: list[tuple[str, Any]] = field(default_factory=list)
     position: int = 0
     inputs: list[Tensor] = field(default_factory=list)
+    given: list[Tensor] = field(default_factory=list)
     leaves: list[Tensor] = field(default_factory=list)
     tokens: bool = False
     lookups: list[Any] = field(default_factory=list)

@@ -14,6 +14,7 @@ from rewriter.engine.problem import Problem
 _CACHE = {"cpu": 3_000_000, "cuda": 64_000_000}
 _ROWS_WITHOUT_RECURRENCE = 4096
 _SAMPLES = 16
+_OUTPUTS = 16
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,31 @@ class Tiles:
         if problem.own:
             taken = max(1, min(taken, kept))
             kept //= taken
-        pairs = _ROWS_WITHOUT_RECURRENCE
-        if step_bytes:
-            pairs = _CACHE.get(problem.device.type, _CACHE["cuda"]) // (step_bytes * (3 + min(outputs, 16)))
+        pairs = pairs_in_cache(problem.device, step_bytes, outputs)
         pairs = max(1, min(pairs, rows))
         taken = min(taken, pairs)
-        explained = max(1, min(outputs, 16 if step_bytes else outputs, rows // taken))
+        explained = max(1, min(outputs, _OUTPUTS if step_bytes else outputs, rows // taken))
         paired = max(1, min(references, kept, pairs // taken, rows // (taken * explained)))
         return Tiles(taken, max(1, min(references, kept)), paired, explained)
+
+
+def pairs_in_cache(device: torch.device, step_bytes: int, outputs: int) -> int:
+    """Return how many pairs at a time one step of a sweep should turn back.
+
+    Args:
+        device: where.
+        step_bytes: what one step of the widest recurrence leaves of one row; 0 without recurrences.
+        outputs: that are explained.
+
+    Example:
+        >>> pairs_in_cache(torch.device("cpu"), 1000, 1), pairs_in_cache(torch.device("cpu"), 0, 1)
+        (750, 4096)
+
+    """
+    if not step_bytes:
+        return _ROWS_WITHOUT_RECURRENCE
+    cache = _CACHE.get(device.type, _CACHE["cuda"])
+    return max(1, cache // (step_bytes * (3 + min(outputs, _OUTPUTS))))
 
 
 def spans(count: int, size: int) -> Iterator[tuple[int, int]]:

@@ -55,6 +55,15 @@ def refuse_tensorflows(**given: Any) -> None:
             )
 
 
+def refuse_integers(data: Inputs) -> None:
+    """Raise RewriteError for inputs that have no multipliers."""
+    if not any(each.is_floating_point() for each in data):
+        raise RewriteError(
+            "X: integers have no multipliers; explain (model, embedding) with the nn.Embedding that "
+            "looks them up"
+        )
+
+
 def background_of(data: Any, model: nn.Module) -> Inputs:
     """Return the background as tensors, copies which nobody else writes to.
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewriter.engine.attribution import decided, outputs_read_as
 from rewriter.engine.contexts import in_context
 from rewriter.engine.problem import Inputs, Problem, Target
+from rewriter.engine.runs.rows import decided, outputs_read_as
 from rewriter.explainer.result import Explained
 
 Array = np.ndarray[Any, Any]
@@ -32,6 +32,8 @@ def explained_as_read(
     contexts: Sequence[int],
     run: Callable[[Inputs], Tensor],
     explain: Explain,
+    *,
+    mixed: bool = False,
 ) -> Explained:
     """Explain samples by references of which the model reads lengths and masks as of the samples.
 
@@ -41,11 +43,12 @@ def explained_as_read(
         contexts: which inputs are contexts.
         run: returns the model's outputs.
         explain: explains samples whose references share what they are read by.
+        mixed: it makes rows that are mixed of both, of which the model may read what it does of neither.
 
     """
 
     def read(problem: Problem) -> Explained:
-        if not decides_otherwise(target, problem):
+        if not decides_otherwise(target, problem, mixed=mixed):
             return explain(problem)
         return explained_as_decided(target, problem, run, explain)
 
@@ -93,14 +96,21 @@ def explained_in_context(
     return replace(merged, values=values, base=base)
 
 
-def decides_otherwise(target: Target, problem: Problem) -> bool:
-    """Whether the model reads something off its inputs alone in which samples and references differ."""
+def decides_otherwise(target: Target, problem: Problem, *, mixed: bool = False) -> bool:
+    """Whether the model reads something off its inputs alone in which samples and references may differ.
+
+    Args:
+        target: what is explained.
+        problem: what is to be explained.
+        mixed: there are mixtures of samples and references, too: a number of zeros in them is anything.
+
+    """
     if target.interim is not None or not (problem.rows and problem.count):
         return False
     first = [each[:1] for each in problem.samples]
     if not decided(target, [torch.cat([each, each]) for each in first]):
         return False
-    return any(
+    return mixed or any(
         _keys(target, rows) != _keys(target, [each[:1].expand_as(rows[k]) for k, each in enumerate(first)])
         for rows in (problem.samples, problem.all_references())
     )
@@ -230,12 +240,14 @@ def _merged(problem: Problem, done: Sequence[_InContext]) -> Explained:
             whole[group.rows.numpy()] = piece
         return whole
 
-    values, data, multipliers = (
+    values, data, multipliers, errors = (
         [put(list(each)) for each in zip(*lists, strict=True)]
-        for lists in zip(*((part.values, part.data, part.multipliers) for part in parts), strict=True)
+        for lists in zip(
+            *((part.values, part.data, part.multipliers, part.errors) for part in parts), strict=True
+        )
     )
     outputs, base = put([part.outputs for part in parts]), put([part.base for part in parts])
-    return Explained(values, data, outputs, base, problem.chosen, multipliers)
+    return Explained(values, data, outputs, base, problem.chosen, multipliers, errors)
 
 
 def _give(values: Sequence[Array], effect: Array, differ: Sequence[Array]) -> None:

@@ -68,8 +68,11 @@ class Cut:
                 )
             # Copies: what works in place is about to overwrite them.
             tape.inputs = [each.detach().clone() for each in tensors]
-            if tape.marked is None:
+            if tape.marked is None and not tape.given:
                 return values
+        if tape.given:
+            marked = self._given(tape, tensors)
+        elif tape.pairing is None:
             marked = [self._marked(*each, tape.mark) for each in zip(tensors, self.places, strict=False)]
         else:
             marked = self._leaves(tape, tensors)
@@ -102,6 +105,14 @@ class Cut:
         rows[1] += mark
         # A copy, as each that a layer gets: it is told from one that something has written to.
         return rows_back(rows, place).clone()
+
+    def _given(self, tape: Tape, tensors: list[Tensor]) -> list[Tensor]:
+        given = iter(tape.given)
+        # Copies, as each that a layer gets.
+        return [
+            value if place is None else rows_back(next(given), place).clone()
+            for value, place in zip(tensors, self.places, strict=True)
+        ]
 
     def _leaves(self, tape: Tape, tensors: list[Tensor]) -> list[Tensor]:
         pairing = tape.pairing
@@ -183,12 +194,14 @@ class Cut:
             data: some rows of the model's inputs.
 
         """
-        values, multipliers = done.values[: self.count], done.multipliers[: self.count]
+        values, multipliers, errors = (
+            each[: self.count] for each in (done.values, done.multipliers, done.errors)
+        )
         if not len(done.outputs):
             tail = done.values[0].shape[data[0].dim() :]
             rows = self.rows_of(target, [each[:1] for each in data])
             values = multipliers = [np.zeros((0, *each.shape[1:], *tail)) for each in rows]
-        return replace(done, values=values, multipliers=multipliers)
+        return replace(done, values=values, multipliers=multipliers, errors=errors)
 
 
 def _is_packed(value: Any) -> bool:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from passes.errors import RewriteError
-from passes.user_code.source import with_line
 from passes.user_code.twin import Twin
 from rewriter.compiler.first_calls import prove_first
 from rewriter.compiler.proof import default_dtype
 from rewriter.engine.attribution import attribute
 from rewriter.engine.contexts import context_inputs
+from rewriter.engine.path.along import attribute_along
+from rewriter.engine.path.nearness import Nearer, Nearness
+from rewriter.engine.path.points import Path
+from rewriter.engine.path.through import Through, through
 from rewriter.engine.problem import Problem
 from rewriter.engine.sweeps.backend import chosen_backend
 from rewriter.engine.sweeps.library import Compiled, compiling
@@ -28,6 +30,7 @@ from rewriter.explainer.arguments import (
     bytes_of,
     chosen_outputs,
     references_for,
+    refuse_integers,
     refuse_tensorflows,
     samples_of,
     tolerance_of,
@@ -35,7 +38,7 @@ from rewriter.explainer.arguments import (
 )
 from rewriter.explainer.contexts import explained_as_read
 from rewriter.explainer.result import Explained, Names, collect
-from rewriter.explainer.suspects import why_not_explained
+from rewriter.explainer.suspects import telling_why
 from rewriter.explainer.target import Asked, Output, Subject
 from rewriter.inputs import Model, as_inputs
 
@@ -129,6 +132,7 @@ class DeepExplainer(Subject):
         check_additivity: bool | float = True,
         *,
         references: Any = None,
+        **nearer: Unpack[Nearer],
     ) -> Any:
         """Return the SHAP values of ``X``.
 
@@ -142,6 +146,8 @@ class DeepExplainer(Subject):
                 float64, where it is gone if it was rounding.
             references: a background of its own for each sample, (M, N, *shape), a list of them for several
                 inputs; or a function that makes it of the samples, which it gets as tensors.
+            **nearer: blocks, segments, draws, seed, groups and accuracy, which bring the values nearer to
+                Shapley values at the cost of more time, see :class:`rewriter.engine.path.nearness.Nearness`.
 
         Returns:
             An array (M, *shape, *output shape), a list of them for several inputs, one per input; with
@@ -155,7 +161,7 @@ class DeepExplainer(Subject):
             RewriteError: for inputs that do not fit the background or are not finite.
 
         """
-        done = self._explain(X, ranked_outputs, output_rank_order, check_additivity, references)
+        done = self._explain(X, ranked_outputs, output_rank_order, check_additivity, references, nearer)
         return self._returned(done.values, None if ranked_outputs is None else done.chosen)
 
     def multipliers(
@@ -166,10 +172,12 @@ class DeepExplainer(Subject):
         check_additivity: bool | float = True,
         *,
         references: Any = None,
+        **nearer: Unpack[Nearer],
     ) -> Any:
         """Return the multipliers of ``X``, their mean over the background.
 
-        They are what SHAP values are made of: with one reference x0 the value is multiplier · (x - x0).
+        They are what SHAP values are made of: with one reference x0 the value is multiplier · (x - x0); along
+        a path, the mean of an input's multipliers over those of its pieces in which that input moves.
         They say how much an output changes per unit of an input, as with captum's
         ``multiply_by_inputs=False``, and do not add up by themselves; what is checked are the SHAP values
         that they make. The arguments, and the shapes of what is returned, are those of :meth:`shap_values`.
@@ -186,13 +194,10 @@ class DeepExplainer(Subject):
             True
 
         """
-        if self._cut is None and not any(each.is_floating_point() for each in self._data):
-            raise RewriteError(
-                "X: integers have no multipliers; explain (model, embedding) with the nn.Embedding that "
-                "looks them up"
-            )
+        if self._cut is None:
+            refuse_integers(self._data)
         done = self._explain(
-            X, ranked_outputs, output_rank_order, check_additivity, references, multipliers=True
+            X, ranked_outputs, output_rank_order, check_additivity, references, nearer, multipliers=True
         )
         return self._returned(done.multipliers, None if ranked_outputs is None else done.chosen)
 
@@ -201,13 +206,21 @@ class DeepExplainer(Subject):
         found = values if several else values[0]
         return found if chosen is None else (found, chosen)
 
-    def __call__(self, X: Any, *, references: Any = None, check_additivity: bool | float = True) -> Any:
+    def __call__(
+        self,
+        X: Any,
+        *,
+        references: Any = None,
+        check_additivity: bool | float = True,
+        **nearer: Unpack[Nearer],
+    ) -> Any:
         """Return a ``shap.Explanation`` for ``shap.plots``, in the shapes of stock shap.
 
         Its values are (M, *shape) for a model with one output, else (M, *shape, outputs), of which
         ``explanation[..., k]`` is what most plots take; the data are (M, *shape). shap has names for one
         dimension only: where ``feature_names`` are given, and for several inputs, all features are in one,
-        (M, features) and (M, features, outputs). See :meth:`shap_values` for the arguments.
+        (M, features) and (M, features, outputs). With several draws it has the standard errors of the
+        values as ``error_std``. See :meth:`shap_values` for the arguments.
 
         Example:
             >>> import pytest; _ = pytest.importorskip("shap")
@@ -216,7 +229,7 @@ class DeepExplainer(Subject):
             (3, 1, 8, 8, 2)
 
         """
-        done = self._explain(X, None, "max", check_additivity, references)
+        done = self._explain(X, None, "max", check_additivity, references, nearer)
         if self._cut is not None:
             with self._full_precision():
                 data = self._cut.rows_of(self._target, as_inputs(X, self._data, "X"))
@@ -229,6 +242,7 @@ class DeepExplainer(Subject):
         *,
         references: Callable[..., Any] | None = None,
         check_additivity: bool | float = True,
+        **nearer: Unpack[Nearer],
     ) -> Iterator[Any]:
         """Yield a ``shap.Explanation`` for each batch of samples, for data that exceed the memory.
 
@@ -236,6 +250,7 @@ class DeepExplainer(Subject):
             batches: samples, as for :meth:`shap_values`.
             references: a function that makes a background for each sample of a batch.
             check_additivity: as for :meth:`shap_values`.
+            **nearer: likewise.
 
         Example:
             >>> import pytest; _ = pytest.importorskip("shap")
@@ -245,7 +260,7 @@ class DeepExplainer(Subject):
 
         """
         for batch in batches:
-            yield self(batch, references=references, check_additivity=check_additivity)
+            yield self(batch, references=references, check_additivity=check_additivity, **nearer)
 
     def _explain(
         self,
@@ -254,69 +269,79 @@ class DeepExplainer(Subject):
         order: Order,
         check_additivity: bool | float,
         references: Any,
+        nearer: Nearer,
         *,
         multipliers: bool = False,
     ) -> Explained:
+        nearness = Nearness(**nearer)
         tolerance = tolerance_of(check_additivity, wide=self._wide)
         samples = samples_of(X, self._data, self._multi_input)
         own = references is not None
         if own:
             references = references_for(references, samples, self._data, self._multi_input)
         self._follow()
-        versions = self._target.weights.versions()
-        try:
-            with self._full_precision(), compiling(self._compiled):
-                count = self._output_shape.numel()
-                chosen = chosen_outputs(self._run, samples, count, ranked, order)
-                problem = Problem(samples, references or self._data, chosen, own, multipliers=multipliers)
-                done = self._explained(problem, self._output_shape if ranked is None else None)
-                if tolerance is not None:
-                    rounds = None if self._wide else partial(self._in_float64, problem)
-                    check_sums(self._target, done, problem, tolerance, rounds)
-        except Exception as error:
-            self._target.weights.check_unwritten(versions)
-            if isinstance(error, RewriteError):
-                with_line(error)
-            if isinstance(error, RewriteError | MemoryError | Warning | torch.OutOfMemoryError):
-                raise
-            raise RewriteError(why_not_explained(self._target, self._original, samples, error)) from error
-        self._target.weights.check_unwritten(versions)
+        told = telling_why(self._target, self._original, samples)
+        with told, self._full_precision(), compiling(self._compiled):
+            count = self._output_shape.numel()
+            chosen = chosen_outputs(self._run, samples, count, ranked, order)
+            problem = Problem(samples, references or self._data, chosen, own, multipliers=multipliers)
+            done = self._explained(problem, self._output_shape if ranked is None else None, nearness)
+            if tolerance is not None:
+                rounds = None if self._wide else partial(self._in_float64, problem, nearer)
+                check_sums(self._target, done, problem, tolerance, rounds)
         if not self._proven(samples, torch.from_numpy(done.outputs)):
             again = references if self._multi_input or not own else references[0]
-            return self._explain(X, ranked, order, check_additivity, again, multipliers=multipliers)
+            return self._explain(X, ranked, order, check_additivity, again, nearer, multipliers=multipliers)
         return done if self._cut is None else self._cut.of_layer(done, self._target, self._data)
 
-    def _in_float64(self, problem: Problem, rows: Tensor) -> Explained | None:
+    def _in_float64(self, problem: Problem, nearer: Nearer, rows: Tensor) -> Explained | None:
         """Explain samples once more in float64; None if that does not add up, or cannot be done."""
         part = problem.of_rows(rows)
         asked = self._asked.same_of(Twin(self._original.model).model.double())
+        data, samples, references = (
+            widened(each, self._multi_input) for each in (self._data, part.samples, part.references)
+        )
         try:
             with default_dtype(torch.float64):
                 explainer = DeepExplainer(
-                    asked.model if asked.layer is None else (asked.model, asked.layer),
-                    widened(self._data, self._multi_input),
-                    output=asked.output,
-                    attribute_to_layer_input=asked.attribute_to_layer_input,
-                    progress=False,
-                    compiled=self._compiled,
+                    data=data, progress=False, compiled=self._compiled, **asked.arguments
                 )
                 # Also where the model goes back to float32 by itself: there is nothing wider to ask.
                 explainer._wide = True
-                own = widened(part.references, self._multi_input) if problem.own else None
-                return explainer._explain(widened(part.samples, self._multi_input), None, "max", True, own)
+                own = references if problem.own else None
+                return explainer._explain(samples, None, "max", True, own, nearer)
         except Exception:
             # An operation without a rule, or a model that is bound to its dtype.
             return None
 
-    def _explained(self, problem: Problem, output_shape: torch.Size | None) -> Explained:
+    def _explained(self, problem: Problem, output_shape: torch.Size | None, nearness: Nearness) -> Explained:
         tail = (problem.outputs,) if output_shape is None else tuple(output_shape)
         contexts = context_inputs(self._target, problem)
+        direct = nearness.is_direct or not (problem.rows and problem.count)
+        ways = None if direct else self._ways(problem, contexts, nearness)
 
         def explain(problem: Problem) -> Explained:
             # What is remembered are references in their own context.
             elsewhere = contexts or problem.read_as is not None
             remembered = replace(self._remembered, references=None) if elsewhere else self._remembered
-            parts = attribute(self._target, problem, max_memory=self._max_memory, remembered=remembered)
+            if ways is None:
+                parts = attribute(self._target, problem, self._max_memory, remembered)
+                return collect(parts, problem, tail, progress=self._progress)
+            path, opened = ways
+            problem = problem if opened is None else opened.problem(problem)
+            target = self._target if opened is None else opened.target
+            parts = attribute_along(path, target, problem, self._max_memory, remembered)
             return collect(parts, problem, tail, progress=self._progress)
 
-        return explained_as_read(self._target, problem, contexts, self._run, explain)
+        mixed = ways is not None
+        return explained_as_read(self._target, problem, contexts, self._run, explain, mixed=mixed)
+
+    def _ways(
+        self, problem: Problem, contexts: Sequence[int], nearness: Nearness
+    ) -> tuple[Path, Through | None]:
+        """Return the path from references to samples, and what it goes through: the model if it is None."""
+        if self._cut is None:
+            return nearness.path(problem, contexts), None
+        opened = through(self._target, partial(self._cut.rows_of, self._target), problem)
+        row = opened.problem(problem.of_rows(slice(1)).of_references(0, 1))
+        return nearness.path(row, (), opened.target.given, around=opened.around), opened

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Explained:
         base: the mean over the references, (M, all outputs).
         chosen: (M, K) indices of the outputs that are explained.
         multipliers: as ``values``, their mean over the references, if they are asked for.
+        errors: as ``values``, their standard errors, where several orders were drawn.
 
     """
 
@@ -39,6 +40,7 @@ class Explained:
     base: Array
     chosen: Tensor
     multipliers: list[Array]
+    errors: list[Array] = field(default_factory=list)
 
 
 def collect(
@@ -56,11 +58,11 @@ def collect(
     rows = problem.rows
     values: list[Array] = []
     outputs = base = np.zeros((rows, problem.outputs))
-    attributions = len(problem.samples)
+    attributions, slopes = len(problem.samples), len(problem.samples) * problem.multipliers
     for part in _with_progress(parts, rows * problem.count if progress else 0):
-        found = [*part.sums, *part.multipliers]
+        found = [*part.sums, *part.multipliers, *part.variances]
         if not values:
-            attributions = len(part.sums)
+            attributions, slopes = len(part.sums), len(part.multipliers)
             values = [np.zeros((rows, *each.shape[2:], problem.outputs)) for each in found]
             outputs = np.zeros((rows, part.outputs.shape[1]))
             base = np.zeros_like(outputs)
@@ -72,12 +74,16 @@ def collect(
     if not values:
         inputs = problem.samples * (1 + problem.multipliers)
         values = [np.zeros((rows, *each.shape[1:], problem.outputs)) for each in inputs]
+    for total in values[attributions + slopes :]:
+        np.sqrt(total, out=total)
     for total in values:
         total /= problem.count
     shaped = [each.reshape(*each.shape[:-1], *tail) for each in values]
     data = [each.cpu().numpy() for each in problem.samples]
     base /= problem.count
-    return Explained(shaped[:attributions], data, outputs, base, problem.chosen, shaped[attributions:])
+    multipliers = shaped[attributions : attributions + slopes]
+    errors = shaped[attributions + slopes :]
+    return Explained(shaped[:attributions], data, outputs, base, problem.chosen, multipliers, errors)
 
 
 def _with_progress(parts: Iterable[Part], total: int) -> Iterator[Part]:
@@ -124,15 +130,18 @@ class Names:
         shapes = [each.shape[1:] for each in done.data]
         flat = len(shapes) > 1 or len(shapes[0]) < 2 or self.features is not None
         shapes = [(int(np.prod(shape)),) for shape in shapes] if flat else shapes
-        values = [each.reshape(rows, *shape, count) for each, shape in zip(done.values, shapes, strict=True)]
         data = [each.reshape(rows, *shape) for each, shape in zip(done.data, shapes, strict=True)]
-        together, base = np.concatenate(values, 1), done.base
-        if count == 1:
-            together, base = together[..., 0], base.reshape(rows)
+
+        def together(parts: Sequence[Array]) -> Array:
+            shaped = [each.reshape(rows, *shape, count) for each, shape in zip(parts, shapes, strict=True)]
+            whole = np.concatenate(shaped, 1)
+            return whole[..., 0] if count == 1 else whole
+
         return shap.Explanation(
-            values=together,
-            base_values=base,
+            values=together(done.values),
+            base_values=done.base.reshape(rows) if count == 1 else done.base,
             data=np.concatenate(data, 1),
+            error_std=together(done.errors) if done.errors else None,
             feature_names=self.of_features([each.shape[1:] for each in done.data]) if flat else None,
             output_names=None if count == 1 else self.of_outputs(output_shape),
         )

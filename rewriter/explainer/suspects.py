@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from passes.lowering.running_code import run_quietly
 from passes.user_code.clone import frozen_clone
-from passes.user_code.source import where_failed
+from passes.user_code.source import where_failed, with_line
 from rewriter.compiler.islands import islands_of
 from rewriter.compiler.report import Report
 from rewriter.compiler.uncovered import uncovered_calls
@@ -93,6 +94,32 @@ class _WithOutput(nn.Module):
 
 def _itself(output: Any) -> Any:
     return output
+
+
+@contextmanager
+def telling_why(target: Target, original: Original, samples: Inputs) -> Iterator[None]:
+    """Let what goes wrong while samples are explained say what to do, and nothing write to the weights.
+
+    Args:
+        target: what is explained.
+        original: the user's own code.
+        samples: the inputs.
+
+    Raises:
+        RewriteError: for whatever the model raises, and if weights were written to.
+
+    """
+    versions = target.weights.versions()
+    try:
+        yield
+    except Exception as error:
+        target.weights.check_unwritten(versions)
+        if isinstance(error, RewriteError):
+            with_line(error)
+        if isinstance(error, RewriteError | MemoryError | Warning | torch.OutOfMemoryError):
+            raise
+        raise RewriteError(why_not_explained(target, original, samples, error)) from error
+    target.weights.check_unwritten(versions)
 
 
 def why_not_explained(target: Target, original: Original, samples: Inputs, error: Exception) -> str:

@@ -101,6 +101,15 @@ class Asked:
         """Whether the output is what a function makes of it."""
         return callable(self.output[1] if isinstance(self.output, tuple) else self.output)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What asks for it, as arguments of ``DeepExplainer``."""
+        return {
+            "model": self.model if self.layer is None else (self.model, self.layer),
+            "output": self.output,
+            "attribute_to_layer_input": self.attribute_to_layer_input,
+        }
+
     def same_of(self, model: nn.Module) -> Asked:
         """Return what is asked, of a copy of the model."""
 

@@ -34,10 +34,12 @@ _DIMS = (
 
 #: Where a tensor stands in a result, and whether it is complex.
 Path = tuple[tuple[int, ...], bool]
+_PARTS = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: DOUBLE}
 
 
 def _has_slope(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and (tensor.is_floating_point() or tensor.is_complex())
+    counts = tensor.layout == torch.strided and tensor.numel() > 0
+    return counts and (tensor.is_floating_point() or tensor.is_complex())
 
 
 class Around(nn.Module):
@@ -51,6 +53,8 @@ class Around(nn.Module):
 
     #: Where the batch stands.
     name = "leading"
+    #: One rounding of what the call returns, in its own type.
+    rounding = 0.0
 
     def __init__(self, drawn: Drawn, paths: list[Path]) -> None:
         super().__init__()
@@ -239,6 +243,7 @@ def models_of(drawn: Drawn) -> Iterator[Around]:
             for order in (slice(None), turned, slice(0, 1), slice(0, 3))
         ):
             torch.manual_seed(1)
+            model.rounding = _rounding(derived, paths)
             model.weight = torch.rand(truth.shape[1], 2, dtype=DOUBLE) + 0.5
             yield model.eval()
 
@@ -275,6 +280,11 @@ def _numbers(result: Any, paths: list[Path]) -> Tensor:
     return torch.cat(
         [(torch.view_as_real(each) if each.is_complex() else each).reshape(-1) for each in parts]
     )
+
+
+def _rounding(result: Any, paths: list[Path]) -> float:
+    types = [_at(result, path).dtype for path, _ in paths]
+    return max(torch.finfo(_PARTS.get(each, each)).eps for each in types)
 
 
 def _at(result: Any, path: tuple[int, ...]) -> Any:

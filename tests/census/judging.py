@@ -73,7 +73,8 @@ def judged(model: Any, plain: nn.Module, x: Tensor, names: Iterable[str]) -> Jud
             return Judged(Verdict.CRASH, _short(f"{type(error).__name__}: {error}"))
     gap = abs(values.sum(1) - (f - f0.mean(0)))
     scale = abs(f).clip(1).max(0) + abs(values).sum(1)
-    if not (gap <= TOLERANCE * scale).all():
+    # In a narrower type multipliers have no more digits than it has.
+    if not (gap <= max(TOLERANCE, getattr(plain, "rounding", 0.0)) * scale).all():
         return Judged(Verdict.WRONG, f"off by {(gap / scale).max():.1e}")
     return Judged(Verdict.EXACT)
 

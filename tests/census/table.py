@@ -11,7 +11,7 @@ import torch
 
 from tests.census.entries import Finding, verdict_of
 from tests.census.judging import Verdict
-from tests.census.reasons import REASONS
+from tests.census.reasons import REASONS, WITHOUT_VALUE, why_not_tried
 
 NOT_TRIED = "not tried"
 
@@ -80,9 +80,15 @@ def counts(records: Iterable[Record]) -> dict[str, dict[str, int]]:
 
 
 def share_of_exact(records: Iterable[Record]) -> float:
-    """Return the share of operations that are exact, among those that could be tried."""
-    tried = [each for each in records if each.kind == "operation" and each.verdict != NOT_TRIED]
-    return sum(each.verdict == Verdict.EXACT.value for each in tried) / max(len(tried), 1)
+    """Return the share of operations that are exact, among those that count."""
+    counted = [each for each in records if counts_in(each)]
+    return sum(each.verdict == Verdict.EXACT.value for each in counted) / max(len(counted), 1)
+
+
+def counts_in(record: Record) -> bool:
+    """Whether an operation could be tried, and has a value of which to be exact."""
+    tried = record.kind == "operation" and record.verdict != NOT_TRIED
+    return tried and (record.verdict == Verdict.EXACT.value or record.name not in WITHOUT_VALUE)
 
 
 # How the error for operations without a rule begins.
@@ -91,9 +97,11 @@ _NOT_ADDITIVE = "the attributions of output"
 
 def reason_of(record: Record) -> str:
     """Return why something is not exact: as it is written down, or as it was said."""
+    if record.verdict == NOT_TRIED or record.name in WITHOUT_VALUE:
+        return why_not_tried(record.name)
     if record.name in REASONS:
         return REASONS[record.name]
-    said = record.faults[0].partition(": ")[2] if record.faults else "has no float64 sample"
+    said = record.faults[0].partition(": ")[2]
     return "no rule yet" if said.startswith(_NOT_ADDITIVE) else said[:120]
 
 
@@ -103,10 +111,12 @@ HEAD = """# Which operations have a rule
 (`op_db`, torch {torch}) that has a derivative in float64, and around its modules, on torch's own samples. All
 operands vary together, then each alone; a model is explained as a graph, as code that runs, and as
 `torch.export` makes it; methods, operators, forms in place and other names are called, too. *Exact* means
-that attributions sum to the change of the output to 1e-9 in every model. *Refused by name* means that an
-error says which operation has no rule. `benchmarks/results/census.json` has the figures.
+that attributions sum to the change of the output to 1e-9 in every model, or to one rounding of what the
+operation returns, where that has a type of fewer digits. *Refused by name* means that an error says which
+operation has no rule. `benchmarks/results/census.json` has the figures.
 
-{share:.1%} of the {tried} operations that could be tried are exact.
+{share:.1%} of the {tried} operations that count are exact. Not counted are those that could not be tried, and
+those that are refused and whose result has no defined value; the reason stands beside each.
 
 | | {verdicts} |
 |---|{lines}|
@@ -122,7 +132,7 @@ def page(records: list[Record]) -> str:
         f"| {kind}s | " + " | ".join(str(found[kind].get(each, 0)) for each in verdicts) + " |"
         for kind in found
     ]
-    tried = sum(each.kind == "operation" and each.verdict != NOT_TRIED for each in records)
+    tried = sum(map(counts_in, records))
     text = HEAD.format(
         torch=torch.__version__.partition("+")[0],
         share=share_of_exact(records),

@@ -14,6 +14,7 @@ from passes.operations.attention.dot_product import (
     MultiheadAttentionAtoms,
     ResultOnly,
 )
+from passes.operations.attention.function import lower_multihead
 from passes.operations.attention.layout import AttentionBegin, AttentionEnd
 from passes.operations.attention.transformer import (
     AdditiveMask,
@@ -99,6 +100,14 @@ CALLS: tuple[Operation, ...] = (
         "scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *,"
         " scale=None, enable_gqa=False)",
         lower=_scaled_dot_product_attention,
+    ),
+    nonlinear(
+        "multi_head_attention_forward(query, key, value, embed_dim_to_check, num_heads, in_proj_weight,"
+        " in_proj_bias, bias_k, bias_v, add_zero_attn, dropout_p, out_proj_weight, out_proj_bias,"
+        " training=True, key_padding_mask=None, need_weights=True, attn_mask=None,"
+        " use_separate_proj_weight=False, q_proj_weight=None, k_proj_weight=None, v_proj_weight=None,"
+        " static_k=None, static_v=None, average_attn_weights=True, is_causal=False)",
+        lower=lower_multihead,
     ),
 )
 MODULES: Mapping[type[nn.Module], Build] = {

@@ -27,11 +27,16 @@ def _polygamma(x: Tensor, n: int) -> Tensor:
     return torch.polygamma(n, x)
 
 
+def _mantissa(x: Tensor) -> Tensor:
+    return torch.frexp(x).mantissa
+
+
 # Functions that torch has in another form.
 _OWN: Mapping[str, Callable[..., Tensor]] = {
     "powers": _powers,
     "floor_divide": _floor_divide,
     "polygamma": _polygamma,
+    "frexp": _mantissa,
 }
 
 

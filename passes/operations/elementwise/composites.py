@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from passes.leaves import Mul, ReLUAtom, SigmoidAtom
+from passes.leaves import Layout, Mul, ReLUAtom, SigmoidAtom
 from passes.operations.elementwise.atom import Elementwise
 
 
@@ -89,3 +90,44 @@ class InPlace(nn.Module):
             # Torch refuses to replace the gradient of what a module with hooks returned.
             input.detach().copy_(result)
             return result
+
+
+class Parts(NamedTuple):
+    """What ``torch.frexp`` returns."""
+
+    mantissa: Any
+    exponent: Any
+
+
+class Exponent(Layout):
+    """The power of two of each number, which is discrete.
+
+    Example:
+        >>> Exponent()(torch.tensor([3.0]))
+        tensor([2], dtype=torch.int32)
+
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return whole numbers of the shape of ``input``."""
+        with torch._C.DisableTorchFunction():
+            return torch.frexp(input.detach()).exponent
+
+
+class MantissaAndExponent(nn.Module):
+    """``torch.frexp``.
+
+    Example:
+        >>> MantissaAndExponent()(torch.tensor(3.0)).mantissa
+        tensor(0.7500)
+
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mantissa = Elementwise("frexp")
+        self.exponent = Exponent()
+
+    def forward(self, input: Tensor) -> Parts:
+        """Return both parts of ``input``, any shape."""
+        return Parts(self.mantissa(input), self.exponent(input))

@@ -11,7 +11,12 @@ from torch import nn
 from passes.leaves import Atom, ReLUAtom, SigmoidAtom, TanhAtom
 from passes.operations.contract import Build, Lowering, Textbook, Varies, is_plain
 from passes.operations.elementwise.atom import Elementwise, RandomLeakyReLU, in_place_of
-from passes.operations.elementwise.composites import GatedLinear, InPlace, LearnedLeakyReLU
+from passes.operations.elementwise.composites import (
+    GatedLinear,
+    InPlace,
+    LearnedLeakyReLU,
+    MantissaAndExponent,
+)
 
 _ATOMS: Mapping[str, type[Atom]] = {"relu": ReLUAtom, "sigmoid": SigmoidAtom, "tanh": TanhAtom}
 
@@ -39,6 +44,11 @@ def lower_call(function: str) -> Lowering:
 def lower_glu(varies: Varies, input: Any, dim: int = -1) -> Textbook:
     """Lower ``F.glu``."""
     return GatedLinear(dim), (input,)
+
+
+def lower_frexp(varies: Varies, input: Any) -> Textbook:
+    """Lower ``torch.frexp``."""
+    return MantissaAndExponent(), (input,)
 
 
 def lower_prelu(varies: Varies, input: Any, weight: Any) -> Textbook:

@@ -21,6 +21,7 @@ from passes.operations.elementwise.lowering import (
     build_module,
     build_rrelu,
     lower_call,
+    lower_frexp,
     lower_glu,
     lower_prelu,
     lower_rrelu,
@@ -170,6 +171,7 @@ def _takes_complex(atom: Elementwise) -> bool:
 
 CALLS: tuple[Operation, ...] = (
     *FUNCTIONS,
+    nonlinear("frexp(input)", lower=lower_frexp),
     nonlinear("glu(input, dim=-1)", lower=lower_glu),
     nonlinear("prelu(input, weight)", lower=lower_prelu),
     nonlinear("rrelu(input, lower=0.125, upper=0.3333333333333333, training=False)", lower=lower_rrelu),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from passes.operations.contract import Build, Rule
-from passes.operations.operation import NO_RULE, RANDOM, ROWS, Kind, Operation, described, linear
+from passes.operations.operation import NO_RULE, RANDOM, Kind, Operation, described, linear
 
 
 def _but(signature: str, *aliases: str, fixed: str | tuple[str, ...], fresh: bool = True) -> Operation:
@@ -34,7 +34,7 @@ CALLS: tuple[Operation, ...] = (
         *("fft.fft", "fft.ifft", "fft.rfft", "fft.irfft", "fft.fft2", "fft.ifft2", "fft.rfft2", "fft.irfft2"),
         *("fft.fftn", "fft.ifftn", "fft.rfftn", "fft.irfftn", "fft.hfft", "fft.ihfft", "fft.hfft2"),
         *("fft.ihfft2", "fft.hfftn", "fft.ihfftn", "fft.fftshift", "fft.ifftshift", "stft", "istft"),
-        *("slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter"),
+        *("slice_scatter", "select_scatter", "diagonal_scatter"),
         *("unfold_copy", "alias_copy", "as_strided_copy", "expand_copy", "permute_copy", "slice_copy"),
         *("squeeze_copy", "t_copy", "transpose_copy", "unsqueeze_copy", "view_copy", "narrow_copy"),
         *("select_copy", "diagonal_copy", "unbind_copy", "split_copy", "split_with_sizes_copy"),
@@ -120,8 +120,6 @@ CALLS: tuple[Operation, ...] = (
         unless={"max_norm": NO_RULE},
         fresh=True,
     ),
-    _but("grid_sample(input, grid)", fixed="grid"),
-    _but("grid_sampler(input, grid)", fixed="grid"),
     _but("pack_padded_sequence(input, lengths)", "_pack_padded_sequence", fixed="lengths"),
     # Linear in one of two modes.
     *(
@@ -130,14 +128,6 @@ CALLS: tuple[Operation, ...] = (
             *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
             "feature_dropout",
         )
-    ),
-    described(
-        "batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False)",
-        Kind.LINEAR,
-        fixed=("running_mean", "running_var", "weight"),
-        builtin="input, weight, bias, running_mean, running_var, training",
-        fresh=True,
-        unless={"training": ROWS},
     ),
 )
 MODULES: Mapping[type[nn.Module], Build] = {}

@@ -71,9 +71,20 @@ def kl_div(input: Any, target: Any, log_target: bool = False) -> Any:
     return -torch.special.entr(target) - target * input
 
 
-def poisson_nll(input: Any, target: Any, log_input: bool = True, eps: float = 1e-8) -> Any:
-    """Return the loss of ``F.poisson_nll_loss`` without the formula of Stirling."""
-    return torch.exp(input) - target * input if log_input else input - target * torch.log(input + eps)
+def poisson_nll(
+    input: Any, target: Any, log_input: bool = True, full: bool = False, eps: float = 1e-8
+) -> Any:
+    """Return the loss of ``F.poisson_nll_loss``."""
+    losses = torch.exp(input) - target * input if log_input else input - target * torch.log(input + eps)
+    return losses + _stirling(target) if full else losses
+
+
+def _stirling(count: Any) -> Any:
+    """Return Stirling's formula for the logarithm of a factorial, above 1; it begins there with a step."""
+    above = torch.clamp(count, min=1)
+    formula = -torch.special.entr(above) - above + 0.5 * torch.log(2 * math.pi * above)
+    step = 0.5 * math.log(2 * math.pi) - 1
+    return formula - step + step * torch.clamp(torch.sign(count - 1), min=0)
 
 
 def gaussian_nll(input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6) -> Any:

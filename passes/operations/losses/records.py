@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 from torch.nn import functional as F
 
 from passes.operations.contract import Build, Plain, Rule, Textbook, Varies, is_number, is_plain, pulled
@@ -53,8 +54,6 @@ def _linear_cross_entropy(
     # The last option changes how much memory is needed.
     if not all(map(is_plain, (reduction, ignore_index, label_smoothing))):
         return None
-    if isinstance(linear_weight, Tensor) and (linear_weight.dim() != 2 or input.dim() > 2):
-        return None
     settings = {"reduction": reduction, "label_smoothing": label_smoothing}
     if ignore_index is not None:
         settings["ignore_index"] = ignore_index
@@ -63,7 +62,10 @@ def _linear_cross_entropy(
     def entropy(x: Any, matrix: Any, target: Any, *others: Any) -> Any:
         bias = others[0] if linear_bias is not None else None
         own = others[-1] if weight is not None else None
-        return F.cross_entropy(F.linear(x, matrix, bias), target, own, **settings)
+        # Classes may be those of many places.
+        bias = None if bias is None else bias.flatten()
+        scores = F.linear(x, torch.flatten(matrix, 0, -2), bias)
+        return F.cross_entropy(scores.reshape(x.shape[:-1] + matrix.shape[:-1]), target, own, **settings)
 
     return Plain(entropy), (input, linear_weight, target, *given)
 
@@ -149,7 +151,7 @@ CALLS: tuple[Operation, ...] = (
     ),
     nonlinear(
         "poisson_nll_loss(input, target, log_input=True, full=False, eps=1e-08, reduction='mean')",
-        lower=loss(of_elements.poisson_nll, _TWO, "log_input", "eps"),
+        lower=loss(of_elements.poisson_nll, _TWO, "log_input", "full", "eps"),
     ),
     nonlinear(
         "gaussian_nll_loss(input, target, var, full=False, eps=1e-06, reduction='mean')", lower=_gaussian_nll

@@ -74,7 +74,7 @@ class MatrixFunction(Atom):
         function: its name behind ``torch.``.
         part: which of its results, None if it has one.
         core: how many dimensions of the first operand belong to one matrix; None if all do.
-        others: likewise of the other operands.
+        others: likewise of the other operands; None if they differ from that by as much as their dimensions.
         options: further arguments of the function, known before the model runs.
 
     Example:
@@ -88,7 +88,7 @@ class MatrixFunction(Atom):
         function: str,
         part: int | None = None,
         core: int | None = 2,
-        others: tuple[int, ...] = (),
+        others: tuple[int, ...] | None = (),
         **options: Any,
     ) -> None:
         super().__init__()

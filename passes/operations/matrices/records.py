@@ -29,6 +29,7 @@ from passes.operations.matrices.composed import (
     lower_vander,
 )
 from passes.operations.matrices.covariance import lower_correlation, lower_covariance
+from passes.operations.matrices.factors import lower_lstsq, lower_lu, lower_lu_factor, lower_lu_factor_ex
 from passes.operations.matrices.rule import along_line_pull, cholesky_pull, inverse_pull, solve_pull
 from passes.operations.matrices.solving import (
     lower_cholesky_inverse,
@@ -263,6 +264,28 @@ CALLS: tuple[Operation, ...] = (
     nonlinear(
         "linalg.lu(A, *, pivot=True)",
         lower=_named(A="input")(_matrix("linalg.lu", 0, 1, 2, made=Factored)),
+    ),
+    nonlinear("linalg.lu_factor(A, *, pivot=True)", lower=lower_lu_factor),
+    nonlinear("linalg.lu_factor_ex(A, *, pivot=True, check_errors=False)", lower=lower_lu_factor_ex),
+    nonlinear(
+        "lu(A, pivot=True, get_infos=False)",
+        "_lu_with_info",
+        renamed={"input": "A"},
+        builtin="A, pivot, check_errors",
+        lower=lower_lu,
+    ),
+    nonlinear(
+        "lu_solve(input, LU_data, LU_pivots)",
+        lower=_two("lu_solve", (2, 2, 1), "input", "LU_data", "LU_pivots"),
+    ),
+    nonlinear(
+        "linalg.lu_solve(LU, pivots, B, *, left=True, adjoint=False)",
+        lower=_two("linalg.lu_solve", (2, 1, 2), "LU", "pivots", "B"),
+    ),
+    nonlinear(
+        "linalg.lstsq(input, b, rcond=None, *, driver=None)",
+        renamed={"A": "input", "B": "b"},
+        lower=lower_lstsq,
     ),
     nonlinear(
         "ormqr(input, input2, input3, left=True, transpose=False)",

@@ -163,6 +163,8 @@ def _cores(atom: MatrixFunction, operands: Operands) -> list[int]:
     """Return how many dimensions of each operand belong to one matrix."""
     if atom.core is None:
         return [each.dim() - 1 for each in operands]
+    if atom.others is None:
+        return [atom.core + each.dim() - operands[0].dim() for each in operands]
     return [atom.core, *atom.others]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from passes.operations.contract import (
     pulled,
 )
 from passes.operations.maxima.extrema import (
+    Extremes,
     Extremum,
     ExtremumWithIndices,
     RunningExtremum,
@@ -29,12 +31,15 @@ from passes.operations.maxima.extrema import (
 from passes.operations.maxima.pooling import AdaptiveMaxPool, MaxPool, PoolPlaces
 from passes.operations.maxima.pooling_rule import pool_pull
 from passes.operations.maxima.rule import extremum_pull, running_pull
-from passes.operations.operation import Operation, nonlinear
+from passes.operations.operation import Operation, function_named, nonlinear
+from passes.operations.whole import is_whole, lower_whole
 from passes.operations.without_slope.records import is_blank
 
 
 def _extremum(function: str) -> Lowering:
     def lower(varies: Varies, input: Any, dim: Any = (), keepdim: Any = False) -> Textbook | None:
+        if is_whole(dim):
+            return lower_whole(partial(function_named(function), dim=-1), input, keepdim=keepdim)
         dims = known_dims(dim)
         if dims is None or not isinstance(keepdim, bool):
             return None
@@ -53,7 +58,9 @@ def _extremum_or_pair(function: str, of_two: Callable[..., Tensor]) -> Lowering:
             # A node may be a number that the model computes, unless it is a tensor for certain.
             tensor = isinstance(dim, Tensor) or varies(dim) or dim.op == "get_attr" or is_blank(dim.target)
             return (Plain(of_two), (input, dim)) if tensor else None
-        # Over all dimensions, it is that of all rows of the batch.
+        if is_whole(dim):
+            # The gradient at ties is that of amax, and so is the rule.
+            return lower_whole(partial(function_named(f"a{function}"), dim=-1), input, keepdim=keepdim)
         known = type(dim) is int and isinstance(keepdim, bool)
         return (ExtremumWithIndices(function, dim, keepdim), (input,)) if known else None
 
@@ -68,8 +75,14 @@ def _running(function: str) -> Lowering:
 
 
 def _aminmax(varies: Varies, input: Any, dim: Any = None, keepdim: Any = False) -> Textbook | None:
+    if is_whole(dim):
+        return lower_whole(_extremes_of_line, input, keepdim=keepdim)
     known = type(dim) is int and isinstance(keepdim, bool)
     return (SmallestAndLargest(dim, keepdim), (input,)) if known else None
+
+
+def _extremes_of_line(x: Any) -> Extremes:
+    return Extremes(torch.amin(x, -1), torch.amax(x, -1))
 
 
 def _pool(space: int, *, always_indices: bool = False) -> Lowering:

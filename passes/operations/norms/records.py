@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from passes.operations.contract import (
     Build,
@@ -21,6 +21,14 @@ from passes.operations.contract import (
     is_number,
     known_dims,
     pulled,
+)
+from passes.operations.norms.lengths import build_power_pool, lower_dist, lower_pdist, lower_power_pool
+from passes.operations.norms.native import (
+    lower_batch_norm,
+    lower_instance_norm,
+    lower_native_group_norm,
+    lower_native_layer_norm,
+    lower_with_statistics,
 )
 from passes.operations.norms.rule import normalize_pull, standardize_pull, variance_pull, vector_norm_pull
 from passes.operations.norms.similarity import CosineSimilarityAtoms, PairwiseDistanceAtoms, distance_of_order
@@ -44,7 +52,8 @@ from passes.operations.norms.vector_norms import (
     norm_of_order,
     normalized,
 )
-from passes.operations.operation import Operation, nonlinear
+from passes.operations.operation import ROWS, Kind, Operation, described, nonlinear
+from passes.operations.whole import is_whole, lower_whole
 from passes.stand_in import StandIn, put_on_face
 
 
@@ -105,7 +114,9 @@ def _instance_norm(
     eps: Any = 1e-5,
 ) -> Textbook | None:
     if running_mean is not None or use_input_stats is not True or not is_number(eps):
-        return None
+        return lower_instance_norm(
+            varies, input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+        )
     return _with_weights(Scaled(Standardize(2, eps), channels=True), input, weight, bias)
 
 
@@ -117,6 +128,14 @@ def _local_response_norm(
     return LocalResponseNormAtoms(size, alpha, beta, k), (input,)
 
 
+_VARIANCES: Mapping[tuple[bool, bool], Callable[..., Any]] = {
+    (False, False): torch.var,
+    (True, False): torch.std,
+    (False, True): torch.var_mean,
+    (True, True): torch.std_mean,
+}
+
+
 def _variance(*, root: bool = False, mean: bool = False) -> Lowering:
     def lower(
         varies: Varies,
@@ -126,9 +145,17 @@ def _variance(*, root: bool = False, mean: bool = False) -> Lowering:
         keepdim: Any = False,
         correction: Any = None,
     ) -> Textbook | None:
-        dims = known_dims(dim)
+        if isinstance(dim, bool):
+            # Where no dimension is named, the second argument is this one.
+            dim, unbiased = None, dim
         taken = int(bool(unbiased)) if correction is None else correction
-        if dims is None or not isinstance(keepdim, bool) or not is_number(taken):
+        if not is_number(taken) or not isinstance(keepdim, bool):
+            return None
+        if is_whole(dim):
+            options = {"dim": -1, "correction": taken}
+            return lower_whole(partial(_VARIANCES[root, mean], **options), input, keepdim=keepdim)
+        dims = known_dims(dim)
+        if dims is None:
             return None
         if mean:
             return VarianceAndMean(dims, taken, keepdim, root), (input,)
@@ -140,10 +167,17 @@ def _variance(*, root: bool = False, mean: bool = False) -> Lowering:
 def _norm(
     varies: Varies, input: Any, p: Any = "fro", dim: Any = None, keepdim: Any = False, dtype: Any = None
 ) -> Textbook | None:
-    order = 2 if p in ("fro", None) else p
-    dims = known_dims(dim)
     known = isinstance(keepdim, bool) and (dtype is None or isinstance(dtype, torch.dtype))
-    if dims is None or not known or not is_number(order):
+    if p == "nuc" and known and dtype is None:
+        return _nuclear_norm(input, dim, keepdim)
+    order = 2 if p in ("fro", None) else p
+    if not known or not is_number(order):
+        return None
+    if is_whole(dim):
+        of_line = partial(torch.linalg.vector_norm, ord=order, dim=-1, dtype=dtype)
+        return lower_whole(of_line, input, keepdim=keepdim)
+    dims = known_dims(dim)
+    if dims is None:
         return None
     if order in (1, 2):
         return VectorNorm(int(order), dims, keepdim, dtype), (input,)
@@ -152,6 +186,13 @@ def _norm(
     if order == math.inf:
         return LargestAbsolute(dims, keepdim), (input,)
     return Plain(partial(norm_of_order, float(order), dims, keepdim)), (input,)
+
+
+def _nuclear_norm(input: Any, dim: Any, keepdim: bool) -> Textbook | None:
+    dims = (-2, -1) if is_whole(dim) else known_dims(dim)
+    if dims is None or len(dims) != 2:
+        return None
+    return Plain(partial(torch.linalg.matrix_norm, ord="nuc", dim=dims, keepdim=keepdim)), (input,)
 
 
 def _vector_norm(
@@ -163,8 +204,15 @@ def _vector_norm(
 def _linalg_norm(
     varies: Varies, input: Any, ord: Any = None, dim: Any = None, keepdim: Any = False, dtype: Any = None
 ) -> Textbook | None:
-    matrix = isinstance(dim, list | tuple) and len(dim) > 1
-    return None if matrix and ord not in (None, "fro") else _norm(varies, input, ord, dim, keepdim, dtype)
+    if ord is not None and is_whole(dim):
+        # Of a vector or of a matrix, as its shape says.
+        if not isinstance(input, Tensor):
+            return None
+        dim = tuple(range(input.dim()))
+    if isinstance(dim, list | tuple) and len(dim) > 1 and ord not in (None, "fro"):
+        given = {"dim": tuple(dim), "keepdim": keepdim, "dtype": dtype}
+        return Plain(partial(torch.linalg.matrix_norm, ord=ord, **given)), (input,)
+    return _norm(varies, input, ord, dim, keepdim, dtype)
 
 
 def _normalize(varies: Varies, input: Any, p: Any = 2.0, dim: Any = 1, eps: Any = 1e-12) -> Textbook | None:
@@ -243,6 +291,31 @@ CALLS: tuple[Operation, ...] = (
         "instance_norm(input, running_mean=None, running_var=None, weight=None, bias=None,"
         " use_input_stats=True, momentum=0.1, eps=1e-05)",
         lower=_instance_norm,
+        builtin="input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps,"
+        " cudnn_enabled",
+    ),
+    nonlinear("native_layer_norm(input, normalized_shape, weight, bias, eps)", lower=lower_native_layer_norm),
+    nonlinear("native_group_norm(input, weight, bias, N, C, HxW, group, eps)", lower=lower_native_group_norm),
+    described(
+        "batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1,"
+        " eps=1e-05)",
+        Kind.LINEAR,
+        fixed=("running_mean", "running_var", "weight"),
+        builtin="input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled",
+        fresh=True,
+        unless={"training": ROWS},
+        lower=lower_batch_norm,
+    ),
+    *(
+        nonlinear(
+            f"{name}(input, weight, bias, running_mean, running_var, training, momentum, eps)",
+            lower=lower_with_statistics(),
+        )
+        for name in ("native_batch_norm", "_native_batch_norm_legit")
+    ),
+    nonlinear(
+        "_batch_norm_with_update(input, weight, bias, running_mean, running_var, momentum, eps)",
+        lower=lower_with_statistics(torch.uint8, training=True),
     ),
     nonlinear("local_response_norm(input, size, alpha=0.0001, beta=0.75, k=1.0)", lower=_local_response_norm),
     nonlinear(f"var{_OF_VARIANCE}", lower=_variance()),
@@ -252,6 +325,15 @@ CALLS: tuple[Operation, ...] = (
     nonlinear("norm(input, p='fro', dim=None, keepdim=False, dtype=None)", lower=_norm),
     nonlinear("linalg.norm(input, ord=None, dim=None, keepdim=False, *, dtype=None)", lower=_linalg_norm),
     nonlinear("linalg.vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None)", lower=_vector_norm),
+    nonlinear("pdist(input, p=2.0)", lower=lower_pdist),
+    nonlinear("dist(input, other, p=2.0)", lower=lower_dist),
+    *(
+        nonlinear(
+            f"lp_pool{space}d(input, norm_type, kernel_size, stride=None, ceil_mode=False)",
+            lower=lower_power_pool(space),
+        )
+        for space in (1, 2, 3)
+    ),
     nonlinear("normalize(input, p=2.0, dim=1, eps=1e-12)", lower=_normalize),
     nonlinear("cosine_similarity(x1, x2, dim=1, eps=1e-08)", lower=_cosine),
     nonlinear("pairwise_distance(x1, x2, p=2.0, eps=1e-06, keepdim=False)", lower=_distance),
@@ -264,6 +346,9 @@ MODULES: Mapping[type[nn.Module], Build] = {
     nn.InstanceNorm1d: _instance_module(InstanceNorm1dAtoms),
     nn.InstanceNorm2d: _instance_module(InstanceNorm2dAtoms),
     nn.InstanceNorm3d: _instance_module(InstanceNorm3dAtoms),
+    nn.LPPool1d: build_power_pool(1),
+    nn.LPPool2d: build_power_pool(2),
+    nn.LPPool3d: build_power_pool(3),
     nn.CosineSimilarity: _cosine_module,
     nn.PairwiseDistance: _distance_module,
 }

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passes.operations.contract import Build, Rule, Textbook, Varies, holds_nodes, is_number, pulled
+from passes.operations.contract import Build, Rule, Textbook, Varies, holds_nodes, is_number, is_plain, pulled
 from passes.operations.maxima.extrema import Found
-from passes.operations.operation import Operation, nonlinear
+from passes.operations.operation import Operation, function_named, nonlinear
 from passes.operations.order_statistics.atom import OrderStatistics
 from passes.operations.order_statistics.rule import order_pull
+from passes.operations.whole import is_whole, lower_whole
 
 
 class SortedWithIndices(nn.Module):
@@ -78,7 +79,13 @@ def _kthvalue(varies: Varies, input: Any, k: Any, dim: Any = -1, keepdim: Any = 
 def _middle(
     function: str, varies: Varies, input: Any, dim: Any = None, keepdim: Any = False
 ) -> Textbook | None:
+    if is_whole(dim):
+        return lower_whole(partial(_middle_of_line, function), input, keepdim=keepdim)
     return _along(function, varies, input, dim, keepdim=keepdim)
+
+
+def _middle_of_line(function: str, x: Any) -> Any:
+    return function_named(function)(x, dim=-1)[0]
 
 
 def _quantile(
@@ -93,6 +100,10 @@ def _quantile(
     if isinstance(q, Tensor) and not varies(q):
         q = q.tolist()
     known = all(map(is_number, q)) if isinstance(q, list) else is_number(q)
+    if known and is_whole(dim) and is_plain(interpolation):
+        # Several quantiles stand in front of the dimensions, of which none is left.
+        of_line = partial(function_named(function), q=q, dim=-1, interpolation=interpolation)
+        return None if isinstance(q, list) else lower_whole(of_line, input, keepdim=keepdim)
     if not known or type(dim) is not int or holds_nodes(keepdim, interpolation):
         return None
     return OrderStatistics(function, dim, q=q, keepdim=keepdim, interpolation=interpolation), (input,)

@@ -118,13 +118,26 @@ def order_pull(
     elif atom.leads:
         d = d.squeeze(dim) if atom.options.get("keepdim", False) else d
         d = d.movedim(2, dim) if d.dim() == rank + 2 else d.movedim(2, -1)
-    moved, moved0 = sample.movedim(dim, -1), reference.movedim(dim, -1)
-    made_of = atom.places(moved.shape[-1])
+    moved, moved0, d = sample.movedim(dim, -1), reference.movedim(dim, -1), d.movedim(dim, -1)
+    if not atom.function.startswith("nan"):
+        pulled = _of_counted(atom, moved, moved0, d, moved.shape[-1])
+        return (pulled.movedim(-1, dim),)
+    # What is not a number counts nothing: it stands behind all others, whose number is that of the row.
+    counts = (~(moved.isnan() | moved0.isnan())).sum(-1, keepdim=True)
+    moved, moved0 = (each.masked_fill(each.isnan(), -torch.inf) for each in (moved, moved0))
+    pulled = d.new_zeros(*d.shape[:-1], moved.shape[-1])
+    for count in sorted(set(counts.flatten().tolist())):
+        if count:
+            pulled = torch.where(counts == count, _of_counted(atom, moved, moved0, d, count), pulled)
+    return (pulled.movedim(-1, dim),)
+
+
+def _of_counted(atom: OrderStatistics, x: Tensor, x0: Tensor, d: Tensor, count: int) -> Tensor:
+    """Take multipliers, (K, n, *, places), to the elements of rows in which so many count."""
+    made_of = atom.places(count)
     used = sorted({place for each in made_of for place in each})
     shares = d.new_zeros(len(made_of), len(used))
     for row, each in enumerate(made_of):
         for place, share in each.items():
             shares[row, used.index(place)] = share
-    multipliers = order_multipliers(moved, moved0, used)
-    pulled = (d.movedim(dim, -1) @ shares).unsqueeze(-2) @ multipliers
-    return (pulled.squeeze(-2).movedim(-1, dim),)
+    return ((d @ shares).unsqueeze(-2) @ order_multipliers(x, x0, used)).squeeze(-2)

@@ -41,6 +41,8 @@ from passes.operations.products.bilinear import Bilinear
 from passes.operations.products.contractions import equation_of_sublists, pairwise_equations
 from passes.operations.products.rule import bilinear_pull, product_multipliers, running_product_pull
 from passes.operations.products.running_products import RunningProduct
+from passes.operations.products.sparse import lower_sparse_mm
+from passes.operations.whole import is_whole, lower_whole
 from passes.stand_in import StandIn, put_on_face
 
 
@@ -230,13 +232,22 @@ def _through_softmax(dim: int, gradient: Any, output: Any) -> Any:
 
 
 def _prod(varies: Varies, input: Any, dim: Any = None, keepdim: Any = False) -> Textbook | None:
-    # Over all dimensions, rows of the batch would be multiplied.
+    if is_whole(dim):
+        return lower_whole(partial(torch.prod, dim=-1), input, keepdim=keepdim)
     known = type(dim) is int and isinstance(keepdim, bool)
     return (RunningProduct(dim, keepdim=keepdim), (input,)) if known else None
 
 
-def _cumprod(varies: Varies, input: Any, dim: Any) -> Textbook | None:
-    return (RunningProduct(dim, cumulative=True), (input,)) if type(dim) is int else None
+def _cumprod(varies: Varies, input: Any, dim: Any, dtype: Any = None) -> Textbook | None:
+    if type(dim) is not int or not (dtype is None or isinstance(dtype, torch.dtype)):
+        return None
+    if dtype is not None:
+        return Plain(partial(_cumprod_as, dtype, dim)), (input,)
+    return RunningProduct(dim, cumulative=True), (input,)
+
+
+def _cumprod_as(dtype: torch.dtype, dim: int, x: Any) -> Any:
+    return torch.cumprod(x.to(dtype), dim)
 
 
 class BilinearFormAtoms(StandIn, nn.Bilinear):
@@ -362,6 +373,7 @@ CALLS: tuple[Operation, ...] = (
         )
     ),
     nonlinear("_softmax_backward_data(grad_output, output, dim, input_dtype=None)", lower=_softmax_backward),
+    nonlinear("sparse.mm(sparse, dense, reduce=None)", "_sparse_mm", lower=lower_sparse_mm),
     nonlinear("cdist(x1, x2, p=2.0, compute_mode=None)", lower=_cdist),
     nonlinear("prod(input, dim=None, keepdim=False)", lower=_prod),
     nonlinear("cumprod(input, dim)", lower=_cumprod),

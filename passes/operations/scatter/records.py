@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passes.operations.contract import Build, Lowering, Plain, Rule, Textbook, Varies, is_plain
+from passes.operations.contract import Build, Lowering, Plain, Rule, Textbook, Varies, is_plain, rank_of
 from passes.operations.operation import NO_RULE, Kind, Operation, described, nonlinear
+from passes.operations.scatter.bags import lower_embedding_bag
 from passes.operations.scatter.grouped import ALIASES, REDUCTIONS, along_index, scattered, segmented
+from passes.operations.scatter.unpooling import lower_strided_scatter, lower_unpool
 
 
 def lower_grouped(reduce_groups: Callable[..., Any]) -> Lowering:
@@ -57,7 +59,7 @@ def _segments(
     if indices is not None or type(axis) is not int or not is_plain(initial) or not isinstance(reduce, str):
         return None
     given = lengths if offsets is None else offsets
-    rank = _rank(data)
+    rank = rank_of(data)
     if axis != 0 and rank is None:
         return None
 
@@ -70,12 +72,8 @@ def _segments(
     return Plain(reduced), (data, given)
 
 
-def _rank(value: Any) -> int | None:
-    """Return the number of dimensions of a tensor, or of a node of a graph that has its shape noted."""
-    if isinstance(value, fx.Node):
-        value = value.meta.get("val", value.meta.get("tensor_meta"))
-    shape = getattr(value, "shape", None)
-    return None if shape is None else len(shape)
+def _nothing(varies: Varies, /, **arguments: Any) -> None:
+    return None
 
 
 CALLS: tuple[Operation, ...] = (
@@ -98,8 +96,24 @@ CALLS: tuple[Operation, ...] = (
         fresh=True,
     ),
     *(
-        described(f"max_unpool{space}d(input, indices)", Kind.LINEAR, fixed=("indices",), fresh=True)
+        nonlinear(
+            f"max_unpool{space}d(input, indices, kernel_size, stride=None, padding=0, output_size=None)",
+            lower=lower_unpool(space),
+        )
         for space in (1, 2, 3)
+    ),
+    nonlinear(
+        "as_strided_scatter(input, src, size, stride, storage_offset=None)", lower=lower_strided_scatter
+    ),
+    nonlinear(
+        "embedding_bag(input, weight, offsets=None, max_norm=None, norm_type=2, scale_grad_by_freq=False,"
+        " mode='mean', sparse=False, per_sample_weights=None, include_last_offset=False, padding_idx=None)",
+        builtin="weight, input, offsets, scale_grad_by_freq, mode, sparse, per_sample_weights,"
+        " include_last_offset, padding_idx",
+        renamed={"indices": "input"},
+        lower=lower_embedding_bag,
+        # It returns more.
+        lower_builtin=_nothing,
     ),
 )
 MODULES: Mapping[type[nn.Module], Build] = {}

@@ -27,17 +27,14 @@ from rewriter.engine.sweeps.sweep import (
 # The slopes of one pair are on the stack.
 _WIDEST = 4096
 
-_INTS = (
-    *("outputs", "references", "rows", "each", "size", "own", "first", "rows_x", "rows_x0", "outer"),
-    "threads",
-)
+_INTS = "outputs", "references", "rows", "size", "rows_x0", "threads"
 _ARRAYS = ("before", "after", "partner", "passed", "before0", "after0", "partner0", "passed0")
 _WRITTEN = ("d_h", "d_c", "gates")
 
 
 def _struct(real: Any) -> type[ctypes.Structure]:
     fields: list[tuple[str, Any]] = [(name, ctypes.c_int64) for name in _INTS]
-    fields += [(name, ctypes.c_void_p) for name in (*_ARRAYS, *_WRITTEN)]
+    fields += [(name, ctypes.c_void_p) for name in ("facing", *_ARRAYS, *_WRITTEN)]
     return type("Sweep", (ctypes.Structure,), {"_fields_": [*fields, ("least", real)]})
 
 
@@ -98,7 +95,9 @@ class CompiledSteps:
         written = [*d, gates] if len(d) > 1 else [*d, *d, gates]
         # The library gets addresses only: what they belong to lives here.
         self._held = [each.contiguous() for each in (*swept.x, *swept.x0)], written
-        self._sweep = sweep_struct(swept, gates, [part.data_ptr() for side in self._held for part in side])
+        self._facing = faced_rows(swept)
+        addresses = [part.data_ptr() for side in self._held for part in side]
+        self._sweep = sweep_struct(swept, self._facing, gates, addresses)
         self._at = ctypes.byref(self._sweep)
         self._step = cell.step
 
@@ -107,17 +106,22 @@ class CompiledSteps:
         self._step(self._at, t, place)
 
 
-def sweep_struct(swept: Swept, gates: Tensor, addresses: Sequence[int]) -> ctypes.Structure:
-    """Describe a sweep to the library; of the addresses the last is that of the gates."""
-    rows_x, rows_x0 = swept.x[0].shape[1], swept.x0[0].shape[1]
-    each = swept.batch // (swept.samples * swept.outer)
-    first = swept.first * each * (swept.samples if swept.own else 1)
-    ints = (
-        *(swept.outputs, swept.references, swept.batch, each, gates.shape[-1], int(swept.own), first),
-        *(rows_x, rows_x0, swept.outer, torch.get_num_threads()),
-    )
+def faced_rows(swept: Swept) -> Tensor:
+    """Return for each pair the row of the reference, (n, B) in the order of the pairs."""
+    x = swept.x[0]
+    numbers = torch.arange(swept.x0[0].shape[1], device=x.device).view(1, -1, 1)
+    _, facing = swept.rows(x[:1, :, :1], numbers)
+    inside = swept.batch // (swept.outer * swept.samples)
+    return facing.expand(1, swept.references, swept.outer, swept.samples, inside, 1).contiguous()
+
+
+def sweep_struct(swept: Swept, facing: Tensor, gates: Tensor, addresses: Sequence[int]) -> ctypes.Structure:
+    """Describe a sweep to the library, which gets addresses only; of those the last is that of the gates."""
+    ints = swept.outputs, swept.references, swept.batch, gates.shape[-1], swept.x0[0].shape[1]
     unused = [0] * (len(_ARRAYS) + len(_WRITTEN) - len(addresses))
-    return SWEEPS[gates.dtype](*ints, *unused, *addresses, faded(gates.dtype))
+    return SWEEPS[gates.dtype](
+        *ints, torch.get_num_threads(), facing.data_ptr(), *unused, *addresses, faded(gates.dtype)
+    )
 
 
 class _Form(NamedTuple):

@@ -88,10 +88,6 @@ class DerivedSweep(Sweep, Unchanging):
         """See the base class."""
         return _DerivedRecording(self, steps, gates)
 
-    def _pairs(self, swept: Swept) -> list[tuple[Tensor, Tensor]]:
-        """Return what is kept of all steps, of samples and references, (T, n or 1, *batch, F) each."""
-        return [swept.rows(a, b) for a, b in zip(swept.x, swept.x0, strict=True)]
-
     def coefficients(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[int, Coefficients]]:
         """Return the coefficients of each new state for some time steps."""
         like = pairs[0][0]
@@ -154,9 +150,10 @@ class DerivedSweep(Sweep, Unchanging):
         length = swept.x[0].shape[0]
         step_bytes = sum(each[0].nbytes for each in swept.x) * swept.references
         cache = _CACHE if swept.x[0].device.type == "cpu" else 64 * _CACHE
-        pairs = self._pairs(swept)
+        both = list(zip(swept.x, swept.x0, strict=True))
         for begin, end in ordered(list(spans(length, max(1, cache // step_bytes)))):
-            found = self.coefficients([(a[begin:end], b[begin:end]) for a, b in pairs])
+            # Rows that are anywhere are gathered: of a few steps at a time.
+            found = self.coefficients([swept.rows(a[begin:end], b[begin:end]) for a, b in both])
             yield from ordered(_by_step(found, end - begin))
 
     def _turn_back(

@@ -199,11 +199,9 @@ class RecurrentLink:
             self._rows,
             pairing.outputs,
             pairing.count,
-            pairing.begin,
             self.batch,
             samples,
             outer,
-            pairing.own,
         )
 
     def _hidden_weight(self) -> tuple[Tensor, int]:
@@ -221,11 +219,7 @@ class RecurrentLink:
 
     def _rows(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Bring what both runs kept, (T, B, F), into shapes that broadcast to (T, n, o, M, q, F)."""
-        pairing = self.pairing
-        samples, outer = self._batch()
-        a = torch.unflatten(a, 1, (1, outer, samples, -1))
-        shape = (outer, pairing.references, samples if pairing.own else 1, -1)
-        return a, torch.unflatten(b, 1, shape).movedim(2, 1)[:, pairing.begin : pairing.end]
+        return self.pairing.steps(a, b, self.outer)
 
     def _mask(self) -> Optional:
         """Return the mean of both masks, (T, n, B, 1); 1 where a step counts for sample and reference."""

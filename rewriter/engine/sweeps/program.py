@@ -24,7 +24,7 @@ from passes.operations.elementwise.sigmoid_tanh_relu import (
 from passes.operations.products.rule import product_multipliers
 from passes.operations.table import rule_of
 from rewriter.engine.sweeps.cell_graph import CellGraph
-from rewriter.engine.sweeps.compiled import SWEEPS, sweep_struct
+from rewriter.engine.sweeps.compiled import SWEEPS, faced_rows, sweep_struct
 from rewriter.engine.sweeps.sweep import Swept
 
 # What an operation does, in the order of the library.
@@ -209,10 +209,11 @@ class ProgramSteps:
         x, x0 = ([each.contiguous() for each in side] for side in (swept.x, swept.x0))
         arrays = [_addresses(x), _addresses(x0)]
         arrays += [_addresses(scales), _addresses(d)]
+        facing = faced_rows(swept)
         # The library gets addresses only: what they belong to lives here.
-        self._held = x, x0, list(d), gates, scales, operations, arrays
+        self._held = x, x0, list(d), gates, scales, operations, arrays, facing
         struct = _STRUCTS[gates.dtype]()
-        struct.of = sweep_struct(swept, gates, [gates.data_ptr()])
+        struct.of = sweep_struct(swept, facing, gates, [gates.data_ptr()])
         struct.count, struct.once = len(operations), program.once
         struct.registers, struct.slots = program.registers, gates.shape[-2]
         struct.operations = ctypes.addressof(operations)

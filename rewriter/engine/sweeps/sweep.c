@@ -11,13 +11,11 @@
 
 /* Everything of one sweep; compiled.py fills it in. */
 typedef struct {
-    int64_t outputs, references, rows;  /* K; n; samples x rows of each */
-    int64_t each, size;                 /* neighbouring rows of each sample; H */
-    int64_t own;                        /* each sample has references of its own */
-    int64_t first;                      /* first row of the references in this pass */
-    int64_t rows_x, rows_x0;            /* in what the two runs kept */
-    int64_t outer;                      /* how often all samples come round in a batch merged with time */
+    int64_t outputs, references, rows; /* K; n; rows of the samples */
+    int64_t size;                      /* H */
+    int64_t rows_x0;                   /* in what the run on references kept */
     int64_t threads;
+    const int64_t *facing; /* (n, rows), the reference's row of each pair */
     const REAL *before, *after, *partner, *passed;
     const REAL *before0, *after0, *partner0, *passed0;
     REAL *d_h, *d_c, *gates; /* (K, n, rows, H) twice, (steps, K, n, rows, 4, H) */
@@ -130,13 +128,6 @@ static inline void gru_pair(const Sweep *s, int64_t i, int64_t i0, int64_t pair,
     }
 }
 
-/* The row of the reference of a pair. */
-static inline int64_t reference(const Sweep *s, int64_t pair) {
-    int64_t n = pair / s->rows, i = pair % s->rows, round = s->rows / s->outer;
-    int64_t i0 = i / round * (s->rows_x0 / s->outer) + s->first;
-    return i0 + (s->own ? n * round + i % round : n * s->each + i % s->each);
-}
-
 /* Step t of the sweep, its gates into a place of the buffer of gates. */
 #define STEP(cell)                                                                              \
     void cell(const Sweep *s, int64_t t, int64_t place) {                                       \
@@ -144,7 +135,7 @@ static inline int64_t reference(const Sweep *s, int64_t pair) {
         REAL *gates = s->gates + place * s->outputs * pairs * 4 * s->size;                      \
         _Pragma("omp parallel for num_threads(s->threads) if (s->threads > 1)")                 \
         for (int64_t pair = 0; pair < pairs; pair++)                                            \
-            cell##_pair(s, t * s->rows_x + pair % s->rows, t * s->rows_x0 + reference(s, pair), \
+            cell##_pair(s, t * s->rows + pair % s->rows, t * s->rows_x0 + s->facing[pair],      \
                         pair, gates);                                                           \
     }
 
@@ -311,7 +302,7 @@ void program(const Program *s, int64_t t, int64_t place) {
     REAL *gates = s->of.gates + place * s->of.outputs * pairs * s->slots * H;
 #pragma omp parallel for num_threads(s->of.threads) if (s->of.threads > 1)
     for (int64_t pair = 0; pair < pairs; pair++) {
-        const int64_t i = t * s->of.rows_x + pair % s->of.rows, i0 = t * s->of.rows_x0 + reference(&s->of, pair);
+        const int64_t i = t * s->of.rows + pair % s->of.rows, i0 = t * s->of.rows_x0 + s->of.facing[pair];
         REAL registers[s->registers * PART];
         for (int64_t first = 0; first < H; first += PART) {
             const int64_t n = H - first < PART ? H - first : PART;

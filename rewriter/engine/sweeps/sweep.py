@@ -55,14 +55,13 @@ class Swept:
     Args:
         x: what the run of the samples kept.
         x0: that of the references.
-        rows: brings a kept tensor of each, (T, B, F), into shapes that broadcast to (T, n, *batch, F).
+        rows: brings a kept tensor of each, (T, B, F), into shapes that broadcast to
+            (T, n, outer, M, what lies inside of the batch, F).
         outputs: number of outputs, K.
         references: of the pass, n.
-        first: the first of them.
         batch: rows of the samples, B.
         samples: number of samples, M.
         outer: size of what is merged with the batch outside of it.
-        own: each sample has references of its own.
 
     """
 
@@ -71,11 +70,9 @@ class Swept:
     rows: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     outputs: int
     references: int
-    first: int
     batch: int
     samples: int
     outer: int
-    own: bool
 
 
 class Sweep(abc.ABC):

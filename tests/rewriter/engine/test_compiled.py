@@ -143,7 +143,7 @@ def slopes(deltas: list[float], dtype: torch.dtype) -> Tensor:
     cell = compiled_cell("gru", gates, size)
     assert cell is not None
     d = torch.ones(1, 1, 1, size, dtype=dtype)
-    swept = Swept(x, x0, lambda a, b: (a, b), 1, 1, 0, 1, 1, 1, own=False)
+    swept = Swept(x, x0, lambda a, b: (a, b), 1, 1, 1, 1, 1)
     CompiledSteps(cell, swept, [d], gates)(0, 0)
     return gates[0, 0, 2]
 

@@ -316,7 +316,7 @@ def test_what_references_left_is_gone_before_others_run(own: bool, monkeypatch: 
     """Otherwise twice the memory that was planned with would be needed."""
     x, background = torch.randn(20, 5, 3), torch.randn(30, 5, 3)
     tapes: list[weakref.ref[Any]] = []
-    plain = attribution._record
+    plain = attribution.record
 
     def record(*args: Any, **kwargs: Any) -> Any:
         assert not any(tape() for tape in tapes)
@@ -326,7 +326,7 @@ def test_what_references_left_is_gone_before_others_run(own: bool, monkeypatch: 
 
     explainer = DeepExplainer(gallery.Classifier(), background, max_memory=20_000)
     expected = explainer.shap_values(x)
-    monkeypatch.setattr(attribution, "_record", record)
+    monkeypatch.setattr(attribution, "record", record)
     references = background.expand(20, *background.shape) if own else None
     assert_same(explainer.shap_values(x, references=references), expected, 1e-6)
     assert len(tapes) > 2

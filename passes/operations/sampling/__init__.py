@@ -1,0 +1,1 @@
+"""Numbers that are read between the places of others."""
