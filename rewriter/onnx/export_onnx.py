@@ -34,7 +34,7 @@ from rewriter.onnx.export import evaluation_clone, rewritten_clone, to_onnx
 from rewriter.onnx.graph import count_operators, name_axes, name_interface, shape_of, tidy
 from rewriter.onnx.runtime.session import SessionError
 from rewriter.onnx.sizes.assumptions import Assumptions
-from rewriter.onnx.sizes.axes import BATCH, FreeAxes, at_two, free_axes, settled, sizes_of, with_times
+from rewriter.onnx.sizes.axes import FreeAxes, at_two, free_axes, settled, sizes_of, with_times
 from rewriter.onnx.sizes.parting import parting_line
 from rewriter.onnx.sizes.tried import Sizes, Trial, trials
 
@@ -191,7 +191,8 @@ def export_onnx(
             example = at_two(example, free)
         proto, assumptions = to_onnx(rewritten, source, example, free, opset=opset, loops=loops)
         free = settled(free, example, assumptions)
-        if loops and not any(axis.name != BATCH for axes in free for axis in axes.values()):
+        rows = {axes[axis].name for axes, axis in zip(free, batch, strict=True) if axis is not None}
+        if loops and not any(axis.name not in rows for axes in free for axis in axes.values()):
             raise RewriteError(
                 "export_onnx: loops=True, but the length of the sequences is frozen: no recurrent layer runs "
                 "over an axis of an input, or the model's code fixes it; export with loops=False, or name "
@@ -202,7 +203,7 @@ def export_onnx(
         check_operators(proto, {*operators, "Scan"} if loops else operators)
         check_model(proto)
         content: bytes = proto.SerializeToString()
-        sizes, errors, probes = _compare(content, reference, example, free, assumptions, tolerance)
+        sizes, errors, probes = _compare(content, reference, example, free, rows, assumptions, tolerance)
     bounds = {name: (sizes.least[name], sizes.most[name]) for name in sizes.own}
     bounded = {name: each for name, each in bounds.items() if each != (1, None)}
     if bounded:
@@ -269,12 +270,13 @@ def _compare(
     model: nn.Module,
     example: Example,
     free: FreeAxes,
+    batch: Collection[str],
     assumptions: Assumptions,
     tolerance: float,
 ) -> tuple[Sizes, dict[str, float], list[dict[str, Any]]]:
     """Run torch and onnxruntime at sizes that the file claims to take; refuse it if one differs."""
     own = sizes_of(example, free)
-    sizes, chosen = trials(example, free, own, assumptions, partial(_runs, model))
+    sizes, chosen = trials(example, free, own, batch, assumptions, partial(_runs, model))
     errors: dict[str, float] = {}
     probes = []
     with opened(content) as session:

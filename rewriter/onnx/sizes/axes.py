@@ -97,6 +97,8 @@ def _axis(name: str, wanted: Any) -> FreeAxis:
         return FreeAxis(wanted)
     if isinstance(wanted, torch.export.Dim) and type(wanted) is torch.export.Dim:
         most = wanted.max if type(wanted.max) is int else None
+        if most is not None and most < 2:
+            raise RewriteError(f"dynamic_axes: {wanted.__name__} has one size only; leave it out")
         return FreeAxis(wanted.__name__, max(1, int(wanted.min)), most)
     raise RewriteError(
         f"dynamic_axes: expected a name, or torch.export.Dim('time', max=20) for one with bounds, for an "

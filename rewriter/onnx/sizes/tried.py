@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,10 +46,10 @@ class Sizes:
     least: dict[str, int] = field(default_factory=dict)
     most: dict[str, int | None] = field(default_factory=dict)
 
-    def far(self, name: str, k: int) -> int:
-        """Return a size well beyond the example's; axes have different ones."""
+    def far(self, name: str, k: int, *, batch: bool) -> int:
+        """Return a size well beyond the example's, of rows or of steps; axes have different ones."""
         own = self.own[name]
-        size = 2 * own + 1 if k == 0 or own > _FAR else max(_FAR, 4 * own + 3) + 2 * k
+        size = 2 * own + 1 if batch or own > _FAR else max(_FAR, 4 * own + 3) + 2 * k
         most = self.most[name]
         return size if most is None else min(size, most)
 
@@ -58,6 +58,7 @@ def trials(
     example: Example,
     free: FreeAxes,
     own: Mapping[str, int],
+    batch: Collection[str],
     assumptions: Assumptions,
     runs: Callable[[Example], bool],
 ) -> tuple[Sizes, list[Trial]]:
@@ -67,6 +68,7 @@ def trials(
         example: the inputs.
         free: the named axes.
         own: their sizes.
+        batch: names of axes that are rows, of which a few show as much as many.
         assumptions: of torch.export.
         runs: whether the model takes inputs.
 
@@ -105,13 +107,13 @@ def trials(
                 affordable = _affordable(example, free, name, size, own)
                 if affordable and takes(there):
                     beyond.append(trial(there, condition.line))
-                elif size > own[name] and (not affordable or _is_bound(condition)):
+                elif size > own[name] and _is_bound(condition, affordable=affordable):
                     most = sizes.most[name]
                     sizes.most[name] = size - 1 if most is None else min(most, size - 1)
     chosen = [
         trial({name: sizes.least[name] for name in own}),
         trial(dict(own)),
-        trial({name: sizes.far(name, k) for k, name in enumerate(own)}),
+        trial({name: sizes.far(name, k, batch=name in batch) for k, name in enumerate(own)}),
         *beyond,
     ]
     return sizes, [
@@ -191,6 +193,16 @@ def _affordable(example: Example, free: FreeAxes, name: str, size: int, own: Map
     return size <= _MOST_STEPS and numbers // max(1, own[name]) * size <= _MOST_NUMBERS
 
 
-def _is_bound(condition: Condition) -> bool:
-    """Whether a condition bounds an axis from above, rather than asking that it be even or so."""
-    return condition.holds.func.__name__ in ("LessThan", "StrictLessThan", "GreaterThan", "StrictGreaterThan")
+def _is_bound(condition: Condition, *, affordable: bool) -> bool:
+    """Whether a condition bounds an axis from above, rather than asking that it be even or so.
+
+    Beyond what is worth a run every condition does.
+    """
+    if len(condition.holds.free_symbols) > 1:
+        return False
+    return not affordable or condition.holds.func.__name__ in (
+        "LessThan",
+        "StrictLessThan",
+        "GreaterThan",
+        "StrictGreaterThan",
+    )

@@ -174,6 +174,7 @@ def test_a_model_without_a_free_batch(
         ({"x": {1: 2 * Dim("half")}}, "expected a name"),
         ({"x": {1: Dim("time", max=4)}}, "time goes from 1 to 4, example_inputs have 6 in x"),
         ({"x": {1: "same", 2: "same"}}, "expected one size for same"),
+        ({"x": {1: Dim("time", max=1)}}, "time has one size only; leave it out"),
         ({"x": {1: Dim("same", max=9), 2: "same"}}, "same has different bounds"),
     ],
 )
