@@ -51,8 +51,8 @@ LOOP_SIZES = SIZES[:4]
 QUICK_LOOPS = [Size(5, 4, 2, 3, 2, 2)]
 LOOP_NOTES = [
     "Size: T,H,I,N,M,K. A loop for t in range(T) over x[:, t] of the user's own, its time over that of",
-    "nn.LSTM of the same size: over nn.LSTMCell, over two Linears, with peepholes, and with a norm of the",
-    "cell state, which no sweep serves: its steps are explained one by one.",
+    "nn.LSTM of the same size: over nn.LSTMCell, over two Linears, with peepholes, with a norm of the cell",
+    "state, and with norms of both parts of the gates, too (Ba, Kiros and Hinton, 2016).",
 ]
 MEMORY_NOTES = [
     "LSTM, T=200, H=128, I=8, N=100, K=1. Peak: what the process held more at its highest than before the",

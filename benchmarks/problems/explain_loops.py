@@ -69,7 +69,7 @@ class Peephole(Loop):
 
 
 class LayerNorm(Loop):
-    """The cell state is normalised, which mixes its elements: explained step by step."""
+    """The cell state is normalised."""
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> State:
         """Take one step."""
@@ -77,12 +77,27 @@ class LayerNorm(Loop):
         return h, self.norm(c)
 
 
+class LayerNormLSTM(Loop):
+    """Both parts of the gates are normalised as wholes, and the cell state."""
+
+    def __init__(self, size: Size, head: nn.Module) -> None:
+        super().__init__(size, head)
+        self.of_x, self.of_h = nn.LayerNorm(4 * size.H), nn.LayerNorm(4 * size.H)
+
+    def step(self, x: Tensor, h: Tensor, c: Tensor) -> State:
+        """Take one step."""
+        i, f, g, o = (self.of_x(self.x(x)) + self.of_h(self.h(h))).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(self.norm(c)), c
+
+
 #: By what they are called in the table.
 LOOPS: Mapping[str, Callable[[Size, nn.Module], Loop]] = {
     "nn.LSTMCell": Cells,
     "Linears": Loop,
     "peephole": Peephole,
-    "layer norm": LayerNorm,
+    "normed state": LayerNorm,
+    "layer-norm LSTM": LayerNormLSTM,
 }
 
 

@@ -30,7 +30,9 @@ from rewriter.engine.tape import Outers, Pairing, RowCountError, current
 Forward = Callable[..., Any]
 
 
-def linked_copy(model: nn.Module, *, rolled: bool = False) -> nn.Module:
+def linked_copy(
+    model: nn.Module, *, rolled: bool = False, cut: Callable[[nn.Module], None] | None = None
+) -> nn.Module:
     """Copy a model, in evaluation mode; outside of a run the copy computes what the model computes.
 
     The copy has modules of its own and shares the parameters' storage. It is never changed again, so
@@ -39,6 +41,7 @@ def linked_copy(model: nn.Module, *, rolled: bool = False) -> nn.Module:
     Args:
         model: decomposed.
         rolled: explain loops in its graph as the recurrences that they are; their nodes are gone then.
+        cut: changes the copy before.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
@@ -50,6 +53,8 @@ def linked_copy(model: nn.Module, *, rolled: bool = False) -> nn.Module:
     """
     copy = frozen_clone(model).eval()
     wrap_scripted(copy)
+    if cut is not None:
+        cut(copy)
     if rolled and isinstance(copy, fx.GraphModule):
         roll_loops(copy)
     _link_recurrences(copy)
@@ -133,8 +138,9 @@ def _recurrence_forward(
     tape = current()
     if tape is None:
         return plain(gates, mask, *state)
-    if (gates.x if isinstance(gates, GatesToBe) else gates).dim() != 3:
-        # A loop of the user's own whose rows have dimensions of their own: step by step.
+    like = gates.x if isinstance(gates, GatesToBe) else gates
+    if like.dim() != 3 or not sweep.runs_on(like):
+        # Step by step: a loop whose rows have dimensions of their own, or a norm without the library.
         return plain(gates.made() if isinstance(gates, GatesToBe) else gates, mask, *state)
     return linked_recurrence(sweep, steps, name, tape, gates, mask, state)
 

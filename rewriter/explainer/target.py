@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -146,8 +146,23 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
     """
     _check_tensors(asked.model)
     rewritten = lowered(asked.model, code)
-    # A layer, and what it gives, may be a part of a loop.
-    copy = linked_copy(rewritten, rolled=asked.layer is None and asked.gives is None)
+    layer, gives = (
+        None if each is None else names_of(asked.model, each) for each in (asked.layer, asked.gives)
+    )
+    cut = None if layer is None else Cut(layer[0], "input" if asked.attribute_to_layer_input else "output")
+
+    def change(copy: nn.Module, *, in_graph: bool) -> None:
+        # In a graph what is put behind a node comes before what was put there; in code it comes after.
+        changes = [(gives, partial(return_output_of, copy, gives))] if gives is not None else []
+        if layer is not None and cut is not None:
+            changes.append((layer, partial(place_cut, copy, layer, cut)))
+        for names, make in changes if in_graph else reversed(changes):
+            if is_in_graph(copy, names) == in_graph:
+                make()
+
+    # A loop that a layer is a part of is none any more once it is cut there.
+    copy = linked_copy(rewritten, rolled=True, cut=partial(change, in_graph=True))
+    change(copy, in_graph=False)
     target = Target(
         copy,
         SharedWeights(asked.model, copy),
@@ -156,23 +171,12 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
         code=code,
         rewritten=rewritten,
     )
-    gives = None if asked.gives is None else names_of(asked.model, asked.gives)
     if gives is not None:
         followed = clone_structure(rewritten)
         return_output_of(followed, gives)
         target = replace(target, followed=followed)
-    # In a graph what is put behind a node comes before what was put there; in code it comes after.
-    early = gives is not None and is_in_graph(copy, gives)
-    if gives is not None and early:
-        return_output_of(copy, gives)
-    cut = None
-    if asked.layer is not None:
-        names = names_of(asked.model, asked.layer)
-        cut = Cut(names[0], "input" if asked.attribute_to_layer_input else "output")
-        place_cut(copy, names, cut)
-        target = replace(target, interim=names[0])
-    if gives is not None and not early:
-        return_output_of(copy, gives)
+    if layer is not None:
+        target = replace(target, interim=layer[0])
     return target, cut
 
 

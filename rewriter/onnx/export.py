@@ -2,58 +2,88 @@
 
 from __future__ import annotations
 
-import logging
-import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import fx, nn
 
 from passes.errors import DeclinedError, RewriteError
+from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.replacements import recurrent_replacements
 from passes.replacement import ApplyReplacements
-from passes.user_code.clone import named_clones, private_clone
-from passes.user_code.source import line_of, where_failed
+from passes.user_code.clone import clone_structure, named_clones, private_clone
+from passes.user_code.source import where_failed
 from rewriter.compiler.culprit import with_sources
+from rewriter.compiler.decompose import lowered
+from rewriter.engine.loops.roll import roll_loops
+from rewriter.engine.sweeps.sweep import fused
 from rewriter.onnx.check import run_torch
-from rewriter.onnx.containers import tensors_of
 from rewriter.onnx.example import Example
-from rewriter.onnx.graph import rename_values
-from rewriter.onnx.packed import PaddedWhilePacked, take_padded
+from rewriter.onnx.graph import drop_unused_nodes, rename_values
+from rewriter.onnx.packed import take_padded
 from rewriter.onnx.project_first import project_first
 from rewriter.onnx.sizes.assumptions import Assumptions, assumptions_of, fixed_axes
 from rewriter.onnx.sizes.axes import FreeAxes, FreeAxis, at_sizes, check_free, sizes_of
 from rewriter.onnx.sizes.parting import parting_line
-from rewriter.onnx.steps import defer_steps
+from rewriter.onnx.steps import DeferredRecurrence, Step, defer_steps
+from rewriter.onnx.torch_export import exported, program_of
 from rewriter.onnx.write import write_steps
 
-# Sizes and indices have few numbers, weights many.
-_SMALL = 64
-# What torch says to those who develop torch.
-_HINTS = re.compile(
-    r"\s*(?:\(Size-like symbols|consider using data-dependent|Caused by:|For more information)"
-)
-# They talk about the attempt to export, whose outcome is reported anyway.
-_TALKATIVE = re.compile(r"(torch|onnxscript|onnx_ir)(\.|$)")
 
-
-def rewritten_clone(model: nn.Module) -> nn.Module:
+def rewritten_clone(model: nn.Module, *, rolled: bool = False) -> nn.Module:
     """Return a copy of a model in evaluation mode, whose recurrent layers are rewritten.
+
+    Args:
+        model: any.
+        rolled: make recurrences of the loops over cells of the user's own, where they are recognised.
 
     Raises:
         DeclinedError: if a recurrent layer cannot be rewritten exactly.
 
     """
+    if rolled:
+        found = _rolled_clone(model)
+        if found is not None:
+            return found
     clone, modules = named_clones(private_clone(model))
     recurrent = ApplyReplacements(recurrent_replacements(), modules)
     recurrent(clone)
     if recurrent.declines:
         raise DeclinedError(with_sources(model, recurrent.declines), "Mend them, then export.")
     return clone.eval()
+
+
+def _rolled_clone(model: nn.Module) -> nn.Module | None:
+    """Return a copy whose loops are recurrences, None for a model in which none is recognised."""
+    try:
+        rewritten = clone_structure(lowered(evaluation_clone(model))).eval()
+    except RewriteError:
+        # What cannot be rewritten is told by those who go on without this.
+        return None
+    return rewritten if isinstance(rewritten, fx.GraphModule) and roll_loops(rewritten) else None
+
+
+def is_users(cell: nn.Module) -> bool:
+    """Whether a cell is the graph of a step in the user's own code."""
+    return isinstance(cell, fx.GraphModule)
+
+
+def has_users_loops(clone: nn.Module) -> bool:
+    """Whether loops of the user's own became recurrences, whose length is what the code says."""
+    return any(isinstance(each, Recurrence) and is_users(each.cell) for each in clone.modules())
+
+
+def exported_step(step: Step, opset: int) -> Any:
+    """Export a step of a cell of the user's own, as the graph of an ``onnx.GraphProto``."""
+    weight, _ = fused(step.hidden)
+    widths = [weight.shape[0], *[weight.shape[1]] * step.states]
+    # A size of 1 would be taken for a constant.
+    tensors = tuple(weight.new_zeros(2, width) for width in widths)
+    names = tuple(f"x{k}" for k in range(len(tensors)))
+    example = Example(tensors, {}, names)
+    free = tuple({0: FreeAxis("batch")} for _ in tensors)
+    graph = exported(step, program_of(step, example, free), opset).graph
+    drop_unused_nodes(graph)
+    return graph
 
 
 def to_onnx(
@@ -78,9 +108,11 @@ def to_onnx(
     """
     deferred = defer_steps(clone)
     take_padded(clone)
-    with _quiet():
-        program = _program(clone, example, free)
-        assumptions = assumptions_of(program)
+    for each in deferred.values():
+        if isinstance(each, DeferredRecurrence) and is_users(each.cell):
+            each.exported = exported_step(each.body, opset)
+    program = program_of(clone, example, free)
+    assumptions = assumptions_of(program)
     for k, place in fixed_axes(assumptions, free):
         size, axis = assumptions.shapes[k][place], free[k][place]
         line = assumptions.fixed_at(size)
@@ -91,7 +123,7 @@ def to_onnx(
             place,
             f"at {line}" if line else _why_fixed(model, example, free, axis),
         )
-    proto = _exported(program, opset)
+    proto = exported(clone, program, opset)
     write_steps(proto.graph, deferred, loops=loops)
     project_first(proto.graph)
     rename_values(proto.graph, _parameter_names(clone, model))
@@ -116,146 +148,11 @@ def _why_fixed(model: nn.Module, example: Example, free: FreeAxes, axis: FreeAxi
     return f"at {line}" if line else ""
 
 
-def _exported(program: torch.export.ExportedProgram, opset: int) -> Any:
-    with _quiet():
-        try:
-            exported: Any = torch.onnx.export(
-                program, dynamo=True, optimize=False, verbose=False, opset_version=opset, external_data=False
-            )
-            _fold_constants(exported.model)
-        except Exception as error:
-            raise RewriteError(
-                "export_onnx: torch.onnx knows no ONNX operators for a part of the model: "
-                f"{_first_lines(error)}"
-            ) from None  # the report of torch's exporter is as long as the model
-        return exported.model_proto
-
-
-def _program(model: nn.Module, example: Example, free: FreeAxes) -> torch.export.ExportedProgram:
-    """Let torch.export run the model's code, or, if that fixes a size (``len(x)`` does), read it."""
-    failure: Exception | None = None
-    program = None
-    # A tensor that is given twice would be one input.
-    example = example.with_tensors([tensor.clone() for tensor in example.tensors])
-    try:
-        with PaddedWhilePacked():
-            program = torch.export.export(
-                _OnTensors(model, example), tuple(example.tensors), dynamic_shapes=(tuple(_dynamic(free)),)
-            )
-        if not fixed_axes(assumptions_of(program), free):
-            return program
-    except RewriteError:
-        raise
-    except Exception as error:
-        failure = error
-    try:
-        torch.compiler.allow_in_graph(torch.onnx.ops.symbolic_multi_out)  # type: ignore[no-untyped-call]
-        shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-        for tensor, dims in zip(example.tensors, _dynamic(free), strict=True):
-            if dims:
-                shapes[tensor] = dims
-        return torch.export.export(model, example.args, example.kwargs, dynamic_shapes=shapes, strict=True)  # type: ignore[arg-type]
-    except Exception:
-        if program is not None:
-            return program
-        assert failure is not None
-        raise RewriteError(_no_program(failure)) from None
-
-
-def _fold_constants(model: Any) -> None:
-    """Compute what does not depend on the inputs, and turn sequences of tensors into Split.
-
-    Weights stay: a transposed copy would have another name, and be one more if the weight is used twice.
-    """
-    from onnxscript import optimizer
-
-    optimizer.fold_constants(
-        model,
-        onnx_shape_inference=False,
-        input_size_limit=_SMALL,
-        output_size_limit=_SMALL,
-        should_fold=lambda node: False if node.op_type == "Transpose" else None,
-    )
-
-
-def _dynamic(free: FreeAxes) -> list[dict[int, Any]]:
-    """Tell torch.export which axes may have any size; what it then finds out of them is read afterwards."""
-    return [dict.fromkeys(axes, torch.export.Dim.AUTO) for axes in free]
-
-
-class _OnTensors(nn.Module):
-    """A model that takes its tensors one by one and gives a tuple: whatever containers it has itself."""
-
-    def __init__(self, model: nn.Module, example: Example) -> None:
-        super().__init__()
-        self.model = model
-        self.example = example
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        example = self.example.with_tensors(tensors)
-        return tuple(tensors_of(self.model(*example.args, **example.kwargs)))
-
-
 def _parameter_names(clone: nn.Module, model: nn.Module) -> dict[str, str]:
     """Map each parameter's name in ``clone`` to its name in ``model``, where they differ."""
     known = {id(value): name for name, value in model.named_parameters()}
-    names = {name: known.get(id(value), name) for name, value in _state(clone)}
-    # Within _OnTensors.
-    return {f"model.{name}": new for name, new in names.items()} | {
-        name: new for name, new in names.items() if name != new
+    return {
+        name: known[id(value)]
+        for name, value in clone.named_parameters(remove_duplicate=False)
+        if known.get(id(value), name) != name
     }
-
-
-def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what torch's exporter says about itself: nothing that a user could act on."""
-    # Loggers that are made meanwhile go by the level of those above them.
-    names = {"torch", "onnxscript", "onnx_ir", *logging.root.manager.loggerDict}
-    loggers = [logging.getLogger(name) for name in names if _TALKATIVE.match(name)]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        # torch.export prints the graph at which it gives up.
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            # torch.export and torch.onnx call functions that torch itself has deprecated.
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            # A counter that the model keeps: it counts on the clone.
-            warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
-            # What torch says of its own code while it follows it; running the model says it, too.
-            warnings.filterwarnings("ignore", category=UserWarning, module=_TALKATIVE.pattern)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _no_program(error: Exception) -> str:
-    line = line_of(error)
-    place = f" at {line}" if line else ""
-    fixed = re.search(r"specialized it to be a constant \((\d+)\)", str(error))
-    if fixed:
-        return (
-            f"export_onnx: the batch dimension is frozen: the model's code fixes it at {fixed[1]}{place}, "
-            "as does int(...) or a size written as a number; take it from x.shape, or name another axis: "
-            "batch_axes"
-        )
-    return (
-        f"export_onnx: torch.export cannot follow the model{place}: {_first_lines(error)}; its forward "
-        "must not decide by values of tensors, pack sequences, or return anything but tensors"
-    )
-
-
-def _first_lines(error: BaseException) -> str:
-    """The innermost cause says what is wrong; the outer layers only say that something is."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = _HINTS.split(" ".join(lines[:3]))[0].rstrip(" .;")
-    return f"{type(error).__name__}: {said}"

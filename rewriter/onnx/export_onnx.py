@@ -30,7 +30,7 @@ from rewriter.onnx.certificate.certify import certify, probe_of
 from rewriter.onnx.certificate.contents import certificate_path
 from rewriter.onnx.check import check_model, check_operators, check_reference, compare, opened, run_torch
 from rewriter.onnx.example import Example, check_names, infer_batch_axes, read_example
-from rewriter.onnx.export import evaluation_clone, rewritten_clone, to_onnx
+from rewriter.onnx.export import evaluation_clone, has_users_loops, rewritten_clone, to_onnx
 from rewriter.onnx.graph import count_operators, name_axes, name_interface, shape_of, tidy
 from rewriter.onnx.runtime.session import SessionError
 from rewriter.onnx.sizes.assumptions import Assumptions
@@ -142,7 +142,8 @@ def export_onnx(
         dynamic_axes: what else may have any size, and what the file calls it, by input name and axis:
             ``{"x": {1: "time"}}``; ``torch.export.Dim("time", min=2, max=20)`` for a name has bounds. Axes
             of one name have one size. With ``loops`` those that recurrent layers run over are found.
-        loops: make a Scan of each recurrent layer, so that the file takes sequences of any length.
+        loops: make a Scan of each recurrent layer, so that the file takes sequences of any length, and of
+            each loop over a cell of your own that is recognised, for as many steps as the code takes.
         input_names: names of the inputs; by default those of ``forward``'s parameters.
         output_names: names of the outputs; by default ``output``, or ``output_0``, ``output_1``, ….
         operators: the ONNX operators that the file may hold; LSTM, GRU and RNN are refused in any case,
@@ -174,7 +175,7 @@ def export_onnx(
     # Scripted submodules cannot be cloned: they are shared, and evaluation mode would stay.
     with modes_kept(model), torch.no_grad(), random_state_kept():
         source = _on_cpu(model)
-        rewritten = rewritten_clone(source)
+        rewritten = rewritten_clone(source, rolled=loops)
         reference = evaluation_clone(source)
         example = read_example(source, example_inputs)
         given_names = check_reference(reference, example)
@@ -189,10 +190,11 @@ def export_onnx(
         if loops:
             free = with_times(free, evaluation_clone(rewritten), reference, example)
             example = at_two(example, free)
+        timed = loops and not has_users_loops(rewritten)
         proto, assumptions = to_onnx(rewritten, source, example, free, opset=opset, loops=loops)
         free = settled(free, example, assumptions)
         rows = {axes[axis].name for axes, axis in zip(free, batch, strict=True) if axis is not None}
-        if loops and not any(axis.name not in rows for axes in free for axis in axes.values()):
+        if timed and not any(axis.name not in rows for axes in free for axis in axes.values()):
             raise RewriteError(
                 "export_onnx: loops=True, but the length of the sequences is frozen: no recurrent layer runs "
                 "over an axis of an input, or the model's code fixes it; export with loops=False, or name "

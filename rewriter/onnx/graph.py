@@ -103,7 +103,7 @@ def tidy(proto: Any) -> Any:
     import onnx
 
     graph = proto.graph
-    needed = _drop_unused_nodes(graph)
+    needed = drop_unused_nodes(graph)
     kept = {each.name: each.SerializeToString() for each in graph.initializer if each.name in needed}
     graph.ClearField("initializer")
     graph.initializer.extend(onnx.TensorProto.FromString(content) for content in kept.values())
@@ -145,7 +145,7 @@ def _separate_outputs(graph: Any) -> None:
         seen.add(output.name)
 
 
-def _drop_unused_nodes(graph: Any) -> set[str]:
+def drop_unused_nodes(graph: Any) -> set[str]:
     """Remove the nodes that no output depends on; return the names of all values that are needed."""
     needed = {each.name for each in graph.output}
     kept = []

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from passes.recurrent.layers import SequenceStandIn
 from passes.recurrent.layout import SequenceBegin, SequenceEnd, SequenceLayout, check_tensor
+from passes.replacement import become
 
 
 class PaddedWhilePacked(TorchFunctionMode):
@@ -116,13 +116,8 @@ class _End(SequenceEnd):
 def take_padded(model: nn.Module) -> None:
     """Let the rewritten layers of ``model``, which is changed in place, take sequences packed so."""
     for module in list(model.modules()):
-        if isinstance(module, SequenceStandIn):
-            begin, end = module.begin, module.end
-            module.begin = _Begin(
-                begin.name,
-                begin.input_size,
-                begin.state_sizes,
-                begin.directions,
-                batch_first=begin.batch_first,
-            )
-            module.end = _End(batch_first=end.batch_first, states=end.states)
+        if type(module) is SequenceBegin:
+            sizes = (module.input_size, module.state_sizes, module.directions)
+            become(module, _Begin(module.name, *sizes, batch_first=module.batch_first))
+        elif type(module) is SequenceEnd:
+            become(module, _End(batch_first=module.batch_first, states=module.states))

@@ -68,6 +68,8 @@ class Deferred(nn.Module):
         self.key = key
         self.name = name
         self.reverse = reverse
+        #: The graph of a step as torch exports it; None where it is written by ourselves.
+        self.exported: Any = None
 
     def symbolic(
         self, x: Tensor, state: State, shapes: list[tuple[Any, ...]], mask: Tensor | None = None

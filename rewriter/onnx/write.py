@@ -77,7 +77,7 @@ class _Writer:
         self.mask = following.pop() if len(following) > len(deferred.weights) else None
         self.weights = dict(zip(deferred.weights, following, strict=True))
         self.features = list(_attribute(node, "features").ints)
-        self.widths = deferred.widths(self.features)
+        self.widths = {} if deferred.exported else deferred.widths(self.features)
         self.type = x.type.tensor_type.elem_type
         self.shape: list[int | str | None] = [
             dim.dim_param or dim.dim_value or None for dim in x.type.tensor_type.shape.dim
@@ -155,7 +155,8 @@ class _Writer:
 
         prefix = f"{self.prefix}.step"
         mask = None if self.mask is None else f"{prefix}.mask"
-        names = [f"{prefix}.{label}" for label in ("h", "c")[: self.states]]
+        names = [f"{prefix}.state{k}" for k in range(self.states)]
+        names[: len("hc")] = [f"{prefix}.{label}" for label in "hc"[: self.states]]
         state = self.step(f"{prefix}.gates", names, prefix, mask)
         self.emit("Identity", [state[0]], [f"{prefix}.output"])
         widths = self.features
@@ -192,25 +193,53 @@ class _Writer:
 
     def step(self, x: str, state: Sequence[str], prefix: str, mask: str | None = None) -> tuple[str, ...]:
         """Write one step; return the names of the new state. Where a mask is false the state stays."""
+        new = (
+            self.exported_step((x, *state), prefix)
+            if self.deferred.exported
+            else self._traced_step(x, state, prefix)
+        )
+        if mask is None:
+            return new
+        kept = tuple(f"{prefix}.masked_{k}" for k in range(len(new)))
+        for name, a, b, width in zip(kept, new, state, self.features[1:], strict=True):
+            self.emit("Where", [mask, a, b], [self.describe(name, [self.batch, width])])
+        return kept
+
+    def _traced_step(self, x: str, state: Sequence[str], prefix: str) -> tuple[str, ...]:
         values: dict[fx.Node, Value] = {}
         incoming = iter((x, tuple(state)))
         for node in self.deferred.graph.nodes:
             if node.op == "placeholder":
                 values[node] = next(incoming)
             elif node.op == "output":
-                new = tuple(cast("str", values[each]) for each in node.args[0])
-                return new if mask is None else self._kept(new, state, prefix, mask)
+                return tuple(cast("str", values[each]) for each in node.args[0])
             else:
                 values[node] = self.operation(node, values, f"{prefix}.{node.name.removeprefix('cell_')}")
                 if node.target is not operator.getitem:
                     self.describe_all(values[node], self.widths[node])
         raise PassError(f"{self.deferred.name}: the trace of a step has no output")
 
-    def _kept(self, new: Sequence[str], old: Sequence[str], prefix: str, mask: str) -> tuple[str, ...]:
-        kept = tuple(f"{prefix}.masked_{k}" for k in range(len(new)))
-        for name, a, b, width in zip(kept, new, old, self.features[1:], strict=True):
-            self.emit("Where", [mask, a, b], [self.describe(name, [self.batch, width])])
-        return kept
+    def exported_step(self, given: Sequence[str], prefix: str) -> tuple[str, ...]:
+        """Write one step that torch has exported."""
+        graph = self.deferred.exported
+        names = dict(zip((each.name for each in graph.input), given, strict=True)) | {"": ""}
+        for each in graph.initializer:
+            # Weights are those of the model around.
+            names[each.name] = self.weights.get(each.name) or f"{prefix}.{each.name}"
+            if each.name not in self.weights:
+                self.emit("Constant", [], [names[each.name]], value=each)
+        for node in graph.node:
+            copied = type(node).FromString(node.SerializeToString())
+            names |= {name: f"{prefix}.{name}" for name in node.output if name}
+            copied.name = names[node.output[0]]
+            for field in (copied.input, copied.output):
+                field[:] = [names[each] for each in field]
+            self.nodes.append(copied)
+        # Of its own each: a state may be another one, or what comes in.
+        new = tuple(f"{prefix}.new{k}" for k in range(self.states))
+        for name, each in zip(new, graph.output, strict=True):
+            self.emit("Identity", [names[each.name]], [name])
+        return new
 
     def operation(self, node: fx.Node, values: Mapping[fx.Node, Value], name: str) -> Value:
         """Write one operation of a step; return the name of its value, or the names of its values."""

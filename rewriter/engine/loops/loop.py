@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from passes.operations.catalogue import operation_of
 from rewriter.engine.loops.repeated import Period, Steps, is_linear, plain
 
 
@@ -245,6 +246,17 @@ def _is_first(loop: Loop, lowers: Callable[[fx.Node, fx.Node], bool]) -> bool:
         return False
     loop.initial = found  # type: ignore[assignment]
     return True
+
+
+def whole(slices: Slices) -> tuple[fx.Node, int]:
+    """Return the sequence and its dimension of time, also of one that was taken apart before."""
+    source = slices.source
+    operation = operation_of(source.target) if source.op in ("call_function", "call_method") else None
+    if operation is None or operation.name != "unbind":
+        return source, slices.dim
+    tensor, *dims = source.args
+    dim = source.kwargs.get("dim", dims[0] if dims else 0)
+    return (tensor, dim) if isinstance(tensor, fx.Node) and isinstance(dim, int) else (source, slices.dim)
 
 
 def steps_of(source: Any, dim: int, first: int, stride: int, count: int) -> Tensor:

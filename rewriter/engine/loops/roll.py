@@ -15,7 +15,7 @@ from passes.lowering.calls_in_graphs import LowerCalls
 from passes.recurrent.gates import linear_of
 from passes.recurrent.recurrence import Recurrence
 from rewriter.engine.loops.linears import Linears, find_linears, rows_of
-from rewriter.engine.loops.loop import Loop, NoLoopError, loop_at, state_for, steps_of
+from rewriter.engine.loops.loop import Loop, NoLoopError, loop_at, state_for, steps_of, whole
 from rewriter.engine.loops.repeated import Period, Steps, erase_if_unused, look_through_cells, plain
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.linked_recurrence import JoinedLinears
@@ -68,12 +68,21 @@ def roll_loops(model: fx.GraphModule) -> int:
     if not any(Steps(model).periods()):
         return 0
     look_through_cells(model)
+    before = _called(model)
     while _roll_one(model, f"loop{done}"):
         done += 1
     if done:
+        # Whoever goes through all modules has as many to see as are left.
+        for name in before - _called(model):
+            if isinstance(model.get_submodule(name), Atom):
+                model.delete_submodule(name)
         model.graph.lint()
         model.recompile()
     return done
+
+
+def _called(model: fx.GraphModule) -> set[str]:
+    return {str(node.target) for node in model.graph.nodes if node.op == "call_module"}
 
 
 def _roll_one(model: fx.GraphModule, name: str) -> bool:
@@ -248,10 +257,11 @@ def _replace(loop: Loop, rolled: RolledLoop, name: str) -> None:
     assert slices is not None
     first = slices.first + (loop.first - 1) * slices.stride
     count = loop.count - loop.first
+    source, dim = whole(slices)
     # Behind all that the first step takes.
     behind = max((slices.source, *loop.initial), key=steps.place.__getitem__)
     with graph.inserting_after(behind):
-        x = graph.call_function(steps_of, (slices.source, slices.dim, first, slices.stride, count))
+        x = graph.call_function(steps_of, (source, dim, first, slices.stride, count))
     with graph.inserting_after(x):
         gates = graph.call_module(f"{name}.input", (x,))
     at, states = gates, []
@@ -272,6 +282,7 @@ def _replace(loop: Loop, rolled: RolledLoop, name: str) -> None:
     _replace_each(loop, result, at, written)
     for node in sorted(written, key=steps.place.__getitem__, reverse=True):
         erase_if_unused(graph, node)
+    erase_if_unused(graph, slices.source)
 
 
 def _replace_each(loop: Loop, result: fx.Node, at: fx.Node, written: Collection[fx.Node]) -> None:

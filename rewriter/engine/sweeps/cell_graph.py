@@ -1,7 +1,12 @@
-"""The graph of a cell's step, read backwards: how multipliers of the new state reach what it is made of."""
+"""The graph of a cell's step, read backwards: how multipliers of the new state reach what it is made of.
+
+Its values are rows of H numbers, or several side by side. Most of what a step does acts on each number by
+itself; a norm takes whole rows.
+"""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,12 +22,14 @@ from passes.lowering.coverage import why_no_rule_for_call
 from passes.operations.catalogue import operation_of
 from passes.operations.in_place import writes_first
 from passes.operations.names import is_pointwise
+from passes.operations.norms.standardize import Standardize
 from passes.operations.operation import Kind
 from passes.operations.table import rule_of
 from passes.user_code.clone import clone_structure
 from rewriter.engine.rules import multipliers_of
+from rewriter.engine.sweeps.pieces import Piece, Pieces
 from rewriter.engine.sweeps.tried_out import NotElementwiseError as NotElementwiseError
-from rewriter.engine.sweeps.tried_out import constant, scaled_by, slots_at, taken_times
+from rewriter.engine.sweeps.tried_out import constant, scaled_by, taken_times
 
 # Features of the state for which the graph is tried out: a piece that has a size of its own fits one at most.
 _WIDTHS = 3, 5
@@ -88,6 +95,12 @@ class CellGraph:
         self.width: int | None = getattr(cell, "size", None)
         self.gates = len(cell.gates)  # type: ignore[arg-type]  # every cell has this class attribute
         x, h, *self.old = (node for node in self.graph.nodes if node.op == "placeholder")
+        # A cell of a loop of the user's own is for one size.
+        self.pieces = Pieces(self.width or _WIDTHS[0])
+        for node in (x, h):
+            self.pieces.make(node, self.gates)
+        for node in self.old:
+            self.pieces.make(node, 1)
         (output,) = next(node for node in self.graph.nodes if node.op == "output").args
         self.new = list(cast("Sequence[fx.Node]", output))
         self.inputs = x, h
@@ -100,28 +113,39 @@ class CellGraph:
         self.linear: dict[fx.Node, dict[fx.Node, float]] = {}
         #: The same, by numbers of each feature, of those that take parameters, too.
         self.scaled: dict[fx.Node, dict[fx.Node, Tensor]] = {}
+        #: Norms of whole rows, among the atoms.
+        self.norms: dict[fx.Node, Standardize] = {}
         for node in self.graph.nodes:
             self._check(node)
-        self.kept = list(dict.fromkeys(each for node in self.atoms for each in (*node.all_input_nodes, node)))
+        if any(len(self.pieces.of[each]) != 1 for each in self.new):
+            raise NotElementwiseError("a new state has another size than the old one")
+        if self.width is None:
+            self.pieces.at(_WIDTHS[1])
+        #: What the rules take: of norms what they gave, of other atoms what they took, too.
+        self.kept = list(
+            dict.fromkeys(
+                each
+                for node in self.atoms
+                for each in (*(() if node in self.norms else node.all_input_nodes), node)
+            )
+        )
         joined = self._sum_of_inputs()
         #: Where both parts of the gates enter: their sum, or the hidden state's part and the input's.
         self.entrances = [joined] if joined else [h, x]
-        #: The slot of the gates that a node is.
-        self.slots = self._slots()
+        #: The slots of the gates.
+        self.slots: dict[Piece, int] = {
+            (node, k): begin * self.gates + k
+            for begin, node in enumerate(self.entrances)
+            for k in range(self.gates)
+        }
 
     def _check(self, node: fx.Node) -> None:
         if node.op in ("placeholder", "output", "get_attr"):
             return
+        moving = [each for each in node.all_input_nodes if self.flow.varies(each)]
         if node.op == "call_module":
-            atom = self.model.get_submodule(str(node.target))
-            rule = rule_of(atom) if isinstance(atom, Atom) else None
-            if rule is None or not rule.elementwise:
-                raise NotElementwiseError(f"{node.target} has no elementwise rule")
-            if node.kwargs or not all(
-                isinstance(each, fx.Node) and self.flow.varies(each) for each in node.args
-            ):
-                # What is kept of each step, for the rule, has the batch's rows.
-                raise NotElementwiseError(f"{node.target} takes what does not vary")
+            self._check_atom(node)
+            self.pieces.compute(node, moving)
             return
         operation = operation_of(node.target)
         if operation is None or operation.kind not in (Kind.LINEAR, Kind.PRODUCT):
@@ -132,13 +156,33 @@ class CellGraph:
         reason = why_no_rule_for_call(node.target, node.args, node.kwargs, flow.varies, flow.is_discrete)
         if reason is not None:
             raise NotElementwiseError(f"{node.target}: {reason}")
+        if not flow.varies(node):
+            return
         # An operator is known to torch by the name of its function.
-        pointwise = is_pointwise(node.target) or is_pointwise(operation.name)
-        if pointwise and flow.varies(node):
-            if self.width is not None and not all(map(flow.varies, node.all_input_nodes)):
-                self.scaled[node] = self.factors(node)
-            else:
-                self.linear[node] = taken_times(node, flow.varies)
+        if not (is_pointwise(node.target) or is_pointwise(operation.name)):
+            self.pieces.move(node)
+            return
+        self.pieces.compute(node, moving)
+        try:
+            self.linear[node] = taken_times(node, flow.varies)
+        except NotElementwiseError:
+            if self.width is None or moving == node.all_input_nodes:
+                raise
+            self.scaled[node] = self.factors(node)
+
+    def _check_atom(self, node: fx.Node) -> None:
+        atom = self.model.get_submodule(str(node.target))
+        if node.kwargs or not all(isinstance(each, fx.Node) and self.flow.varies(each) for each in node.args):
+            # What is kept of each step, for the rule, has the batch's rows.
+            raise NotElementwiseError(f"{node.target} takes what does not vary")
+        if isinstance(atom, Standardize) and self.width is not None:
+            whole = len(self.pieces.of[node.all_input_nodes[0]]) * self.width
+            if atom.dims(2) == (-1,) and atom.over in (-1, 1, (whole,)):
+                self.norms[node] = atom
+                return
+        rule = rule_of(atom) if isinstance(atom, Atom) else None
+        if rule is None or not rule.elementwise:
+            raise NotElementwiseError(f"{node.target} has no elementwise rule")
 
     def _sum_of_inputs(self) -> fx.Node | None:
         """Return the node that adds both parts of the gates, if nothing else takes either."""
@@ -147,43 +191,53 @@ class CellGraph:
         ones = dict.fromkeys(self.inputs, 1.0)
         return only if only is not None and self.linear.get(only) == ones else None
 
-    def _slots(self) -> dict[fx.Node, int]:
-        """Find the slots of the gates that nodes are."""
-        pieces = [
-            node
-            for node in self.graph.nodes
-            if node.op in ("call_function", "call_method")
-            and node not in self.linear
-            and node not in self.scaled
-            and self.flow.varies(node)
-        ]
-        # A cell of a loop of the user's own is for one size.
-        widths = _WIDTHS if self.width is None else (self.width,)
-        found = [slots_at(width, self.gates, self.entrances, pieces) for width in widths]
-        if any(each != found[0] for each in found):
-            raise NotElementwiseError("the pieces of the gates have sizes of their own")
-        own = {node: k for k, node in enumerate(self.entrances)} if self.gates == 1 else {}
-        return own | found[0]
-
     def factors(self, node: fx.Node) -> dict[fx.Node, Tensor]:
-        """Return the numbers, one per feature, by which a call takes what varies, its parameters as they are.
+        """Return by what numbers, one per feature of its result, a call takes what varies, as they are now.
 
         Raises:
             NotElementwiseError: if there are none, the same wherever the call is tried out.
 
         """
         assert self.width is not None
-        return scaled_by(node, self.flow.varies, lambda each: constant(self.model, each), self.width)
+        features = self.width * len(self.pieces.of[node])
+        return scaled_by(node, self.flow.varies, lambda each: constant(self.model, each), features)
+
+    def reaches(self, old: fx.Node) -> bool:
+        """Whether a new state is made of an old one past the gates."""
+        seen: set[fx.Node] = set()
+        pending = [*self.new]
+        while pending:
+            node = pending.pop()
+            if node not in seen:
+                seen.add(node)
+                pending += node.all_input_nodes
+        return old in seen
 
     def forward(self) -> Callable[..., tuple[Tensor, ...]]:
-        """Compile a step: of the gates and the old state, to the new state and what is kept."""
+        """Compile a step: of the gates and the old state, to the new state and what is kept.
+
+        What is kept of norms comes last: what they have multiplied each row by.
+        """
         graph = fx.Graph()
         values: dict[fx.Node, Any] = {}
+        factors: list[fx.Node] = []
         for node in self.graph.nodes:
             if len(self.entrances) == 1 and node is self.entrances[0]:
                 values[node] = values[self.inputs[0]]
             elif node.op == "output":
-                graph.output(tuple(values[each] for each in (*self.new, *self.kept)))
+                graph.output((*(values[each] for each in (*self.new, *self.kept)), *factors))
+            elif node in self.norms:
+                norm = self.norms[node]
+                given = values[node.all_input_nodes[0]], norm.eps, norm.centred
+                both = graph.call_function(standardized, given)
+                values[node] = graph.call_function(operator.getitem, (both, 0))
+                factors.append(graph.call_function(operator.getitem, (both, 1)))
+            elif node.op == "call_module":
+                # What surrounds the call of a module takes longer than most atoms do.
+                atom = self.model.get_submodule(str(node.target))
+                values[node] = graph.call_function(
+                    _without_hooks(atom), tuple(values[each] for each in node.args)
+                )
             else:
                 values[node] = graph.node_copy(node, values.__getitem__)
         return fx.GraphModule(self.model, graph)
@@ -198,6 +252,7 @@ class CellGraph:
             The number of each new state with what it reaches; none before one that it is made of.
 
         """
+        assert not self.norms, "a norm mixes what is taken back element by element here"
         multipliers = {node: self._multipliers(node, pairs) for node in self.atoms}
         # The parameters may have been written to.
         self.scaled = {node: self.factors(node) for node in self.scaled}
@@ -213,38 +268,81 @@ class CellGraph:
         return multipliers_of(rule, [pairs[cast("fx.Node", each)] for each in node.args], pairs[node])
 
     def _reached(self, start: fx.Node, multipliers: Mapping[fx.Node, tuple[Tensor, ...]]) -> Reached:
-        pending: dict[fx.Node, Multiplier] = {start: _ONE}
+        (first,) = self.pieces.of[start]
+        pending: dict[Piece, Multiplier] = {first: _ONE}
+        states = {self.pieces.of[node][0]: k for k, node in enumerate(self.new)}
         found = Reached({}, {}, {})
-        for node in reversed(self.graph.nodes):
-            d = pending.pop(node, None)
-            if d is None or not self.flow.varies(node):
+        for piece in self.backwards():
+            d = pending.pop(piece, None)
+            if d is None:
                 continue
-            if node in self.slots:
-                slot = self.slots[node]
-                found.gates[slot] = whole(found.gates[slot]) + whole(d) if slot in found.gates else d
-            elif node in self.old:
-                found.old[self.old.index(node)] = d
-            elif node in self.new and node is not start:
-                found.new[self.new.index(node)] = d
-            elif node.op == "placeholder":
-                raise NotElementwiseError(f"{node.name} is taken whole")
+            if piece in self.slots:
+                found.gates[self.slots[piece]] = d
+            elif piece[0] in self.old:
+                found.old[self.old.index(piece[0])] = d
+            elif piece in states and piece != first:
+                found.new[states[piece]] = d
             else:
-                for source, part in self._passed(node, d, multipliers):
+                for source, part in self._passed(piece, d, multipliers):
                     pending[source] = whole(pending[source]) + whole(part) if source in pending else part
         return found
 
+    def backwards(self) -> Iterator[Piece]:
+        """Yield what is computed, or comes in, each behind all that is made of it."""
+        for node in reversed(self.graph.nodes):
+            own = self.pieces.of.get(node, ())
+            if own and own[0][0] is node:
+                yield from own
+
+    def part(self, numbers: Tensor, piece: Piece) -> Tensor:
+        """Return what belongs to one of the rows of a node."""
+        count = len(self.pieces.of[piece[0]])
+        return numbers if count == 1 else numbers.chunk(count, -1)[piece[1]]
+
     def _passed(
-        self, node: fx.Node, d: Multiplier, multipliers: Mapping[fx.Node, tuple[Tensor, ...]]
-    ) -> Iterator[tuple[fx.Node, Multiplier]]:
+        self, piece: Piece, d: Multiplier, multipliers: Mapping[fx.Node, tuple[Tensor, ...]]
+    ) -> Iterator[tuple[Piece, Multiplier]]:
+        node, k = piece
         if node in self.scaled:
             for source, numbers in self.scaled[node].items():
-                yield source, whole(d) * numbers
+                yield self.pieces.of[source][k], whole(d) * self.part(numbers, piece)
         elif node in self.linear:
             for source, factor in self.linear[node].items():
-                yield source, d if factor == 1 else whole(d) * factor
+                yield self.pieces.of[source][k], d if factor == 1 else whole(d) * factor
         else:
-            for operand, multiplier in zip(node.args, multipliers[node], strict=True):
-                yield cast("fx.Node", operand), multiplier if d is _ONE else Product(whole(d), multiplier)
+            for operand, whole_multiplier in zip(node.args, multipliers[node], strict=True):
+                multiplier = self.part(whole_multiplier, piece)
+                passed = multiplier if d is _ONE else Product(whole(d), multiplier)
+                yield self.pieces.of[cast("fx.Node", operand)][k], passed
+
+
+def _without_hooks(atom: nn.Module) -> Callable[..., Any]:
+    # torch.fx writes no methods of torch's classes.
+    def atom_forward(*operands: Tensor) -> Any:
+        return type(atom).forward(atom, *operands)
+
+    return atom_forward
+
+
+def standardized(x: Tensor, eps: float | None, centred: bool) -> tuple[Tensor, Tensor]:
+    """Return rows with root mean square 1, and what they were multiplied by, (B, 1).
+
+    Args:
+        x: (B, F).
+        eps: added to the mean of the squares; None for the precision of the dtype.
+        centred: take the mean off before.
+
+    Example:
+        >>> standardized(torch.tensor([[-2.0, 2.0]]), 0.0, True)
+        (tensor([[-1.,  1.]]), tensor([[0.5000]]))
+
+    """
+    if centred:
+        y, _, factor = torch.native_layer_norm(x, x.shape[-1:], None, None, eps or 0.0)
+        return y, factor
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    factor = x.square().mean(-1, keepdim=True).add(eps).rsqrt()
+    return x * factor, factor
 
 
 def _lowered(cell: nn.Module) -> fx.GraphModule:

@@ -25,6 +25,7 @@ from rewriter.engine.sweeps.cell_graph import CellGraph, Multiplier, Product, wh
 from rewriter.engine.sweeps.library import functions_for
 from rewriter.engine.sweeps.program import ProgramSteps, program_of
 from rewriter.engine.sweeps.sweep import GateSlots, Kept, Recording, State, Step, Sweep, Swept, faded, fused
+from rewriter.engine.sweeps.tried_out import NotElementwiseError
 from rewriter.engine.tiles import spans
 
 # Bytes of a core's cache that coefficients of several steps may take.
@@ -75,14 +76,12 @@ class DerivedSweep(Sweep, Unchanging):
         self.joined = len(self.step.entrances) == 1
         apart = GateSlots(2 * count, slice(0, count), slice(count, None))
         self.slots = GateSlots(count) if self.joined else apart
-        self.direct = self._reaches_past_the_weights()
+        self.direct = self.step.reaches(self.step.old[0])
+        if self.step.norms and not self.program:
+            raise NotElementwiseError("the cell has a norm, and something that the library has no form of")
 
     def __reduce__(self) -> tuple[type[DerivedSweep], tuple[nn.Module]]:
         return type(self), (self.step.cell,)
-
-    def _reaches_past_the_weights(self) -> bool:
-        ones = {node: (torch.ones(1, 1), torch.ones(1, 1)) for node in self.step.kept}
-        return any(0 in found.old for _, found in self.step.backward(ones))
 
     def record(self, steps: Recurrence, gates: Tensor) -> Recording:
         """See the base class."""
@@ -120,8 +119,7 @@ class DerivedSweep(Sweep, Unchanging):
     ) -> Step:
         """See the base class."""
         compiled = self.compiled_for(gates)
-        size = gates.shape[-1]
-        if compiled and self.program and all(each.shape[-1] == size for each in (*swept.x, *swept.x0)):
+        if compiled and self.program:
             return ProgramSteps(compiled, self.program, swept, d, gates)
         least = faded(gates.dtype)
         # As the pairs are laid out: outputs, references, and what the batch is merged of.
@@ -137,6 +135,10 @@ class DerivedSweep(Sweep, Unchanging):
             self._turn_back(next(at), states, places[place])
 
         return step
+
+    def runs_on(self, like: Tensor) -> bool:
+        """Whether there is a sweep for a device and a dtype: norms have one in the library alone."""
+        return not self.step.norms or self.compiled_for(like) is not None
 
     def compiled_for(self, like: Tensor) -> Any:
         """Return the library's function that runs the steps for a device and a dtype, None if it has none."""

@@ -4,13 +4,17 @@ A cell's graph read backwards is a list of operations on rows of H numbers: slop
 for each pair once; then, for each output, products and sums from the new states to the gates and the old
 states. The rules of atoms that the library knows are the same as in torch, written a second time; a cell with
 others has no program.
+
+A norm ``y = q (x - mean)`` of one or several rows, W numbers together, passes ``d`` on as
+
+    r (d - mean of d)  -  r² (y/q + y0/q0) / 2W · Σ d (y + y0) / 2,        r = 2 / (1/q + 1/q0).
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx
@@ -25,30 +29,36 @@ from passes.operations.products.rule import product_multipliers
 from passes.operations.table import rule_of
 from rewriter.engine.sweeps.cell_graph import CellGraph
 from rewriter.engine.sweeps.compiled import SWEEPS, faced_rows, sweep_struct
+from rewriter.engine.sweeps.pieces import Piece
 from rewriter.engine.sweeps.sweep import Swept
 
 # What an operation does, in the order of the library.
 _WHAT = (
     *("tanh_slope", "sigmoid_slope", "relu_slope", "mean", "load", "set", "add", "multiply", "multiply_add"),
-    *("scale", "scale_add", "store", "gate"),
+    *("scale", "scale_add", "store", "gate", "norm_ratio", "norm_slope", "norm_sums", "norm_passed"),
 )
 _SLOPES: Mapping[Multipliers, str] = {
     tanh_multiplier: "tanh_slope",
     sigmoid_multiplier: "sigmoid_slope",
     relu_multiplier: "relu_slope",
 }
-# Registers are on the stack of a thread, 128 numbers each.
-_MOST_REGISTERS = 256
+# Elements that go through all operations together, unless a norm needs whole rows.
+_PART = 128
+# Numbers of all registers, which are on the stack of a thread.
+_MOST = 256 * _PART
 
 
 class _Operation(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("what", "to", "a", "b")] + [("by", ctypes.c_double)]
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("what", "to", "a", "b", "c")),
+        ("by", ctypes.c_double),
+    ]
 
 
 def _program_struct(dtype: torch.dtype) -> type[ctypes.Structure]:
     fields: list[tuple[str, Any]] = [("of", SWEEPS[dtype])]
-    fields += [(name, ctypes.c_int64) for name in ("count", "once", "registers", "slots")]
-    fields += [(name, ctypes.c_void_p) for name in ("operations", "x", "x0", "scales", "states")]
+    fields += [(name, ctypes.c_int64) for name in ("count", "once", "registers", "slots", "part")]
+    fields += [(name, ctypes.c_void_p) for name in ("operations", "x", "x0", "widths", "scales", "states")]
     return type("Program", (ctypes.Structure,), {"_fields_": fields})
 
 
@@ -56,10 +66,27 @@ _STRUCTS = {dtype: _program_struct(dtype) for dtype in (torch.float32, torch.flo
 
 
 class Scale(NamedTuple):
-    """Numbers of each feature, which hang on parameters: by what call, and of which operand."""
+    """Numbers of each feature, which hang on parameters: of which row of a call, and of which operand."""
 
-    call: fx.Node
+    piece: Piece
     operand: fx.Node
+
+
+class Norm(NamedTuple):
+    """What a norm needs of a pair.
+
+    Args:
+        numbers: the register of its ratio, and of sums over its rows.
+        means: those of the mean of both results, a row each.
+        slopes: those of what the sum of products with them is taken times.
+        share: of each number in their mean; 0 for a norm that takes none off.
+
+    """
+
+    numbers: int
+    means: list[int]
+    slopes: list[int]
+    share: float
 
 
 class Program:
@@ -81,97 +108,148 @@ class Program:
 
     def __init__(self, step: CellGraph) -> None:
         self.step = step
-        self.operations: list[tuple[int, int, int, int, float]] = []
+        self.operations: list[tuple[int, int, int, int, int, float]] = []
         self.scales: list[Scale] = []
         self.registers = 0
-        kept = {node: k for k, node in enumerate(step.kept)}
-        self._multipliers = {node: self._slopes(node, kept) for node in step.atoms}
+        #: What is kept, row by row: of which tensor, and which row.
+        self.kept = [(k, j) for k, node in enumerate(step.kept) for j in range(self._rows(node))]
+        self._place = {(step.kept[k], j): place for place, (k, j) in enumerate(self.kept)}
+        self.kept += [(len(step.kept) + k, 0) for k in range(len(step.norms))]
+        self._norms = {node: self._of_norm(node, k) for k, node in enumerate(step.norms)}
+        self._multipliers = {
+            (node, j): self._slopes(node, j)
+            for node in step.atoms
+            if node not in step.norms
+            for j in range(self._rows(node))
+        }
         self.once = len(self.operations)
         self._read_backwards()
-        if self.registers > _MOST_REGISTERS:
+        #: Elements that go through all operations together.
+        self.part = (step.width if step.norms else None) or _PART
+        if self.registers * self.part > _MOST:
             raise LookupError("too many registers")
 
-    def _emit(self, what: str, to: int, a: int = 0, b: int = 0, by: float = 1.0) -> None:
-        self.operations.append((_WHAT.index(what), to, a, b, by))
+    def _rows(self, node: fx.Node) -> int:
+        return len(self.step.pieces.of[node])
+
+    def _emit(self, what: str, to: int, a: int = 0, b: int = 0, c: int = 0, by: float = 1.0) -> None:
+        self.operations.append((_WHAT.index(what), to, a, b, c, by))
 
     def _new(self) -> int:
         self.registers += 1
         return self.registers - 1
 
-    def _slopes(self, node: fx.Node, kept: Mapping[fx.Node, int]) -> list[int]:
-        """Write the multipliers of an atom's operands into registers."""
+    def _of_norm(self, node: fx.Node, number: int) -> Norm:
+        """Write what a norm needs of each pair into registers."""
+        place = [self._place[node, j] for j in range(self._rows(node))]
+        factor, numbers = len(self._place) + number, self._new()
+        width = len(place) * (self.step.width or 0)
+        self._emit("norm_ratio", numbers, factor)
+        means, slopes = [], []
+        for each in place:
+            means.append(self._new())
+            self._emit("mean", means[-1], each)
+            slopes.append(self._new())
+            self._emit("norm_slope", slopes[-1], each, factor, by=0.5 / width)
+        return Norm(numbers, means, slopes, 1 / width if self.step.norms[node].centred else 0.0)
+
+    def _slopes(self, node: fx.Node, j: int) -> list[int]:
+        """Write the multipliers of a row of an atom's operands into registers."""
         rule = rule_of(self.step.model.get_submodule(str(node.target)))
         assert rule is not None
-        operands = [kept[each] for each in node.all_input_nodes]
+        operands = [self._place[each, j] for each in node.all_input_nodes]
         slope = None if rule.multipliers is None else _SLOPES.get(rule.multipliers)
         if slope is not None:
             to = self._new()
-            self._emit(slope, to, operands[0], kept[node])
+            self._emit(slope, to, operands[0], self._place[node, j])
             return [to]
         if rule.multipliers is not product_multipliers or len(node.args) != 2:
             raise LookupError(f"{node.target} has a rule that the library does not know")
         found = []
         for other in reversed(node.args):
             found.append(self._new())
-            self._emit("mean", found[-1], kept[other])  # type: ignore[index]
+            self._emit("mean", found[-1], self._place[cast("fx.Node", other), j])
         return found
 
     def _read_backwards(self) -> None:
         step = self.step
-        d: dict[fx.Node, int] = {}
+        d: dict[Piece, int] = {}
         for k, node in enumerate(step.new):
             # A new state may be another one, too.
             loaded = self._new()
             self._emit("load", loaded, k)
-            if node in d:
-                self._emit("add", d[node], loaded)
-            else:
-                d[node] = loaded
-        gates: dict[int, int] = {}
-        for node in reversed(step.graph.nodes):
-            if node not in d or not step.flow.varies(node):
-                continue
-            if node in step.slots:
-                slot = step.slots[node]
-                if slot in gates:
-                    self._emit("add", gates[slot], d[node])
-                else:
-                    gates[slot] = d[node]
-            elif node not in step.old:
-                self._pass(node, d)
-        for slot in range(step.gates * len(step.entrances)):
-            self._emit("gate", slot, gates.get(slot, -1))
+            (piece,) = step.pieces.of[node]
+            self._add(piece, d, loaded)
+        for piece in step.backwards():
+            node, k = piece
+            if node in step.norms and not k:
+                # The first row comes last, when all are known.
+                self._pass_norm(node, d)
+            elif piece in d and piece not in step.slots and node not in (*step.old, *step.norms):
+                self._pass(piece, d)
+        for piece, slot in step.slots.items():
+            self._emit("gate", slot, d.get(piece, -1))
         for k, node in enumerate(step.old):
             # What goes to the hidden state through its weights alone is the caller's.
-            if k or node in d:
-                self._emit("store", k, d.get(node, -1))
+            if k or (node, 0) in d:
+                self._emit("store", k, d.get((node, 0), -1))
 
-    def _pass(self, node: fx.Node, d: dict[fx.Node, int]) -> None:
-        step, own = self.step, d[node]
+    def _pass(self, piece: Piece, d: dict[Piece, int]) -> None:
+        step, own, (node, k) = self.step, d[piece], piece
         if node in step.scaled:
             for source in step.scaled[node]:
-                self.scales.append(Scale(node, source))
-                self._to(source, d, "scale", own, len(self.scales) - 1)
+                self.scales.append(Scale(piece, source))
+                self._to(source, k, d, "scale", own, len(self.scales) - 1)
         elif node in step.linear:
             for source, factor in step.linear[node].items():
-                self._to(source, d, "set", own, by=factor)
-        elif node in self._multipliers:
-            for operand, multiplier in zip(node.args, self._multipliers[node], strict=True):
-                self._to(operand, d, "multiply", own, multiplier)
+                self._to(source, k, d, "set", own, by=factor)
         else:
-            raise LookupError(f"{node} is taken whole")
+            for operand, multiplier in zip(node.args, self._multipliers[piece], strict=True):
+                self._to(cast("fx.Node", operand), k, d, "multiply", own, multiplier)
 
-    def _to(self, source: Any, d: dict[fx.Node, int], what: str, a: int, b: int = 0, by: float = 1.0) -> None:
-        if source in d:
-            self._emit({"set": "add"}.get(what, f"{what}_add"), d[source], a, b, by)
+    def _pass_norm(self, node: fx.Node, d: dict[Piece, int]) -> None:
+        own = [(j, d[node, j]) for j in range(self._rows(node)) if (node, j) in d]
+        norm = self._norms[node]
+        for count, (j, each) in enumerate(own):
+            self._emit("norm_sums", norm.numbers, each, norm.means[j], by=float(count == 0))
+        for j, slope in enumerate(norm.slopes if own else ()):
+            part = self._new()
+            self._emit("norm_passed", part, d.get((node, j), -1), slope, norm.numbers, by=norm.share)
+            self._add(self.step.pieces.of[node.all_input_nodes[0]][j], d, part)
+
+    def _to(
+        self, node: fx.Node, k: int, d: dict[Piece, int], what: str, a: int, b: int = 0, by: float = 1.0
+    ) -> None:
+        source = self.step.pieces.of[node][k]
+        if what == "set" and by == 1:
+            self._add(source, d, a)
+        elif source in d:
+            self._own(source, d)
+            self._emit({"set": "add"}.get(what, f"{what}_add"), d[source], a, b, by=by)
         else:
             d[source] = self._new()
-            self._emit(what, d[source], a, b, by)
+            self._emit(what, d[source], a, b, by=by)
+
+    def _add(self, source: Piece, d: dict[Piece, int], register: int) -> None:
+        """Add what is in a register; several may have it in common until one is added to."""
+        if source in d:
+            self._own(source, d)
+            self._emit("add", d[source], register)
+        else:
+            d[source] = register
+
+    def _own(self, source: Piece, d: dict[Piece, int]) -> None:
+        if sum(each == d[source] for each in d.values()) > 1:
+            common, d[source] = d[source], self._new()
+            self._emit("set", d[source], common)
 
     def scales_now(self) -> list[Tensor]:
         """Return the numbers that hang on parameters, as these are now."""
         found = {node: self.step.factors(node) for node in self.step.scaled}
-        return [found[each.call][each.operand].contiguous() for each in self.scales]
+        return [
+            self.step.part(found[each.piece[0]][each.operand], each.piece).contiguous()
+            for each in self.scales
+        ]
 
 
 def program_of(step: CellGraph) -> Program | None:
@@ -207,7 +285,12 @@ class ProgramSteps:
             *(_Operation(*each) for each in program.operations)
         )
         x, x0 = ([each.contiguous() for each in side] for side in (swept.x, swept.x0))
-        arrays = [_addresses(x), _addresses(x0)]
+        row_bytes = gates.shape[-1] * gates.element_size()
+        arrays = [
+            _array(ctypes.c_void_p, [side[k].data_ptr() + j * row_bytes for k, j in program.kept])
+            for side in (x, x0)
+        ]
+        arrays.append(_array(ctypes.c_int64, [x[k].shape[-1] for k, _ in program.kept]))
         arrays += [_addresses(scales), _addresses(d)]
         facing = faced_rows(swept)
         # The library gets addresses only: what they belong to lives here.
@@ -215,9 +298,9 @@ class ProgramSteps:
         struct = _STRUCTS[gates.dtype]()
         struct.of = sweep_struct(swept, facing, gates, [gates.data_ptr()])
         struct.count, struct.once = len(operations), program.once
-        struct.registers, struct.slots = program.registers, gates.shape[-2]
+        struct.registers, struct.slots, struct.part = program.registers, gates.shape[-2], program.part
         struct.operations = ctypes.addressof(operations)
-        struct.x, struct.x0, struct.scales, struct.states = map(ctypes.addressof, arrays)
+        struct.x, struct.x0, struct.widths, struct.scales, struct.states = map(ctypes.addressof, arrays)
         self._program = struct
         self._at = ctypes.byref(struct)
         self._function = function
@@ -228,4 +311,8 @@ class ProgramSteps:
 
 
 def _addresses(tensors: Sequence[Tensor]) -> Any:
-    return (ctypes.c_void_p * max(1, len(tensors)))(*(each.data_ptr() for each in tensors))
+    return _array(ctypes.c_void_p, [each.data_ptr() for each in tensors])
+
+
+def _array(kind: Any, values: Sequence[int]) -> Any:
+    return (kind * max(1, len(values)))(*values)

@@ -207,30 +207,39 @@ void gru_run(const Run *s, int64_t t, const REAL *old) {
 }
 
 /* The sweep of any cell that is made of elementwise atoms: program.py writes down what a step does. */
-enum { TANH, SIGMOID, RELU, MEAN, LOAD, SET, ADD, MULTIPLY, MULTIPLY_ADD, SCALE, SCALE_ADD, STORE, GATE };
+enum {
+    TANH, SIGMOID, RELU, MEAN, LOAD, SET, ADD, MULTIPLY, MULTIPLY_ADD, SCALE, SCALE_ADD, STORE, GATE,
+    NORM_RATIO, NORM_SLOPE, NORM_SUMS, NORM
+};
 
 typedef struct {
-    int64_t what, to, a, b; /* registers, or numbers of what is kept, scales, states and gates */
+    int64_t what, to, a, b, c; /* registers, or numbers of what is kept, scales, states and gates */
     double by;
 } Operation;
+
+/* What is in the register of a norm. */
+enum { PRODUCTS, SUM, RATIO };
 
 typedef struct {
     Sweep of; /* of its arrays only gates is used */
     int64_t count, once, registers, slots;
+    int64_t part;                /* elements that go through all operations together */
     const Operation *operations; /* the first are the same for all outputs */
-    const REAL *const *x, *const *x0, *const *scales;
+    const REAL *const *x, *const *x0;
+    const int64_t *widths; /* from row to row of x and x0 */
+    const REAL *const *scales;
     REAL *const *states;
 } Program;
 
-/* Elements that go through all operations together. */
-enum { PART = 128 };
+/* A register has room for the numbers of a norm. */
+static inline int64_t room(const Program *s) { return s->part < 4 ? 4 : s->part; }
 
 static inline void operation(const Program *s, const Operation *o, int64_t i, int64_t i0, int64_t row,
                              REAL *gates, int64_t first, int64_t n, REAL *registers) {
-    const int64_t H = s->of.size;
+    const int64_t H = s->of.size, size = room(s);
     const REAL by = (REAL)o->by;
-    REAL *restrict to = registers + o->to * PART;
-    const REAL *restrict p = registers + o->a * PART, *restrict q = registers + o->b * PART;
+    REAL *restrict to = registers + o->to * size;
+    const REAL *restrict p = registers + o->a * size, *restrict q = registers + o->b * size;
     const REAL *restrict a, *restrict a0, *restrict u, *restrict u0, *restrict v;
     REAL *restrict w, least = s->of.least;
 #define EACH _Pragma("omp simd") for (int64_t j = 0; j < n; j++)
@@ -238,8 +247,8 @@ static inline void operation(const Program *s, const Operation *o, int64_t i, in
     case TANH:
     case SIGMOID:
     case RELU:
-        a = s->x[o->a] + i * H + first, a0 = s->x0[o->a] + i0 * H + first;
-        u = s->x[o->b] + i * H + first, u0 = s->x0[o->b] + i0 * H + first;
+        a = s->x[o->a] + i * s->widths[o->a] + first, a0 = s->x0[o->a] + i0 * s->widths[o->a] + first;
+        u = s->x[o->b] + i * s->widths[o->b] + first, u0 = s->x0[o->b] + i0 * s->widths[o->b] + first;
         if (o->what == TANH) {
             EACH to[j] = tanh_over(a[j] - a0[j]) * (1 - u[j] * u0[j]);
         } else if (o->what == SIGMOID) {
@@ -252,7 +261,7 @@ static inline void operation(const Program *s, const Operation *o, int64_t i, in
         }
         break;
     case MEAN:
-        a = s->x[o->a] + i * H + first, a0 = s->x0[o->a] + i0 * H + first;
+        a = s->x[o->a] + i * s->widths[o->a] + first, a0 = s->x0[o->a] + i0 * s->widths[o->a] + first;
         EACH to[j] = a[j] / 2 + a0[j] / 2;
         break;
     case LOAD:
@@ -293,6 +302,37 @@ static inline void operation(const Program *s, const Operation *o, int64_t i, in
         else
             EACH w[j] = p[j];
         break;
+    case NORM_RATIO: {
+        REAL one = s->x[o->a][i], other = s->x0[o->a][i0];
+        to[RATIO] = 2 / (1 / one + 1 / other);
+        break;
+    }
+    case NORM_SLOPE: {
+        REAL one = s->x[o->b][i], other = s->x0[o->b][i0], ratio = 2 / (1 / one + 1 / other);
+        REAL of_y = by * ratio * (ratio / one), of_y0 = by * ratio * (ratio / other);
+        a = s->x[o->a] + i * s->widths[o->a], a0 = s->x0[o->a] + i0 * s->widths[o->a];
+        EACH to[j] = a[j] * of_y + a0[j] * of_y0;
+        break;
+    }
+    case NORM_SUMS: {
+        REAL products = by ? 0 : to[PRODUCTS], sum = by ? 0 : to[SUM];
+#pragma omp simd reduction(+ : products, sum)
+        for (int64_t j = 0; j < n; j++) {
+            products += p[j] * q[j];
+            sum += p[j];
+        }
+        to[PRODUCTS] = products, to[SUM] = sum;
+        break;
+    }
+    case NORM: {
+        const REAL *numbers = registers + o->c * size;
+        REAL products = numbers[PRODUCTS], ratio = numbers[RATIO], mean = numbers[SUM] * by;
+        if (o->a < 0)
+            EACH to[j] = -ratio * mean - products * q[j];
+        else
+            EACH to[j] = ratio * (p[j] - mean) - products * q[j];
+        break;
+    }
     }
 #undef EACH
 }
@@ -303,9 +343,9 @@ void program(const Program *s, int64_t t, int64_t place) {
 #pragma omp parallel for num_threads(s->of.threads) if (s->of.threads > 1)
     for (int64_t pair = 0; pair < pairs; pair++) {
         const int64_t i = t * s->of.rows + pair % s->of.rows, i0 = t * s->of.rows_x0 + s->of.facing[pair];
-        REAL registers[s->registers * PART];
-        for (int64_t first = 0; first < H; first += PART) {
-            const int64_t n = H - first < PART ? H - first : PART;
+        REAL registers[s->registers * room(s)];
+        for (int64_t first = 0; first < H; first += s->part) {
+            const int64_t n = H - first < s->part ? H - first : s->part;
             for (int64_t k = 0; k < s->once; k++)
                 operation(s, s->operations + k, i, i0, 0, gates, first, n, registers);
             for (int64_t row = pair; row < s->of.outputs * pairs; row += pairs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -40,7 +40,7 @@ def taken_times(node: fx.Node, varies: Callable[[fx.Node], bool]) -> dict[fx.Nod
     moving = [each for each in operands if varies(each)]
 
     def value(at: Mapping[fx.Node, Tensor]) -> Tensor:
-        result = _run(node, at)
+        result = run(node, at)
         if not isinstance(result, Tensor) or result.dtype != torch.float64:
             raise NotElementwiseError(f"{node.target} makes something else of numbers")
         return result
@@ -51,7 +51,7 @@ def taken_times(node: fx.Node, varies: Callable[[fx.Node], bool]) -> dict[fx.Nod
 
     taken = {each: of_ones(each) - of_ones() for each in moving}
     draw = torch.Generator().manual_seed(0)
-    begin, end = ({each: 3 * _random(_POINTS, draw) for each in operands} for _ in range(2))
+    begin, end = ({each: 3 * random(_POINTS, draw) for each in operands} for _ in range(2))
     for moved in (*([each] for each in moving), moving):
         at = begin | {each: end[each] for each in moved}
         expected = sum((taken[each] * (end[each] - begin[each]) for each in moved), _number(0))
@@ -68,7 +68,7 @@ def constant(model: fx.GraphModule, node: fx.Node) -> Any:
         return cast("Tensor", getattr(model.get_submodule(owner), name)).detach()
     if node.op not in ("call_function", "call_method"):
         raise NotElementwiseError(f"{node} is no parameter")
-    return _run(node, {each: constant(model, each) for each in node.all_input_nodes})
+    return run(node, {each: constant(model, each) for each in node.all_input_nodes})
 
 
 def scaled_by(
@@ -94,7 +94,7 @@ def scaled_by(
     like = next((each for each in held.values() if isinstance(each, Tensor)), _number(0))
 
     def value(at: Mapping[fx.Node, Tensor]) -> Tensor:
-        result = _run(node, held | dict(at))
+        result = run(node, held | dict(at))
         if not isinstance(result, Tensor) or result.shape != (_POINTS, width):
             raise NotElementwiseError(f"{node.target} makes something else of numbers")
         return result
@@ -104,7 +104,7 @@ def scaled_by(
     taken = {each: (value(nothing | {each: ones}) - value(nothing))[0] for each in moving}
     draw = torch.Generator().manual_seed(0)
     begin, end = (
-        {each: 3 * _random(_POINTS * width, draw).view(_POINTS, width).to(like) for each in moving}
+        {each: 3 * random(_POINTS * width, draw).view(_POINTS, width).to(like) for each in moving}
         for _ in range(2)
     )
     expected = sum((taken[each] * (end[each] - begin[each]) for each in moving), zeros)
@@ -115,42 +115,13 @@ def scaled_by(
     return taken
 
 
-def slots_at(
-    width: int, gates: int, entrances: Sequence[fx.Node], pieces: Iterable[fx.Node]
-) -> dict[fx.Node, int]:
-    """Return the slots of the gates that nodes are, for a state of some width.
-
-    Args:
-        width: of the state.
-        gates: slots of each entrance.
-        entrances: where gates enter.
-        pieces: the calls that take them apart, in their order.
+def run(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+    """Make a call with values.
 
     Raises:
-        NotElementwiseError: if one makes anything else of the gates than whole pieces, in their order.
+        NotElementwiseError: if it does not take them.
 
     """
-    draw = torch.Generator().manual_seed(0)
-    # Two rows, so that what mixes rows is seen.
-    wide = _random(2 * len(entrances) * gates * width, draw).view(2, -1)
-    values: dict[fx.Node, Any] = dict(zip(entrances, wide.chunk(len(entrances), -1), strict=True))
-    every = wide.chunk(len(entrances) * gates, -1)
-    slots = {}
-    for node in pieces:
-        if not all(each in values for each in node.all_input_nodes):
-            raise NotElementwiseError(f"{node.target} may mix elements of the state")
-        values[node] = result = _run(node, values)
-        if isinstance(result, Tensor):
-            found = [
-                k for k, each in enumerate(every) if result.dtype == each.dtype and torch.equal(result, each)
-            ]
-            if not found:
-                raise NotElementwiseError(f"{node} is no whole piece of the gates")
-            slots[node] = found[0]
-    return slots
-
-
-def _run(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
     try:
         if callable(node.target):
@@ -160,13 +131,10 @@ def _run(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         raise NotElementwiseError(f"{node.target} is not for any size or number: {error}") from error
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(a, b)
-
-
 def _number(value: float) -> Tensor:
     return torch.tensor(float(value), dtype=torch.float64, device="cpu")
 
 
-def _random(count: int, draw: torch.Generator) -> Tensor:
+def random(count: int, draw: torch.Generator) -> Tensor:
+    """Return random numbers of a generator that is ours."""
     return torch.randn(count, dtype=torch.float64, device="cpu", generator=draw)
