@@ -161,7 +161,7 @@ KNOWN = {
     # Operations of that library, and a register that one writes to.
     "rewriter/engine/sweeps/program.py": {"add", "mean", "multiply", "set", "to"},
     # What it writes into a graph: items, a sum of two parts of the gates, steps apart.
-    "rewriter/engine/loops/roll.py": {"add", "getitem", "unbind"},
+    "rewriter/engine/loops/roll.py": {"add", "dim", "getitem", "unbind"},
     # It writes ONNX, node by node.
     "rewriter/onnx/write.py": {"add", "cat", "chunk", "getitem", "int", "sub"},
     # Words of a table, and properties of parameters.

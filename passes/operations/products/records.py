@@ -373,7 +373,7 @@ CALLS: tuple[Operation, ...] = (
         )
     ),
     nonlinear("_softmax_backward_data(grad_output, output, dim, input_dtype=None)", lower=_softmax_backward),
-    nonlinear("sparse.mm(sparse, dense, reduce=None)", "_sparse_mm", lower=lower_sparse_mm),
+    nonlinear("sparse.mm(sparse, dense, reduce=None)", "_sparse_mm", lower=lower_sparse_mm, fresh=False),
     nonlinear("cdist(x1, x2, p=2.0, compute_mode=None)", lower=_cdist),
     nonlinear("prod(input, dim=None, keepdim=False)", lower=_prod),
     nonlinear("cumprod(input, dim)", lower=_cumprod),

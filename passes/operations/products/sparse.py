@@ -20,9 +20,10 @@ def lower_sparse_mm(varies: Varies, sparse: Any, dense: Any, reduce: Any = None)
         return None
     # Also a zero may be one of what it holds.
     held = sparse.detach().to_sparse(layout=torch.sparse_coo).coalesce()
-    ones = torch.ones_like(held.values())
-    places = torch.sparse_coo_tensor(held.indices(), ones, held.shape).to_dense()
-    return Plain(partial(_product, reduce, held.to_dense(), places)), (dense,)
+    numbers = held.to_dense()
+    places = torch.zeros_like(numbers)
+    places[tuple(held.indices())] = 1
+    return Plain(partial(_product, reduce, numbers, places)), (dense,)
 
 
 def _product(reduce: str | None, numbers: Tensor, places: Tensor, x: Any) -> Any:

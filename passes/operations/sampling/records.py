@@ -28,18 +28,22 @@ def _grid_sample(
     return GridSample(mode, padding_mode, align_corners), (input, grid)
 
 
-CALLS: tuple[Operation, ...] = (
-    *(
-        described(
-            f"{name}(input, grid, mode='bilinear', padding_mode='zeros', align_corners=None)",
-            Kind.LINEAR,
-            renamed={"interpolation_mode": "mode"},
-            fixed=("grid",),
-            lower=_grid_sample,
-            fresh=True,
-        )
-        for name in ("grid_sample", "grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
-    ),
+def _numbered(
+    varies: Varies, input: Any, grid: Any, interpolation_mode: Any, padding_mode: Any, align_corners: Any
+) -> Textbook | None:
+    return _grid_sample(varies, input, grid, interpolation_mode, padding_mode, align_corners)
+
+
+_NUMBERED = "(input, grid, interpolation_mode, padding_mode, align_corners)"
+
+CALLS: tuple[Operation, ...] = tuple(
+    described(signature, Kind.LINEAR, fixed=("grid",), lower=lower, fresh=True)
+    for signature, lower in (
+        ("grid_sample(input, grid, mode='bilinear', padding_mode='zeros', align_corners=None)", _grid_sample),
+        (f"grid_sampler{_NUMBERED}", _numbered),
+        (f"grid_sampler_2d{_NUMBERED}", _numbered),
+        (f"grid_sampler_3d{_NUMBERED}", _numbered),
+    )
 )
 MODULES: Mapping[type[nn.Module], Build] = {}
 RULES: Mapping[type[nn.Module], Rule] = {GridSample: pulled(grid_pull)}

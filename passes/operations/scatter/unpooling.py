@@ -44,9 +44,14 @@ def lower_strided_scatter(
     """Lower ``torch.as_strided_scatter`` of what lies in memory in its own order, where code runs."""
     if not isinstance(input, Tensor) or not input.is_contiguous() or holds_nodes(size, stride):
         return None
-    places = torch.arange(input.numel(), device=input.device).as_strided(
-        tuple(size), tuple(stride), int(storage_offset or 0)
-    )
+    # It is counted in the memory, of which the tensor may be a part.
+    first = 0 if storage_offset is None else int(storage_offset) - input.storage_offset()
+    if (
+        first < 0
+        or first + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= input.numel()
+    ):
+        return None
+    places = torch.arange(input.numel(), device=input.device).as_strided(tuple(size), tuple(stride), first)
     return Plain(partial(_written, places.reshape(-1))), (input, src)
 
 

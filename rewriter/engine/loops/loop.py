@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from passes.operations.catalogue import operation_of
 from rewriter.engine.loops.repeated import Period, Steps, is_linear, plain
 
 
@@ -105,9 +104,9 @@ def loop_at(
         for node in steps.nodes[start - period.length : start]
         if any(loop.is_own(user) for user in node.users) and varies(node)
     ]
-    if not carried:
-        raise NoLoopError("no step takes anything from the one before")
     _collect(loop, carried, varies)
+    if not any(loop.is_before(each) for node in loop.core for each in node.all_input_nodes):
+        raise NoLoopError("no state is made of what the step before gives")
     if not loop.taken:
         raise NoLoopError("the steps take no sequence")
     most = period.count - 1
@@ -246,17 +245,6 @@ def _is_first(loop: Loop, lowers: Callable[[fx.Node, fx.Node], bool]) -> bool:
         return False
     loop.initial = found  # type: ignore[assignment]
     return True
-
-
-def whole(slices: Slices) -> tuple[fx.Node, int]:
-    """Return the sequence and its dimension of time, also of one that was taken apart before."""
-    source = slices.source
-    operation = operation_of(source.target) if source.op in ("call_function", "call_method") else None
-    if operation is None or operation.name != "unbind":
-        return source, slices.dim
-    tensor, *dims = source.args
-    dim = source.kwargs.get("dim", dims[0] if dims else 0)
-    return (tensor, dim) if isinstance(tensor, fx.Node) and isinstance(dim, int) else (source, slices.dim)
 
 
 def steps_of(source: Any, dim: int, first: int, stride: int, count: int) -> Tensor:

@@ -12,10 +12,11 @@ from torch import Tensor, fx, nn
 from passes.graph.dataflow import Dataflow
 from passes.leaves import Atom
 from passes.lowering.calls_in_graphs import LowerCalls
+from passes.operations.catalogue import operation_of
 from passes.recurrent.gates import linear_of
 from passes.recurrent.recurrence import Recurrence
 from rewriter.engine.loops.linears import Linears, find_linears, rows_of
-from rewriter.engine.loops.loop import Loop, NoLoopError, loop_at, state_for, steps_of, whole
+from rewriter.engine.loops.loop import Loop, NoLoopError, Slices, loop_at, state_for, steps_of
 from rewriter.engine.loops.repeated import Period, Steps, erase_if_unused, look_through_cells, plain
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.linked_recurrence import JoinedLinears
@@ -257,7 +258,7 @@ def _replace(loop: Loop, rolled: RolledLoop, name: str) -> None:
     assert slices is not None
     first = slices.first + (loop.first - 1) * slices.stride
     count = loop.count - loop.first
-    source, dim = whole(slices)
+    source, dim = _whole(slices)
     # Behind all that the first step takes.
     behind = max((slices.source, *loop.initial), key=steps.place.__getitem__)
     with graph.inserting_after(behind):
@@ -283,6 +284,17 @@ def _replace(loop: Loop, rolled: RolledLoop, name: str) -> None:
     for node in sorted(written, key=steps.place.__getitem__, reverse=True):
         erase_if_unused(graph, node)
     erase_if_unused(graph, slices.source)
+
+
+def _whole(slices: Slices) -> tuple[fx.Node, int]:
+    """Return the sequence and its dimension of time, also of one that was taken apart before."""
+    source = slices.source
+    operation = operation_of(source.target) if source.op in ("call_function", "call_method") else None
+    if operation is None or operation.name != "unbind":
+        return source, slices.dim
+    tensor, *dims = source.args
+    dim = source.kwargs.get("dim", dims[0] if dims else 0)
+    return (tensor, dim) if isinstance(tensor, fx.Node) and isinstance(dim, int) else (source, slices.dim)
 
 
 def _replace_each(loop: Loop, result: fx.Node, at: fx.Node, written: Collection[fx.Node]) -> None:

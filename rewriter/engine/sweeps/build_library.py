@@ -26,8 +26,12 @@ REALS = ("float", "double")
 INSTRUCTIONS = {"AVX2": "-march=x86-64-v3", "AVX512": "-march=x86-64-v4"}
 #: With threads and without.
 OPENMP = {"threads": "-fopenmp", "alone": "-fopenmp-simd"}
-# NaN and infinity must stay what they are: no -ffast-math.
-_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+# NaN and infinity must stay what they are: no -ffast-math. A loop that becomes a call of memset would need the
+# system's C library.
+_FLAGS = (
+    *("-std=gnu11", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math"),
+    *("-ffreestanding", "-fno-tree-loop-distribute-patterns"),
+)
 _SECONDS = 60
 
 

@@ -163,6 +163,37 @@ def test_decisions_by_own_attributes_are_traced(norm: nn.Module | None) -> None:
     assert trace_where_possible(Chooses(norm)).islands == {}
 
 
+class ReadsInComprehension(nn.Module):
+    """Has a local that a comprehension reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = x.abs() + 1
+        parts = [x[:, k : k + 1] / scale for k in range(2)]
+        return torch.cat(parts, 1)
+
+
+def test_a_local_that_a_comprehension_reads_is_no_state() -> None:
+    assert trace_where_possible(ReadsInComprehension()).islands == {}
+
+
+class WritesToOuter(nn.Module):
+    """Has a function that assigns a local of the function around it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = x
+
+        def add() -> None:
+            nonlocal total
+            total = total + 1
+
+        add()
+        return total
+
+
+def test_a_local_that_an_inner_function_assigns_is_state() -> None:
+    assert "assigns total" in trace_where_possible(WritesToOuter()).islands[""]
+
+
 def test_random_state_and_model_stay() -> None:
     model = Collects()
     before = torch.get_rng_state()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rewriter import decompose
+from rewriter import DeepExplainer, decompose
 from tests.support.compare import assert_close
 from tests.support.models.soundness import Base, Plain, gru
 
@@ -198,3 +199,32 @@ def test_what_surrounds_the_forward_is_kept(make: Callable[[], nn.Module]) -> No
     got, expected = decompose(model)(x), model(x)
     assert got.dtype is expected.dtype
     assert_close(got, expected, 1e-2 if got.dtype is torch.bfloat16 else 1e-6, "output")
+
+
+class OfAGraph(nn.Module):
+    """Multiplies by a sparse matrix, in code that torch.fx cannot follow."""
+
+    def __init__(self, adjacency: Tensor) -> None:
+        super().__init__()
+        self.adjacency = [adjacency]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 1e30:
+            return x
+        return torch.stack(
+            [torch.sparse.mm(self.adjacency[0], torch.exp(row.reshape(3, 2))) for row in x]
+        ).flatten(1)
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_sparse_tensors_are_known_by_their_parts(layout: torch.layout) -> None:
+    with warnings.catch_warnings():
+        # Torch says that they are in beta state.
+        warnings.simplefilter("ignore")
+        adjacency = torch.tensor([[0.0, 1, 2], [3, 0, 0], [0, 0, 4]]).double().to_sparse(layout=layout)
+    model = OfAGraph(adjacency)
+    x, x0 = (torch.randn(2, 6, dtype=torch.float64) for _ in range(2))
+    values = DeepExplainer(model, x0, progress=False).shap_values(x)
+    change = (model(x) - model(x0).mean(0)).numpy()
+    np.testing.assert_allclose(values.sum(1), change, rtol=0, atol=1e-12)
+    assert model.adjacency[0] is adjacency

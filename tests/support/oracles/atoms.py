@@ -22,8 +22,10 @@ from passes.operations.norms.vector_norms import Normalize, VectorNorm
 from passes.operations.order_statistics.atom import OrderStatistics
 from passes.operations.products.bilinear import Bilinear
 from passes.operations.products.running_products import RunningProduct
+from passes.operations.sampling.atom import GridSample
 from passes.operations.softmax.atoms import LogSoftmaxAtom, LogSumExp, RunningLogSumExp, SoftmaxAtom
 from tests.support.oracles import matrices
+from tests.support.oracles.grids import of_grid
 from tests.support.oracles.rows import (
     restated_norm,
     restated_normalize,
@@ -286,6 +288,7 @@ ATOMS: dict[type[nn.Module], list[Oracle]] = {
             lambda: MatrixFunction("linalg.matrix_exp"), ((2, 2),), matrices.of_exponential, matrices.diagonal
         ),
     ],
+    GridSample: [Oracle(GridSample, ((1, 2, 2), (1, 1, 2)), of_grid, torch.tanh)],
     MaxPool: [Oracle(lambda: MaxPool(1, 3, 2), ((1, 7),), MAX_POOL)],
     AdaptiveMaxPool: [Oracle(lambda: AdaptiveMaxPool(1, 2), ((1, 5),), of_windows((0, 1, 2), (2, 3, 4)))],
 }

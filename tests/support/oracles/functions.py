@@ -135,6 +135,7 @@ WITHIN: list[Restated] = [
     Restated("ceil", mpmath.ceil, low=-5, high=5),
     Restated("floor", mpmath.floor, low=-5, high=5),
     Restated("round", mpmath.nint, low=-5, high=5),
+    Restated("frexp", lambda x: mpmath.frexp(x)[0], low=-5, high=5),
     Restated("trunc", truncated, low=-5, high=5),
     Restated("frac", lambda x: x - truncated(x), low=-5, high=5),
     Restated("floor_divide", lambda x: mpmath.floor(x / number(0.7)), {"other": 0.7}, -5, 5),

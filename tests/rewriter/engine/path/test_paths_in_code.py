@@ -12,7 +12,7 @@ from torch import nn
 from rewriter import DeepExplainer
 from rewriter.engine.path.points import Path
 from rewriter.engine.sweeps.program import ProgramSteps
-from tests.rewriter.engine.loops.test_loops_of_users import GRUFromALayer, MinGRU, Peephole
+from tests.rewriter.engine.loops.models import GRUFromALayer, MinGRU, Peephole
 from tests.rewriter.engine.test_output_functions import FUNCTIONS, Computed
 from tests.rewriter.engine.test_programs import Cell
 from tests.rewriter.engine.test_rows_in_code import RowByRow
