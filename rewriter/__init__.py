@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rewriter.equivalence.check import assert_equivalent, check_equivalence
     from rewriter.equivalence.report import EquivalenceError, EquivalenceReport
     from rewriter.explainer.explainer import DeepExplainer
+    from rewriter.onnx.certificate.verify import verify
     from rewriter.onnx.export_onnx import ONNX_OPERATORS, export_onnx
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "register_rule",
     "register_shap",
     "unroll",
+    "verify",
 ]
 
 # Imported at first use: nobody needs all of it.
@@ -58,6 +60,7 @@ _PLACES = {
     "register_rule": "passes.operations.registered",
     "register_shap": "rewriter.adapters.shap",
     "unroll": "rewriter.compiler.decompose",
+    "verify": "rewriter.onnx.certificate.verify",
 }
 
 register_when_imported()

@@ -36,6 +36,7 @@ PUBLIC = [
     "register_rule",
     "register_shap",
     "unroll",
+    "verify",
 ]
 # Folders and files, the lowest first: each may import those before it. This is the one place for the order.
 ORDER = {

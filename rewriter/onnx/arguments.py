@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import uuid
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from passes.errors import RewriteError
+from rewriter.onnx.certificate.contents import FORMAT, certificate_path
 from rewriter.onnx.example import Axes, Example
 
 # 17 makes files that onnx.checker refuses.
@@ -43,6 +45,8 @@ def checked_path(path: object) -> Path:
         raise RewriteError(
             f"export_onnx: expected path in an existing folder, got {file}: make the folder first"
         )
+    if not os.access(file.parent, os.W_OK):
+        raise RewriteError(f"export_onnx: expected path in a folder that can be written to, got {file}")
     if is_folder:
         raise RewriteError(f"export_onnx: expected the path of a file, got the folder {file}")
     if other:
@@ -89,7 +93,7 @@ def given_axes(example: Example, given: Mapping[str, int]) -> Axes:
         RewriteError: for a name that no input has, or an axis that its input lacks.
 
     """
-    if not isinstance(given, Mapping) or not given or set(given) - set(example.names):
+    if not isinstance(given, Mapping) or set(given) - set(example.names):
         raise RewriteError(
             f"batch_axes: expected an axis for some of {', '.join(example.names)}, got {given!r}"
         )
@@ -104,19 +108,36 @@ def given_axes(example: Example, given: Mapping[str, int]) -> Axes:
     return tuple(axes)
 
 
-def write_file(file: Path, content: bytes) -> None:
-    """Write next to the file, then replace it, so that no half-written file is ever seen.
+def check_certificate(file: Path) -> None:
+    """Raise RewriteError if a certificate beside ``file`` would replace something else."""
+    beside = certificate_path(file)
+    try:
+        ours = not beside.exists() or json.loads(beside.read_bytes())["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise RewriteError(
+            f"export_onnx: {beside}, where the certificate goes, is something else, or has a name too long; "
+            "move it, write to another path, or pass certificate=False"
+        )
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write next to each file, then replace them, so that no half-written file is ever seen.
 
     Raises:
-        RewriteError: if it cannot be written.
+        RewriteError: if one cannot be written; then none is replaced.
 
     """
-    draft = file.with_name(f".{uuid.uuid4().hex}")
+    drafts = {file: file.with_name(f".{uuid.uuid4().hex}") for file in files}
     try:
-        draft.write_bytes(content)
-        os.replace(draft, file)
+        for file, draft in drafts.items():
+            draft.write_bytes(files[file])
+        for file, draft in drafts.items():
+            os.replace(draft, file)
     except OSError as error:
-        raise RewriteError(f"export_onnx: cannot write {file}: {error}") from error
+        raise RewriteError(f"export_onnx: cannot write {file}: {error}") from None
     finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
+        for draft in drafts.values():
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch.nn.utils.rnn import PackedSequence
 
 from passes.errors import RewriteError
 from passes.user_code.source import where_failed
+from rewriter.onnx.containers import is_keyed, leaves_of, tensors_of
 from rewriter.onnx.example import Example, close
 from rewriter.onnx.graph import RECURRENT, nodes_of, operator_name
+from rewriter.onnx.runtime.session import Session, SessionError
 
 
 def check_operators(proto: Any, allowed: Collection[str]) -> None:
@@ -57,67 +59,57 @@ def check_model(proto: Any) -> None:
         raise RewriteError(f"export_onnx: onnx.checker refuses the model: {error}") from error
 
 
-class Runtime:
-    """An ONNX model in onnxruntime, on the CPU.
-
-    Args:
-        content: the serialised model.
+def opened(content: bytes) -> Session:
+    """Load a model in onnxruntime.
 
     Raises:
         RewriteError: if onnxruntime does not load it.
 
     """
-
-    def __init__(self, content: bytes) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        try:
-            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common base but this
-            raise RewriteError(f"export_onnx: onnxruntime does not load the model: {error}") from error
-
-    def worst_error(self, model: nn.Module, example: Example, what: str) -> float:
-        """Return the worst difference to torch over all outputs, relative to max(1, max |torch|).
-
-        Args:
-            model: the reference.
-            example: the inputs.
-            what: names the inputs in an error message.
-
-        Raises:
-            RewriteError: if torch or onnxruntime does not run them, or there is nothing to compare.
-
-        """
-        try:
-            expected = run_torch(model, example)
-        except Exception as error:  # whatever the user's code raises
-            raise RewriteError(
-                f"export_onnx: the model does not run a {what}: {type(error).__name__}: {error}, "
-                f"{where_failed(error)}; let it take any size, by x.shape in place of numbers"
-            ) from error
-        _check_finite(expected, what)
-        names = [each.name for each in self.session.get_inputs()]
-        feed = {name: each.numpy() for name, each in zip(names, example.tensors, strict=True)}
-        try:
-            outputs: Sequence[Any] = self.session.run(None, feed)
-        except Exception as error:  # its exceptions have no common base but this
-            raise RewriteError(
-                f"export_onnx: onnxruntime does not run a {what}; a size is frozen in the graph: {error}"
-            ) from error
-        if len(outputs) != len(expected):
-            raise RewriteError(
-                f"export_onnx: torch gives {len(expected)} tensors, onnxruntime {len(outputs)}"
-            )
-        return max(
-            (relative_error(a, torch.as_tensor(b)) for a, b in zip(expected, outputs, strict=True)),
-            default=0.0,
-        )
+    try:
+        return Session(content)
+    except SessionError as error:
+        raise RewriteError(f"export_onnx: onnxruntime does not load the model: {error}") from error
 
 
-def check_reference(model: nn.Module, example: Example) -> None:
+def compare(session: Session, model: nn.Module, example: Example, what: str) -> float:
+    """Return the worst difference of onnxruntime to torch over all outputs, relative to max(1, max |torch|).
+
+    Args:
+        session: the exported model.
+        model: the reference.
+        example: the inputs, in the order of the exported model's.
+        what: names the inputs in an error message.
+
+    Raises:
+        RewriteError: if torch does not run them, or there is nothing to compare.
+        SessionError: if onnxruntime does not run them.
+
+    """
+    try:
+        expected = run_torch(model, example)
+    except Exception as error:  # whatever the user's code raises
+        raise RewriteError(
+            f"export_onnx: the model does not run a {what}: {type(error).__name__}: {error}, "
+            f"{where_failed(error)}; let it take any size, by x.shape in place of numbers, or say how "
+            "far it goes: dynamic_axes={input: {axis: torch.export.Dim(name, min=..., max=...)}}"
+        ) from error
+    _check_finite(expected, what)
+    feed = {name: each.numpy() for name, each in zip(session.inputs, example.tensors, strict=True)}
+    outputs = session.run(feed)
+    if len(outputs) != len(expected):
+        raise RewriteError(f"export_onnx: torch gives {len(expected)} tensors, onnxruntime {len(outputs)}")
+    return max(
+        (relative_error(a, torch.as_tensor(b)) for a, b in zip(expected, outputs, strict=True)),
+        default=0.0,
+    )
+
+
+def check_reference(model: nn.Module, example: Example) -> list[str] | None:
     """Run a model on its example inputs, and see that its outputs can be exported and compared.
+
+    Returns:
+        The names that the model gives its outputs, by keys or fields, None if it gives none.
 
     Raises:
         RewriteError: if it does not run, gives something else than tensors or nothing finite, or gives
@@ -133,14 +125,20 @@ def check_reference(model: nn.Module, example: Example) -> None:
             f"{where_failed(error)}; pass them as the model is called: one argument, a tuple of them, or a "
             "mapping of keyword arguments"
         ) from error
-    leaves = pytree.tree_leaves_with_path(outputs)
+    leaves = list(leaves_of(outputs))
     for place, leaf in leaves:
         if not isinstance(leaf, Tensor) and leaf is not None:
+            advice = (
+                "pad it with torch.nn.utils.rnn.pad_packed_sequence"
+                if isinstance(leaf, PackedSequence)
+                else "return tensors only, in tuples, lists, mappings or dataclasses"
+            )
             raise RewriteError(
                 f"export_onnx: expected tensors in the model's output, got {type(leaf).__name__} at "
-                f"output{pytree.keystr(place)}; return tensors only, in tuples, lists or mappings"
+                f"output{''.join(map(_index, place))}; {advice}"
             )
-    first = [leaf for _, leaf in leaves if leaf is not None]
+    named = [("_".join(place), leaf) for place, leaf in leaves if leaf is not None]
+    first = [leaf for _, leaf in named]
     if not first:
         raise RewriteError("export_onnx: the model's output holds no tensor; return the tensors to export")
     if len(first) != len(again) or not all(close(a, b) for a, b in zip(first, again, strict=True)):
@@ -149,6 +147,7 @@ def check_reference(model: nn.Module, example: Example) -> None:
             "compared; it must draw no random numbers and keep no state from one call to the next"
         )
     _check_finite(first, "example input")
+    return [name for name, _ in named] if is_keyed(outputs) else None
 
 
 def _check_finite(outputs: Sequence[Tensor], what: str) -> None:
@@ -166,7 +165,7 @@ def _check_finite(outputs: Sequence[Tensor], what: str) -> None:
 
 def run_torch(model: nn.Module, example: Example) -> list[Tensor]:
     """Run a model on copies of its inputs; return the tensors among its outputs."""
-    return [leaf.detach() for leaf in pytree.tree_leaves(_run(model, example)) if isinstance(leaf, Tensor)]
+    return [leaf.detach() for leaf in tensors_of(_run(model, example))]
 
 
 def _run(model: nn.Module, example: Example) -> Any:
@@ -201,3 +200,7 @@ def relative_error(expected: Tensor, found: Tensor) -> float:
         return float("inf") if a.isnan().any() else 0.0
     a, b = a[finite], b[finite]
     return float((a - b).abs().max() / a.abs().max().clamp(min=1.0))
+
+
+def _index(key: str) -> str:
+    return f"[{key}]" if key.isdigit() else f"[{key!r}]"

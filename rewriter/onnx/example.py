@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils import _pytree as pytree
 
 from passes.errors import RewriteError
 from passes.recurrent.lengths import as_arguments
 from passes.user_code.source import where_failed
+from rewriter.onnx.containers import leaves_of, tensors_of, with_leaves
 
 # More ways to choose the batch axes than are worth a run of the model each.
 _MANY = 100
@@ -48,7 +48,7 @@ class Example:
     @property
     def tensors(self) -> list[Tensor]:
         """The tensors among the arguments."""
-        return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        return tensors_of((self.args, self.kwargs))
 
     def with_names(self, names: Sequence[str]) -> Example:
         """Return the same inputs under other names.
@@ -63,7 +63,9 @@ class Example:
     def with_tensors(self, tensors: Sequence[Tensor]) -> Example:
         """Return the same arguments with other tensors in them."""
         following = iter(tensors)
-        args, kwargs = pytree.tree_map_only(Tensor, lambda _: next(following), (self.args, self.kwargs))
+        args, kwargs = with_leaves(
+            (self.args, self.kwargs), lambda leaf: next(following) if isinstance(leaf, Tensor) else leaf
+        )
         return Example(args, kwargs, self.names)
 
     def resized(self, sizes: Sequence[Mapping[int, int]]) -> Example:
@@ -96,12 +98,11 @@ def read_example(model: nn.Module, example_inputs: Any) -> Example:
     names: list[str] = []
     for argument, value in [*zip(_positional_names(signature), args, strict=False), *kwargs.items()]:
         names += _names(argument, value)
-    for leaf in pytree.tree_leaves((args, kwargs), is_leaf=lambda value: isinstance(value, PackedSequence)):
-        if isinstance(leaf, PackedSequence):
-            raise RewriteError(
-                "export_onnx: example_inputs hold a PackedSequence, which ONNX has no type for; "
-                "export the model with padded sequences of one length"
-            )
+    if any(isinstance(leaf, PackedSequence) for _, leaf in leaves_of((args, kwargs))):
+        raise RewriteError(
+            "export_onnx: example_inputs hold a PackedSequence, which ONNX has no type for; let the model "
+            "take padded sequences and their lengths, and pack them in forward: the file then takes both"
+        )
     example = Example(args, kwargs, tuple(names))
     if len(example.tensors) != len(names) or not names:
         raise RewriteError(
@@ -148,7 +149,8 @@ def infer_batch_axes(run: Callable[[Example], list[Tensor]], example: Example) -
     failure = ""
     for k, axes in enumerate(_candidates(example.tensors)[:_MANY]):
         doubled = [
-            tensor if axis is None else torch.cat((tensor, tensor), axis)
+            # Side by side, for a model that takes its rows only in some order.
+            tensor if axis is None else tensor.repeat_interleave(2, axis)
             for tensor, axis in zip(example.tensors, axes, strict=True)
         ]
         try:
@@ -165,7 +167,8 @@ def infer_batch_axes(run: Callable[[Example], list[Tensor]], example: Example) -
     raise RewriteError(
         f"export_onnx: no axis of the inputs ({shapes}) is a batch: twice the rows do not give twice the "
         f"outputs, so the batch dimension is frozen{failure}; give the inputs a batch dimension, make the "
-        "model take any batch size, or name the axes: batch_axes={'" + example.names[0] + "': 0}"
+        "model take any batch size, name the axes: batch_axes={'" + example.names[0] + "': 0}, or fix all "
+        "sizes: batch_axes={}"
     )
 
 
@@ -190,8 +193,13 @@ def _is_twice(single: list[Tensor], double: list[Tensor]) -> bool:
     return all(
         close(a, half)
         for a, b, axis in zip(single, double, along, strict=True)
-        for half in ((b,) if axis is None else b.chunk(2, axis))
+        for half in ((b,) if axis is None else _halves(b, axis))
     )
+
+
+def _halves(tensor: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    rows = torch.arange(0, tensor.shape[axis], 2)
+    return tensor.index_select(axis, rows), tensor.index_select(axis, rows + 1)
 
 
 def _doubled_axis(a: Tensor, b: Tensor) -> int | None:
@@ -211,14 +219,17 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 
 def _resize(tensor: Tensor, axis: int, size: int) -> Tensor:
-    """Repeat along ``axis``, each repetition of a floating-point tensor smaller than the last."""
-    index = torch.arange(size)
-    resized = tensor.index_select(axis, index % tensor.shape[axis])
+    """Repeat along ``axis``, in order, each repetition of a floating-point tensor smaller than the last."""
+    own = tensor.shape[axis]
+    new = torch.arange(size)
+    index = new * own // size if size > own else new
+    resized = tensor.index_select(axis, index)
     if not tensor.is_floating_point():
         return resized
     shape = [1] * tensor.dim()
     shape[axis] = size
-    return resized / (1 + index // tensor.shape[axis]).reshape(shape).to(tensor.dtype)
+    repetition = new - torch.searchsorted(index, index)
+    return resized / (1 + repetition).reshape(shape).to(tensor.dtype)
 
 
 def _positional_names(signature: inspect.Signature) -> Iterator[str]:
@@ -230,10 +241,4 @@ def _positional_names(signature: inspect.Signature) -> Iterator[str]:
 
 def _names(argument: str, value: Any) -> list[str]:
     """Name the tensors in one argument after it and, if there are several, after their place in it."""
-    if isinstance(value, Tensor):
-        return [argument]
-    if isinstance(value, Mapping):
-        return [name for key, item in value.items() for name in _names(f"{argument}_{key}", item)]
-    if isinstance(value, tuple | list):
-        return [name for k, item in enumerate(value) for name in _names(f"{argument}_{k}", item)]
-    return []
+    return ["_".join((argument, *place)) for place, leaf in leaves_of(value) if isinstance(leaf, Tensor)]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from passes.errors import DeclinedError, RewriteError
@@ -13,20 +11,22 @@ from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.replacements import recurrent_replacements
 from passes.replacement import ApplyReplacements
 from passes.user_code.clone import clone_structure, named_clones, private_clone
+from passes.user_code.source import where_failed
 from rewriter.compiler.culprit import with_sources
 from rewriter.compiler.decompose import lowered
 from rewriter.engine.loops.roll import roll_loops
 from rewriter.engine.sweeps.sweep import fused
 from rewriter.onnx.check import run_torch
-from rewriter.onnx.example import Axes, Example
-from rewriter.onnx.graph import BATCH, drop_unused_nodes, rename_values
+from rewriter.onnx.example import Example
+from rewriter.onnx.graph import drop_unused_nodes, rename_values
+from rewriter.onnx.packed import take_padded
+from rewriter.onnx.project_first import project_first
+from rewriter.onnx.sizes.assumptions import Assumptions, assumptions_of, fixed_axes
+from rewriter.onnx.sizes.axes import FreeAxes, FreeAxis, at_sizes, check_free, sizes_of
+from rewriter.onnx.sizes.parting import parting_line
 from rewriter.onnx.steps import DeferredRecurrence, Step, defer_steps
-from rewriter.onnx.torch_export import exported
+from rewriter.onnx.torch_export import exported, program_of
 from rewriter.onnx.write import write_steps
-
-# More ways to choose the axes of the time than are worth a run of the model each.
-_MANY = 100
-Times = tuple[tuple[int, ...], ...]
 
 
 def rewritten_clone(model: nn.Module, *, rolled: bool = False) -> nn.Module:
@@ -80,41 +80,54 @@ def exported_step(step: Step, opset: int) -> Any:
     tensors = tuple(weight.new_zeros(2, width) for width in widths)
     names = tuple(f"x{k}" for k in range(len(tensors)))
     example = Example(tensors, {}, names)
-    free = _free_axes(example, (0,) * len(tensors), None)
-    graph = exported(step, example, free, opset).graph
+    free = tuple({0: FreeAxis("batch")} for _ in tensors)
+    graph = exported(step, program_of(step, example, free), opset).graph
     drop_unused_nodes(graph)
     return graph
 
 
 def to_onnx(
-    clone: nn.Module, model: nn.Module, example: Example, axes: Axes, times: Times | None, *, opset: int
-) -> Any:
+    clone: nn.Module, model: nn.Module, example: Example, free: FreeAxes, *, opset: int, loops: bool
+) -> tuple[Any, Assumptions]:
     """Export a model in evaluation mode; recurrent layers become plain operators or Scans.
 
     Args:
         clone: what :func:`rewritten_clone` returned; it is used up.
         model: the model that it was made of.
-        example: inputs with at least 2 rows.
-        axes: which axis of each input is the batch.
-        times: which other axes of each input may have any size; None writes every step out, otherwise
-            each recurrent layer becomes one Scan.
+        example: inputs with at least 2 elements along each free axis.
+        free: the axes of each input that may have any size.
         opset: version of the ONNX operator set.
+        loops: make one Scan of each recurrent layer, in place of its steps.
 
     Returns:
-        An ``onnx.ModelProto`` with the parameters' names in ``model``.
+        An ``onnx.ModelProto`` with the parameters' names in ``model``, and what was assumed of the sizes.
 
     Raises:
         RewriteError: if torch cannot export the model.
 
     """
     deferred = defer_steps(clone)
+    take_padded(clone)
     for each in deferred.values():
         if isinstance(each, DeferredRecurrence) and is_users(each.cell):
             each.exported = exported_step(each.body, opset)
-    proto = exported(clone, example, _free_axes(example, axes, times), opset)
-    write_steps(proto.graph, deferred, loops=times is not None)
+    program = program_of(clone, example, free)
+    assumptions = assumptions_of(program)
+    for k, place in fixed_axes(assumptions, free):
+        size, axis = assumptions.shapes[k][place], free[k][place]
+        line = assumptions.fixed_at(size)
+        check_free(
+            size,
+            axis,
+            example.names[k],
+            place,
+            f"at {line}" if line else _why_fixed(model, example, free, axis),
+        )
+    proto = exported(clone, program, opset)
+    write_steps(proto.graph, deferred, loops=loops)
+    project_first(proto.graph)
     rename_values(proto.graph, _parameter_names(clone, model))
-    return proto
+    return proto, assumptions
 
 
 def evaluation_clone(model: nn.Module) -> nn.Module:
@@ -122,63 +135,17 @@ def evaluation_clone(model: nn.Module) -> nn.Module:
     return private_clone(model).eval()
 
 
-def _free_axes(example: Example, axes: Axes, times: Times | None) -> Any:
-    """Tell torch.export which axes may have any size."""
-    free = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-    batch = torch.export.Dim(BATCH)
-    for tensor, axis, others in zip(example.tensors, axes, times or [()] * len(axes), strict=True):
-        dims: dict[int, Any] = dict.fromkeys(others, torch.export.Dim.AUTO)
-        if axis is not None:
-            dims[axis] = batch
-        if dims:
-            free[tensor] = dims
-    return free
-
-
-def time_axes(clone: nn.Module, model: nn.Module, example: Example, axes: Axes) -> Times:
-    """Find the axes of each input that are as long as a recurrence, and that the model takes longer.
-
-    Args:
-        clone: what :func:`rewritten_clone` returned.
-        model: what it was made of.
-        example: the inputs.
-        axes: the batch's axis of each input.
-
-    """
-    lengths = _lengths(evaluation_clone(clone), example)
-    tensors = example.tensors
-    found = [
-        (k, axis)
-        for k, tensor in enumerate(tensors)
-        for axis, size in enumerate(tensor.shape)
-        if size in lengths and axis != axes[k]
-    ]
-    # Inputs may have to be of one length: as many together as the model takes.
-    choices = (each for count in range(len(found), 0, -1) for each in itertools.combinations(found, count))
-    for chosen in itertools.islice(choices, _MANY):
-        times = tuple(tuple(axis for place, axis in chosen if place == k) for k in range(len(tensors)))
-        longer = example.resized(
-            [
-                {axis: tensor.shape[axis] + 1 for axis in each}
-                for tensor, each in zip(tensors, times, strict=True)
-            ]
-        )
-        try:
-            run_torch(model, longer)
-        except Exception:  # whatever the user's code raises
-            continue
-        return times
-    return ((),) * len(tensors)
-
-
-def _lengths(model: nn.Module, example: Example) -> set[int]:
-    """Run a model to see how long the sequences of its recurrences are."""
-    lengths: set[int] = set()
-    for module in model.modules():
-        if isinstance(module, Recurrence):
-            module.register_forward_pre_hook(lambda _, args: lengths.add(args[0].shape[0]))
-    run_torch(model, example)
-    return lengths
+def _why_fixed(model: nn.Module, example: Example, free: FreeAxes, axis: FreeAxis) -> str:
+    """Say what becomes of a model when an axis has another size than in the example."""
+    own = sizes_of(example, free)
+    other = at_sizes(example, free, {**own, axis.name: own[axis.name] + 1})
+    model = evaluation_clone(model)
+    try:
+        run_torch(model, other)
+    except Exception as error:  # whatever the user's code raises
+        return f"({type(error).__name__}: {error}, {where_failed(error)})"
+    line = parting_line(model, example, other)
+    return f"at {line}" if line else ""
 
 
 def _parameter_names(clone: nn.Module, model: nn.Module) -> dict[str, str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +18,25 @@ from passes.user_code.hooks import modes_kept
 from passes.user_code.randomness import random_state_kept
 from rewriter.compiler.report import printable, render_table
 from rewriter.inputs import Model, as_module
-from rewriter.onnx.arguments import check_arguments, check_installed, checked_path, given_axes, write_file
-from rewriter.onnx.check import Runtime, check_model, check_operators, check_reference, run_torch
-from rewriter.onnx.example import Axes, Example, check_names, infer_batch_axes, read_example
-from rewriter.onnx.export import evaluation_clone, has_users_loops, rewritten_clone, time_axes, to_onnx
+from rewriter.onnx.arguments import (
+    check_arguments,
+    check_certificate,
+    check_installed,
+    checked_path,
+    given_axes,
+    write_files,
+)
+from rewriter.onnx.certificate.certify import certify, probe_of
+from rewriter.onnx.certificate.contents import certificate_path
+from rewriter.onnx.check import check_model, check_operators, check_reference, compare, opened, run_torch
+from rewriter.onnx.example import Example, check_names, infer_batch_axes, read_example
+from rewriter.onnx.export import evaluation_clone, has_users_loops, rewritten_clone, to_onnx
 from rewriter.onnx.graph import count_operators, name_axes, name_interface, shape_of, tidy
+from rewriter.onnx.runtime.session import SessionError
+from rewriter.onnx.sizes.assumptions import Assumptions
+from rewriter.onnx.sizes.axes import FreeAxes, at_two, free_axes, settled, sizes_of, with_times
+from rewriter.onnx.sizes.parting import parting_line
+from rewriter.onnx.sizes.tried import Sizes, Trial, trials
 
 # What runtimes without recurrent operators have: no loops, no branches, no sequences, nothing random.
 ONNX_OPERATORS = frozenset({
@@ -55,11 +71,12 @@ class OnnxReport:
         operators: how often each operator occurs, in loop bodies and functions too.
         inputs: name and shape of each input, with names for the axes that can have any size.
         outputs: the same for each output.
-        errors: for each batch size that was compared, the worst difference of onnxruntime to torch,
+        errors: for each choice of sizes that was compared, the worst difference of onnxruntime to torch,
             relative to max(1, max |torch|).
+        bounds: the smallest and the largest size that the model takes along each free axis, None for any.
 
     Example:
-        >>> report = OnnxReport("a.onnx", 1024, 18, {"Gemm": 1}, {"x": ("batch", 3)}, {}, {1: 0.0})
+        >>> report = OnnxReport("a.onnx", 1024, 18, {"Gemm": 1}, {"x": ("batch", 3)}, {}, {"batch of 1": 0.0})
         >>> report.to_dict()["operators"]
         {'Gemm': 1}
 
@@ -71,7 +88,8 @@ class OnnxReport:
     operators: Mapping[str, int]
     inputs: Mapping[str, tuple[int | str, ...]]
     outputs: Mapping[str, tuple[int | str, ...]]
-    errors: Mapping[int, float]
+    errors: Mapping[str, float]
+    bounds: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         rows = [("file", f"{self.path}, {self.size:,} bytes, opset {self.opset}")]
@@ -80,7 +98,10 @@ class OnnxReport:
         counts = [f"{count} {op}" for op, count in self.operators.items()]
         for k in range(0, len(counts), _PER_ROW):
             rows += [("" if k else "operators", ", ".join(counts[k : k + _PER_ROW]))]
-        rows += [(f"batch of {size}", f"relative error {error:.1e}") for size, error in self.errors.items()]
+        for name, (least, most) in self.bounds.items():
+            if least > 1 or most is not None:
+                rows += [(name, f"at least {least}" if most is None else f"{least} to {most}")]
+        rows += [(what, f"relative error {error:.1e}") for what, error in self.errors.items()]
         return printable(render_table(("onnx", ""), rows))
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,11 +116,13 @@ def export_onnx(
     *,
     opset: int = 18,
     batch_axes: Mapping[str, int] | None = None,
+    dynamic_axes: Mapping[str, Mapping[int, Any]] | None = None,
     loops: bool = False,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     operators: Collection[str] = ONNX_OPERATORS,
     tolerance: float = 1e-6,
+    certificate: bool = True,
 ) -> OnnxReport:
     """Write a model as ONNX in which no recurrent operator is left, for any batch size.
 
@@ -116,6 +139,9 @@ def export_onnx(
         opset: version of the ONNX operator set, 18 to 24.
         batch_axes: which axis of which input is the batch, by input name. By default this is found out
             by running the model on every row twice.
+        dynamic_axes: what else may have any size, and what the file calls it, by input name and axis:
+            ``{"x": {1: "time"}}``; ``torch.export.Dim("time", min=2, max=20)`` for a name has bounds. Axes
+            of one name have one size. With ``loops`` those that recurrent layers run over are found.
         loops: make a Scan of each recurrent layer, so that the file takes sequences of any length, and of
             each loop over a cell of your own that is recognised, for as many steps as the code takes.
         input_names: names of the inputs; by default those of ``forward``'s parameters.
@@ -123,6 +149,7 @@ def export_onnx(
         operators: the ONNX operators that the file may hold; LSTM, GRU and RNN are refused in any case,
             Scan is allowed with ``loops``.
         tolerance: largest difference between onnxruntime and torch, relative to max(1, max |torch|).
+        certificate: write what was checked beside the file, as ``<path>.json``, for :func:`rewriter.verify`.
 
     Returns:
         The report.
@@ -141,6 +168,8 @@ def export_onnx(
     """
     file = checked_path(path)
     model = as_module(model)
+    if certificate:
+        check_certificate(file)
     check_arguments(model, opset)
     check_installed()
     # Scripted submodules cannot be cloned: they are shared, and evaluation mode would stay.
@@ -149,25 +178,46 @@ def export_onnx(
         rewritten = rewritten_clone(source, rolled=loops)
         reference = evaluation_clone(source)
         example = read_example(source, example_inputs)
-        check_reference(reference, example)
+        given_names = check_reference(reference, example)
         example = example.with_names(example.names if input_names is None else input_names)
-        axes = (
+        batch = (
             infer_batch_axes(lambda each: run_torch(reference, each), example)
             if batch_axes is None
             else given_axes(example, batch_axes)
         )
-        # torch.export takes a size of 1 for a constant.
-        example = _at_batch(example, axes, max(2, _batch_of(example, axes)))
-        users = has_users_loops(rewritten)
-        lengths = time_axes(rewritten, reference, example, axes) if loops else None
-        proto = to_onnx(rewritten, source, example, axes, lengths, opset=opset)
-        _name(proto.graph, example, axes, output_names, timed=loops and not users)
+        free = free_axes(example, batch, {} if dynamic_axes is None else dynamic_axes)
+        example = at_two(example, free)
+        if loops:
+            free = with_times(free, evaluation_clone(rewritten), reference, example)
+            example = at_two(example, free)
+        timed = loops and not has_users_loops(rewritten)
+        proto, assumptions = to_onnx(rewritten, source, example, free, opset=opset, loops=loops)
+        free = settled(free, example, assumptions)
+        rows = {axes[axis].name for axes, axis in zip(free, batch, strict=True) if axis is not None}
+        if timed and not any(axis.name not in rows for axes in free for axis in axes.values()):
+            raise RewriteError(
+                "export_onnx: loops=True, but the length of the sequences is frozen: no recurrent layer runs "
+                "over an axis of an input, or the model's code fixes it; export with loops=False, or name "
+                "the axis: dynamic_axes"
+            )
+        _name(proto.graph, example, free, assumptions, output_names, given_names)
         proto = tidy(proto)
         check_operators(proto, {*operators, "Scan"} if loops else operators)
         check_model(proto)
         content: bytes = proto.SerializeToString()
-        errors = _compare(content, reference, example, proto.graph, axes, tolerance)
-    write_file(file, content)
+        sizes, errors, probes = _compare(content, reference, example, free, rows, assumptions, tolerance)
+    bounds = {name: (sizes.least[name], sizes.most[name]) for name in sizes.own}
+    bounded = {name: each for name, each in bounds.items() if each != (1, None)}
+    if bounded:
+        # ONNX has no place for them in a shape.
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = "rewriter.bounds", json.dumps(bounded)
+        content = proto.SerializeToString()
+    files = {file: content}
+    if certificate:
+        stated = certify(proto, content, errors, bounds, probes, tolerance, source)
+        files[certificate_path(file)] = stated
+    write_files(files)
     return OnnxReport(
         os.fspath(path),
         len(content),
@@ -176,6 +226,7 @@ def export_onnx(
         {each.name: shape_of(each) for each in proto.graph.input},
         {each.name: shape_of(each) for each in proto.graph.output},
         errors,
+        bounds,
     )
 
 
@@ -185,86 +236,90 @@ def _on_cpu(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).cpu()
 
 
-def _batch_of(example: Example, axes: Axes) -> int:
-    sizes = {
-        name: tensor.shape[axis]
-        for name, tensor, axis in zip(example.names, example.tensors, axes, strict=True)
-        if axis is not None
-    }
-    if len(set(sizes.values())) != 1:
-        raise RewriteError(f"batch_axes: expected one batch size in all inputs, got {sizes}")
-    return next(iter(sizes.values()))
-
-
-def _at_batch(example: Example, axes: Axes, size: int) -> Example:
-    return example.resized([{} if axis is None else {axis: size} for axis in axes])
-
-
-def _name(graph: Any, example: Example, axes: Axes, outputs: Sequence[str] | None, *, timed: bool) -> None:
-    """Name inputs, outputs and free axes; see that all axes are free that should be."""
+def _name(
+    graph: Any,
+    example: Example,
+    free: FreeAxes,
+    assumptions: Assumptions,
+    outputs: Sequence[str] | None,
+    given: Sequence[str] | None,
+) -> None:
+    """Name inputs, outputs and free axes."""
     if len(graph.input) != len(example.names):
         found = ", ".join(each.name for each in graph.input)
         raise RewriteError(
             f"export_onnx: the inputs {', '.join(example.names)} became {found}; pass tensors only"
         )
     count = len(graph.output)
-    if outputs is None:
+    if outputs is None and given is not None and len(given) == count:
+        outputs = [f"{name}_output" if name in example.names else name for name in given]
+    elif outputs is None:
         outputs = ["output"] if count == 1 else [f"output_{k}" for k in range(count)]
     check_names("output_names", outputs, count, taken=example.names)
     name_interface(graph, example.names, outputs)
-    free = [shape_of(value) for value in graph.input]
-    symbols = {
-        shape[axis]: name
-        for shape, axis, name in zip(free, axes, example.names, strict=True)
-        if axis is not None
-    }
-    for symbol, name in symbols.items():
-        if isinstance(symbol, int):
-            raise RewriteError(
-                f"export_onnx: the batch dimension of {name} is frozen at {symbol}; the model's code fixes it"
-            )
-    name_axes(graph, str(next(iter(symbols))))
-    if timed and not any("time" in shape_of(value) for value in graph.input):
-        raise RewriteError(
-            "export_onnx: loops=True, but the length of the sequences is frozen: no recurrent layer runs "
-            "over an axis of an input, or the model's code fixes it; export with loops=False"
-        )
+    name_axes(
+        graph,
+        {
+            str(assumptions.shapes[k][place]): axis.name
+            for k, axes in enumerate(free)
+            for place, axis in axes.items()
+        },
+    )
 
 
 def _compare(
-    content: bytes, model: nn.Module, example: Example, graph: Any, axes: Axes, tolerance: float
-) -> dict[int, float]:
-    """Run torch and onnxruntime at three batch sizes, and three lengths where they are free."""
-    runtime = Runtime(content)
-    batch = _batch_of(example, axes)
-    timed = any("time" in shape_of(value) for value in graph.input)
-    errors: dict[int, float] = {}
-    for size, longer in ((1, 1), (batch, 0), (2 * batch + 1, 4)):
-        sizes = [
-            {
-                axis: size if symbol == "batch" else tensor.shape[axis] + longer
-                for axis, symbol in enumerate(shape_of(value))
-                if isinstance(symbol, str)
-            }
-            for value, tensor in zip(graph.input, example.tensors, strict=True)
-        ]
-        what = f"batch of {size}" + (f", {longer} steps longer" if longer and timed else "")
-        errors[size] = runtime.worst_error(model, example.resized(sizes), what)
-        if not errors[size] <= tolerance:
-            raise RewriteError(
-                f"export_onnx: onnxruntime and torch differ by {errors[size]:.1e} (relative) for a {what}, "
-                f"more than tolerance={tolerance:.0e}; nothing was written: "
-                f"{_advice(errors[size], longer, timed)}"
-            )
-    return errors
+    content: bytes,
+    model: nn.Module,
+    example: Example,
+    free: FreeAxes,
+    batch: Collection[str],
+    assumptions: Assumptions,
+    tolerance: float,
+) -> tuple[Sizes, dict[str, float], list[dict[str, Any]]]:
+    """Run torch and onnxruntime at sizes that the file claims to take; refuse it if one differs."""
+    own = sizes_of(example, free)
+    sizes, chosen = trials(example, free, own, batch, assumptions, partial(_runs, model))
+    errors: dict[str, float] = {}
+    probes = []
+    with opened(content) as session:
+        for trial in chosen:
+            try:
+                error = compare(session, model, trial.inputs, str(trial))
+                said = f"and torch differ by {error:.1e} (relative) for a {trial}, more than {tolerance=:.0e}"
+            except SessionError as failure:
+                error = float("inf")
+                said = f"does not run a {trial}: {failure}"
+            errors[str(trial)] = error
+            if error <= tolerance:
+                probes += probe_of(session, model, trial.inputs, str(trial), tolerance)
+                continue
+            line = trial.line
+            if not line and trial.sizes != own and error >= _ROUNDING:
+                line = parting_line(model, example, trial.inputs)
+            advice = _advice(error, trial, own, line)
+            raise RewriteError(f"export_onnx: onnxruntime {said}; nothing was written: {advice}")
+    return sizes, errors, probes
 
 
-def _advice(error: float, longer: int, timed: bool) -> str:
+def _runs(model: nn.Module, inputs: Example) -> bool:
+    try:
+        run_torch(model, inputs)
+    except Exception:  # whatever the user's code raises
+        return False
+    return True
+
+
+def _advice(error: float, trial: Trial, own: Mapping[str, int], line: str) -> str:
     if error < _ROUNDING:
         return "if that is rounding to you, pass a larger tolerance"
-    if longer and timed:
-        return "the model's code fixes the length, as a loop over steps does; export with loops=False"
-    return "a graph fixes what the model's code decides by values, sizes or types of layers"
+    if trial.sizes == own:
+        return "a graph fixes what the model's code decides by values, sizes or types of layers"
+    other = ", ".join(f"{name} {size}" for name, size in own.items() if trial.sizes[name] != size)
+    where = f"at {line} the model's code" if line else "the model's code"
+    return (
+        f"{where} goes another way than for {other}, and a graph has one; compute the same for every size, "
+        "or bound the axis: dynamic_axes={input: {axis: torch.export.Dim(name, min=..., max=...)}}"
+    )
 
 
 def _shown(shape: tuple[int | str, ...]) -> str:

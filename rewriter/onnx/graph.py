@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from passes.errors import RewriteError
 
-BATCH = "batch"
+# As torch.export names sizes: of inputs, and those that depend on values.
+_SYMBOL = re.compile(r"\b[su]\d+\b")
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 
@@ -64,20 +67,23 @@ def name_interface(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) ->
     rename_values(graph, names)
 
 
-def name_axes(graph: Any, batch: str) -> None:
-    """Call the axes with the symbol ``batch`` "batch", and other free axes "time", "time_1", …."""
-    symbols = {batch: BATCH}
+def name_axes(graph: Any, names: Mapping[str, str]) -> None:
+    """Give free axes their names, also in formulas; others that torch named get one, too."""
     inner = [body for node in nodes_of(graph) for body in bodies_of(node)]
     bodies = [value for body in inner for value in (*body.input, *body.output, *body.value_info)]
-    for value in graph.input:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param and dim.dim_param not in symbols:
-                others = len(symbols) - 1
-                symbols[dim.dim_param] = f"time_{others}" if others else "time"
-    for value in (*graph.input, *graph.output, *graph.value_info, *bodies):
+    values = (*graph.input, *graph.output, *graph.value_info, *bodies)
+    known = dict(names)
+    fresh = (f"length_{k}" if k else "length" for k in itertools.count())
+
+    def name(found: re.Match[str]) -> str:
+        if found[0] not in known:
+            known[found[0]] = next(each for each in fresh if each not in names.values())
+        return known[found[0]]
+
+    for value in values:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
-                dim.dim_param = symbols.get(dim.dim_param, dim.dim_param)
+                dim.dim_param = _SYMBOL.sub(name, dim.dim_param)
 
 
 def shape_of(value: Any) -> tuple[int | str, ...]:

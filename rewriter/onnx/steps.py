@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passes.errors import RewriteError
 from passes.graph.tracer import AtomTracer
 from passes.recurrent.cell_layers import CellStandIn
 from passes.recurrent.recurrence import Recurrence, State, step
@@ -72,12 +71,14 @@ class Deferred(nn.Module):
         #: The graph of a step as torch exports it; None where it is written by ourselves.
         self.exported: Any = None
 
-    def symbolic(self, x: Tensor, state: State, shapes: list[tuple[Any, ...]]) -> State:
-        """Make the placeholder node."""
+    def symbolic(
+        self, x: Tensor, state: State, shapes: list[tuple[Any, ...]], mask: Tensor | None = None
+    ) -> State:
+        """Make the placeholder node; a mask goes in last."""
         weights = [self.body.get_parameter(name) for name in self.weights]
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{STEPS}",
-            (x, *state, *weights),
+            (x, *state, *weights, *(() if mask is None else (mask,))),
             {"key": self.key, "features": [int(each.shape[-1]) for each in (x, *state)]},
             dtypes=[x.dtype] * len(shapes),
             shapes=shapes,
@@ -126,13 +127,8 @@ class DeferredRecurrence(Deferred):
 
     def forward(self, gates: Tensor, mask: Tensor | None, *state: Tensor) -> State:
         """Return what has the shapes of the recurrence's outputs."""
-        if mask is not None:
-            raise RewriteError(
-                f"{self.name}: got a packed batch of different lengths, which cannot be exported; "
-                "export the model with padded sequences of one length"
-            )
         shapes = [(gates.shape[0], *state[0].shape), *(tuple(each.shape) for each in state)]
-        return self.symbolic(gates, state, shapes)
+        return self.symbolic(gates, state, shapes, mask)
 
 
 class DeferredCell(Deferred):

@@ -11,11 +11,16 @@ from io import StringIO
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from passes.user_code.source import line_of
+from rewriter.onnx.containers import tensors_of
 from rewriter.onnx.example import Example
+from rewriter.onnx.graph import rename_values
+from rewriter.onnx.packed import PaddedWhilePacked
+from rewriter.onnx.sizes.assumptions import assumptions_of, fixed_axes
+from rewriter.onnx.sizes.axes import FreeAxes
 
 # Sizes and indices have few numbers, weights many.
 _SMALL = 64
@@ -26,25 +31,26 @@ _HINTS = re.compile(
 # They talk about the attempt to export, whose outcome is reported anyway.
 _TALKATIVE = re.compile(r"(torch|onnxscript|onnx_ir)(\.|$)")
 
+# What a model is called in one that takes tensors only.
+_INSIDE = "model"
 
-def exported(model: nn.Module, example: Example, free: Any, opset: int) -> Any:
-    """Export a model.
+
+def exported(model: nn.Module, program: torch.export.ExportedProgram, opset: int) -> Any:
+    """Export a program.
 
     Args:
-        model: in evaluation mode.
-        example: inputs.
-        free: which of their axes may have any size.
+        model: what the program was made of.
+        program: what :func:`program_of` returned.
         opset: version of the ONNX operator set.
 
     Returns:
-        An ``onnx.ModelProto``.
+        An ``onnx.ModelProto``, in which parameters and buffers have their names in ``model``.
 
     Raises:
-        RewriteError: if torch cannot export it.
+        RewriteError: if torch has no operators for it.
 
     """
     with _quiet():
-        program = _program(model, example, free)
         try:
             done: Any = torch.onnx.export(
                 program, dynamo=True, optimize=False, verbose=False, opset_version=opset, external_data=False
@@ -54,26 +60,75 @@ def exported(model: nn.Module, example: Example, free: Any, opset: int) -> Any:
             raise RewriteError(
                 "export_onnx: torch.onnx knows no ONNX operators for a part of the model: "
                 f"{_first_lines(error)}"
-            ) from error
-        return done.model_proto
+            ) from None  # the report of torch's exporter is as long as the model
+        proto = done.model_proto
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    rename_values(proto.graph, {f"{_INSIDE}.{name}": name for name, _ in named})
+    return proto
 
 
-def _program(model: nn.Module, example: Example, free: Any) -> torch.export.ExportedProgram:
-    """Let torch.export run the model's code, or, if that fixes a size (``len(x)`` does), read it."""
+def program_of(model: nn.Module, example: Example, free: FreeAxes) -> torch.export.ExportedProgram:
+    """Let torch.export run the model's code, or, if that fixes a size (``len(x)`` does), read it.
 
-    def export(*, strict: bool) -> torch.export.ExportedProgram:
-        return torch.export.export(model, example.args, example.kwargs, dynamic_shapes=free, strict=strict)
+    Args:
+        model: in evaluation mode.
+        example: inputs.
+        free: which of their axes may have any size; a program may come back in which one is fixed.
 
+    Raises:
+        RewriteError: if torch cannot follow the model.
+
+    """
+    with _quiet():
+        return _program(model, example, free)
+
+
+def _program(model: nn.Module, example: Example, free: FreeAxes) -> torch.export.ExportedProgram:
+    failure: Exception | None = None
+    program = None
+    # A tensor that is given twice would be one input.
+    example = example.with_tensors([tensor.clone() for tensor in example.tensors])
     try:
-        return export(strict=False)
+        with PaddedWhilePacked():
+            program = torch.export.export(
+                _OnTensors(model, example), tuple(example.tensors), dynamic_shapes=(tuple(_dynamic(free)),)
+            )
+        if not fixed_axes(assumptions_of(program), free):
+            return program
     except RewriteError:
         raise
     except Exception as error:
-        try:
-            torch.compiler.allow_in_graph(torch.onnx.ops.symbolic_multi_out)  # type: ignore[no-untyped-call]
-            return export(strict=True)
-        except Exception:
-            raise RewriteError(_no_program(error)) from error
+        failure = error
+    try:
+        torch.compiler.allow_in_graph(torch.onnx.ops.symbolic_multi_out)  # type: ignore[no-untyped-call]
+        shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+        for tensor, dims in zip(example.tensors, _dynamic(free), strict=True):
+            if dims:
+                shapes[tensor] = dims
+        return torch.export.export(model, example.args, example.kwargs, dynamic_shapes=shapes, strict=True)  # type: ignore[arg-type]
+    except Exception:
+        if program is not None:
+            return program
+        assert failure is not None
+        raise RewriteError(_no_program(failure)) from None
+
+
+def _dynamic(free: FreeAxes) -> list[dict[int, Any]]:
+    """Tell torch.export which axes may have any size; what it then finds out of them is read afterwards."""
+    return [dict.fromkeys(axes, torch.export.Dim.AUTO) for axes in free]
+
+
+class _OnTensors(nn.Module):
+    """A model that takes its tensors one by one and gives a tuple: whatever containers it has itself."""
+
+    def __init__(self, model: nn.Module, example: Example) -> None:
+        super().__init__()
+        self.add_module(_INSIDE, model)
+        self.example = example
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        example = self.example.with_tensors(tensors)
+        return tuple(tensors_of(self.get_submodule(_INSIDE)(*example.args, **example.kwargs)))
 
 
 def _fold_constants(model: Any) -> None:
@@ -109,6 +164,8 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore", DeprecationWarning)
             # A counter that the model keeps: it counts on the clone.
             warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
+            # What torch says of its own code while it follows it; running the model says it, too.
+            warnings.filterwarnings("ignore", category=UserWarning, module=_TALKATIVE.pattern)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -72,7 +72,10 @@ class _Writer:
         self.states = deferred.body.states
         self.prefix = deferred.name + (f".call{call}" if call else "")
         self.initial = tuple(node.input[1 : 1 + self.states])
-        self.weights = dict(zip(deferred.weights, node.input[1 + self.states :], strict=True))
+        following = list(node.input[1 + self.states :])
+        #: True where a step counts, or None.
+        self.mask = following.pop() if len(following) > len(deferred.weights) else None
+        self.weights = dict(zip(deferred.weights, following, strict=True))
         self.features = list(_attribute(node, "features").ints)
         self.widths = {} if deferred.exported else deferred.widths(self.features)
         self.type = x.type.tensor_type.elem_type
@@ -88,10 +91,10 @@ class _Writer:
 
         self.nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], **attributes))
 
-    def info(self, name: str, shape: Sequence[int | str | None]) -> Any:
+    def info(self, name: str, shape: Sequence[int | str | None], type: int | None = None) -> Any:
         from onnx import helper
 
-        return helper.make_tensor_value_info(name, self.type, shape)
+        return helper.make_tensor_value_info(name, type or self.type, shape)
 
     def describe(self, name: str, shape: Sequence[int | str | None]) -> str:
         """Say the shape of a value: a runtime loads a long graph slowly if it has to infer them."""
@@ -115,18 +118,19 @@ class _Writer:
         length, width = self.shape[0], self.shape[-1]
         if not isinstance(length, int):
             raise RewriteError(
-                f"{self._layer()}: the number of steps depends on the batch: the axis that batch_axes names "
-                "is what the layer reads as time; name another one with batch_axes"
+                f"{self._layer()}: the number of steps is free: the layer reads as time an axis that "
+                "batch_axes or dynamic_axes names; name another one, or export with loops=True"
             )
         places = [f"{self.prefix}.t{t}" for t in range(length)]
         sliced = [self.describe(f"{place}.gates_1", [1, self.batch, width]) for place in places]
         self.emit("Split", [self.node.input[0]], sliced, axis=0, num_outputs=length)
+        masks = self._masks(places)
         state = self.initial
         outputs = [""] * length
         for t in reversed(range(length)) if self.deferred.reverse else range(length):
             gates = self.describe(f"{places[t]}.gates", [self.batch, width])
             self.emit("Squeeze", [sliced[t], _AXES_0], [gates])
-            state = self.step(gates, state, places[t])
+            state = self.step(gates, state, places[t], masks[t])
             if output_used:
                 outputs[t] = self.describe(f"{places[t]}.output", [1, self.batch, self.features[1]])
                 self.emit("Unsqueeze", [state[0], _AXES_0], [outputs[t]])
@@ -134,14 +138,26 @@ class _Writer:
             self.emit("Concat", outputs, [self.node.output[0]], axis=0)
         self.rename(state, self.node.output[1:])
 
+    def _masks(self, places: Sequence[str]) -> list[str | None]:
+        """Write what takes the mask of each step, if there is one."""
+        if self.mask is None:
+            return [None] * len(places)
+        sliced = [f"{place}.mask_1" for place in places]
+        self.emit("Split", [self.mask], sliced, axis=0, num_outputs=len(places))
+        masks: list[str | None] = [f"{place}.mask" for place in places]
+        for each, mask in zip(sliced, masks, strict=True):
+            self.emit("Squeeze", [each, _AXES_0], [str(mask)])
+        return masks
+
     def write_scan(self) -> None:
         """Write one Scan, whose body is one step."""
-        from onnx import helper
+        from onnx import TensorProto, helper
 
         prefix = f"{self.prefix}.step"
+        mask = None if self.mask is None else f"{prefix}.mask"
         names = [f"{prefix}.state{k}" for k in range(self.states)]
         names[: len("hc")] = [f"{prefix}.{label}" for label in "hc"[: self.states]]
-        state = self.step(f"{prefix}.gates", names, prefix)
+        state = self.step(f"{prefix}.gates", names, prefix, mask)
         self.emit("Identity", [state[0]], [f"{prefix}.output"])
         widths = self.features
         body = helper.make_graph(
@@ -153,6 +169,7 @@ class _Writer:
                     for name, width in zip(names, widths[1:], strict=True)
                 ),
                 self.info(f"{prefix}.gates", [self.batch, widths[0]]),
+                *([] if mask is None else [self.info(mask, [self.batch, 1], TensorProto.BOOL)]),
             ],
             [
                 *(
@@ -166,18 +183,29 @@ class _Writer:
         direction = [1 if self.deferred.reverse else 0]
         self.emit(
             "Scan",
-            [*self.initial, self.node.input[0]],
+            [*self.initial, self.node.input[0], *([] if self.mask is None else [self.mask])],
             [*self.node.output[1:], self.node.output[0]],
             body=body,
-            num_scan_inputs=1,
-            scan_input_directions=direction,
+            num_scan_inputs=1 if self.mask is None else 2,
+            scan_input_directions=direction if self.mask is None else 2 * direction,
             scan_output_directions=direction,
         )
 
-    def step(self, x: str, state: Sequence[str], prefix: str) -> tuple[str, ...]:
-        """Write one step; return the names of the new state."""
-        if self.deferred.exported:
-            return self.exported_step((x, *state), prefix)
+    def step(self, x: str, state: Sequence[str], prefix: str, mask: str | None = None) -> tuple[str, ...]:
+        """Write one step; return the names of the new state. Where a mask is false the state stays."""
+        new = (
+            self.exported_step((x, *state), prefix)
+            if self.deferred.exported
+            else self._traced_step(x, state, prefix)
+        )
+        if mask is None:
+            return new
+        kept = tuple(f"{prefix}.masked_{k}" for k in range(len(new)))
+        for name, a, b, width in zip(kept, new, state, self.features[1:], strict=True):
+            self.emit("Where", [mask, a, b], [self.describe(name, [self.batch, width])])
+        return kept
+
+    def _traced_step(self, x: str, state: Sequence[str], prefix: str) -> tuple[str, ...]:
         values: dict[fx.Node, Value] = {}
         incoming = iter((x, tuple(state)))
         for node in self.deferred.graph.nodes:

@@ -74,23 +74,45 @@ def test_a_link_is_followed_and_a_pipe_refused(tmp_path: Path) -> None:
 
 def test_long_file_names(tmp_path: Path) -> None:
     name = "m" * 250 + ".onnx"
-    export_onnx(nn.RNN(3, 4), X, tmp_path / name)
+    export_onnx(nn.RNN(3, 4), X, tmp_path / name, certificate=False)
+    with pytest.raises(RewriteError, match=r"name too long; .*certificate=False"):
+        export_onnx(nn.RNN(3, 4), X, tmp_path / name)
     with pytest.raises(RewriteError, match="too long"):
-        export_onnx(nn.RNN(3, 4), X, tmp_path / ("long" + name))
+        export_onnx(nn.RNN(3, 4), X, tmp_path / ("long" + name), certificate=False)
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
-def test_torch_says_nothing_while_it_exports(tmp_path: Path) -> None:
+def test_nothing_is_said_but_an_error(tmp_path: Path) -> None:
     code = (
         "import torch, rewriter\n"
+        "class Sign(torch.nn.GRU):\n"
+        "    def forward(self, x):\n"
+        "        y = super().forward(x)[0]\n"
+        "        return y if y.sum() > 0 else -y\n"
         "class Size(torch.nn.GRU):\n"
         "    def forward(self, x):\n"
         "        return super().forward(x, x.new_zeros(1, len(x), 4))[0], None\n"
-        "rewriter.export_onnx(Size(3, 4, batch_first=True), torch.ones(2, 5, 3), 'm.onnx')"
+        "rewriter.export_onnx(Size(3, 4, batch_first=True), torch.ones(2, 5, 3), 'm.onnx')\n"
+        "sign = Sign(3, 4, batch_first=True)\n"
+        "rewriter.export_onnx(sign, torch.ones(2, 5, 3), 'n.onnx', batch_axes={'x': 0})"
     )
     command = [sys.executable, "-c", code]
-    ran = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert (ran.stdout, ran.stderr) == ("", "")
+    ran = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("Traceback")
+    assert ran.stderr.count("Traceback") == 1
+    said = ran.stderr.rpartition("passes.errors.RewriteError: ")[2]
+    assert said.startswith("export_onnx: torch.export cannot follow the model")
+    assert len(said.splitlines()) == 1
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["m.onnx", "m.onnx.json"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_known_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(RewriteError, match=r"expected path in a folder that can be written to, got .*onnx"):
+        export_onnx(nn.GRU(4, 4), X, tmp_path / "m.onnx")
 
 
 def test_bad_paths(tmp_path: Path) -> None:

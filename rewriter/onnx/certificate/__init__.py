@@ -1,0 +1,1 @@
+"""What an exported file was checked for, written beside it, and checked again anywhere."""

@@ -1,0 +1,1 @@
+"""onnxruntime in a process of its own."""

@@ -1,0 +1,75 @@
+"""The line at which the user's code goes another way for other sizes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import CodeType, FrameType
+from typing import Any
+
+from torch import nn
+
+from passes.user_code.source import is_users
+from rewriter.onnx.check import run_torch
+from rewriter.onnx.example import Example
+
+# Instructions of the user's that are remembered of a run.
+_MOST = 1_000_000
+
+Step = tuple[CodeType, int, int]
+
+
+def parting_line(model: nn.Module, one: Example, other: Example) -> str:
+    """Return the line after which a model runs other code for other inputs, ``""`` if it never does.
+
+    Args:
+        model: as it is.
+        one: inputs.
+        other: the same of other sizes.
+
+    Example:
+        >>> from rewriter.onnx.example import read_example
+        >>> layer = nn.Linear(2, 2)
+        >>> import torch
+        >>> parting_line(layer, *(read_example(layer, torch.ones(size, 2)) for size in (1, 2)))
+        ''
+
+    """
+    runs = [_steps(model, each) for each in (one, other)]
+    last: Step | None = None
+    for a, b in zip(*runs, strict=False):
+        if a != b:
+            break
+        last = a
+    else:
+        # One is the other's beginning, or both are the same.
+        if len(runs[0]) == len(runs[1]):
+            return ""
+    if last is None:
+        return ""
+    code, line, _ = last
+    return f"{os.path.basename(code.co_filename)}:{line}"
+
+
+def _steps(model: nn.Module, example: Example) -> list[Step]:
+    """Run a model; return the instructions of the user's code that ran."""
+    steps: list[Step] = []
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if event == "call":
+            if not is_users(frame.f_code.co_filename):
+                return None
+            frame.f_trace_opcodes = True
+        elif event == "opcode" and len(steps) < _MOST:
+            steps.append((frame.f_code, frame.f_lineno, frame.f_lasti))
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run_torch(model, example)
+    except Exception:  # whatever the user's code raises: it went that far
+        return steps
+    finally:
+        sys.settrace(before)
+    return steps
