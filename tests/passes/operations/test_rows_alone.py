@@ -64,7 +64,7 @@ ROWS: dict[str, Callable[[Tensor], Any]] = {
     "sparse": lambda r: tuple(
         torch.sparse.mm(SPARSE, r.reshape(3, 2), how) for how in ("sum", "mean", "amax", "amin")
     ),
-    "unpool": lambda r: F.max_unpool1d(r.reshape(1, 1, 6), torch.tensor([[[1, 0, 1, 3, 3, 7]]]), 2),
+    "unpool": lambda r: F.max_unpool1d(r.reshape(1, 1, 6), torch.tensor([[[1, 0, 1, 3, 3, 7]]]), [2]),
     "strided": lambda r: torch.as_strided_scatter(r.clone(), (r[:2] * 2).exp(), (2,), (3,), 1),
     "least squares": lambda r: torch.linalg.lstsq(r.reshape(3, 2), (r[:3] ** 2).unsqueeze(1), driver="gels"),
     "lu": lambda r: torch.linalg.lu_factor_ex(r[:4].reshape(2, 2) + 3 * torch.eye(2, dtype=DOUBLE)).LU,
