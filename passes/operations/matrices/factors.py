@@ -84,14 +84,18 @@ def lower_lu_factor_ex(
     return _Factored(LowerUpperWithInfo, 2, pivot=pivot, check_errors=check_errors), (A,)
 
 
-def lower_lu(
-    varies: Varies, A: Any, pivot: Any = True, get_infos: Any = False, check_errors: Any = None
-) -> Textbook | None:
-    """Lower ``torch.lu``, and the function in C++ that it calls, which always returns whether it failed."""
+def lower_lu(varies: Varies, A: Any, pivot: Any = True, get_infos: Any = False) -> Textbook | None:
+    """Lower ``torch.lu``."""
     if not isinstance(pivot, bool) or not isinstance(get_infos, bool):
         return None
-    with_infos = get_infos or check_errors is not None
-    return _Factored(tuple, 1 + with_infos, pivot=pivot), (A,)
+    return _Factored(tuple, 1 + get_infos, pivot=pivot), (A,)
+
+
+def lower_lu_with_info(
+    varies: Varies, A: Any, pivot: Any = True, check_errors: Any = True
+) -> Textbook | None:
+    """Lower the function in C++ behind ``torch.lu``, which always says whether it failed."""
+    return lower_lu(varies, A, pivot, True)
 
 
 class LeastSquares(NamedTuple):

@@ -29,7 +29,13 @@ from passes.operations.matrices.composed import (
     lower_vander,
 )
 from passes.operations.matrices.covariance import lower_correlation, lower_covariance
-from passes.operations.matrices.factors import lower_lstsq, lower_lu, lower_lu_factor, lower_lu_factor_ex
+from passes.operations.matrices.factors import (
+    lower_lstsq,
+    lower_lu,
+    lower_lu_factor,
+    lower_lu_factor_ex,
+    lower_lu_with_info,
+)
 from passes.operations.matrices.rule import along_line_pull, cholesky_pull, inverse_pull, solve_pull
 from passes.operations.matrices.solving import (
     lower_cholesky_inverse,
@@ -267,13 +273,8 @@ CALLS: tuple[Operation, ...] = (
     ),
     nonlinear("linalg.lu_factor(A, *, pivot=True)", lower=lower_lu_factor),
     nonlinear("linalg.lu_factor_ex(A, *, pivot=True, check_errors=False)", lower=lower_lu_factor_ex),
-    nonlinear(
-        "lu(A, pivot=True, get_infos=False)",
-        "_lu_with_info",
-        renamed={"input": "A"},
-        builtin="A, pivot, check_errors",
-        lower=lower_lu,
-    ),
+    nonlinear("lu(A, pivot=True, get_infos=False)", renamed={"input": "A"}, lower=lower_lu),
+    nonlinear("_lu_with_info(A, pivot=True, check_errors=True)", lower=lower_lu_with_info),
     nonlinear(
         "lu_solve(input, LU_data, LU_pivots)",
         lower=_two("lu_solve", (2, 2, 1), "input", "LU_data", "LU_pivots"),

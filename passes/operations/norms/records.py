@@ -144,10 +144,12 @@ def _variance(*, root: bool = False, mean: bool = False) -> Lowering:
         unbiased: Any = True,
         keepdim: Any = False,
         correction: Any = None,
+        dim_or_unbiased: Any = None,
     ) -> Textbook | None:
-        if isinstance(dim, bool):
-            # Where no dimension is named, the second argument is this one.
-            dim, unbiased = None, dim
+        if isinstance(dim_or_unbiased, bool):
+            unbiased = dim_or_unbiased
+        elif dim_or_unbiased is not None:
+            dim = dim_or_unbiased
         taken = int(bool(unbiased)) if correction is None else correction
         if not is_number(taken) or not isinstance(keepdim, bool):
             return None
@@ -318,10 +320,16 @@ CALLS: tuple[Operation, ...] = (
         lower=lower_with_statistics(torch.uint8, training=True),
     ),
     nonlinear("local_response_norm(input, size, alpha=0.0001, beta=0.75, k=1.0)", lower=_local_response_norm),
-    nonlinear(f"var{_OF_VARIANCE}", lower=_variance()),
-    nonlinear(f"std{_OF_VARIANCE}", lower=_variance(root=True)),
-    nonlinear(f"var_mean{_OF_VARIANCE}", lower=_variance(mean=True)),
-    nonlinear(f"std_mean{_OF_VARIANCE}", lower=_variance(root=True, mean=True)),
+    *(
+        nonlinear(
+            f"{name}{_OF_VARIANCE}",
+            lower=_variance(root=name.startswith("std"), mean=name.endswith("mean")),
+            # Torch looks whether it is true or false; what aten calls a dimension is one.
+            method="input, dim_or_unbiased, unbiased, keepdim",
+            builtin="input, dim_or_unbiased, unbiased, keepdim",
+        )
+        for name in ("var", "std", "var_mean", "std_mean")
+    ),
     nonlinear("norm(input, p='fro', dim=None, keepdim=False, dtype=None)", lower=_norm),
     nonlinear("linalg.norm(input, ord=None, dim=None, keepdim=False, *, dtype=None)", lower=_linalg_norm),
     nonlinear("linalg.vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None)", lower=_vector_norm),
