@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
-from typing import Annotated
-
 import typer
-from rich.console import Console
 
 from rewriter.command_line.check import check
 from rewriter.command_line.explain import explain
@@ -30,6 +25,4 @@ for command, name in ((inspect, "inspect"), (check, "check"), (export, "export")
 
 def run() -> None:
     """Run the command that the arguments of the process name."""
-    # What libraries warn of is about code that the user of a command does not see.
-    warnings.simplefilter("ignore")
     application()

@@ -1,4 +1,4 @@
-"""What the command ``rewriter`` runs: the application where its packages are installed, else how to get them."""
+"""What the command ``rewriter`` runs: the application, or how to get what it needs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ def main() -> None:
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        sys.exit(
-            f"rewriter: the command line needs {' and '.join(missing)}: pip install 'rnn-rewriter[cli]'"
-        )
+        sys.exit(f"rewriter: the command line needs {' and '.join(missing)}: pip install 'rnn-rewriter[cli]'")
     from rewriter.command_line.application import run
 
     run()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from torch import Tensor
 
@@ -32,24 +31,33 @@ class Machines(StrEnum):
 def explain(
     model: Model,
     data: Annotated[Path, typer.Argument(help="Samples: .npy, .npz, .csv, .parquet or .arrow.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for a Parquet data set, or one .npz or .parquet.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A folder for a Parquet data set, or one .npz or .parquet.")
+    ],
     background: Annotated[
-        Path | None, typer.Option("--background", "-b", help="Reference samples; the first rows of the data if not given.")
+        Path | None,
+        typer.Option(
+            "--background", "-b", help="Reference samples; the first rows of the data if not given."
+        ),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows of the background that are used.")] = 50,
-    reshape: Annotated[str | None, typer.Option(help="Shape of a row, such as 50,16, where the file is flat.")] = None,
-    rows_per_part: Annotated[int, typer.Option(min=1, help="Rows of a part: what a killed run does again.")] = 1024,
+    reshape: Annotated[
+        str | None, typer.Option(help="Shape of a row, such as 50,16, where the file is flat.")
+    ] = None,
+    rows_per_part: Annotated[
+        int, typer.Option(min=1, help="Rows of a part: what a killed run does again.")
+    ] = 1024,
     engine: Annotated[Machines, typer.Option(help="What runs the parts.")] = Machines.LOCAL,
     json_: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     trust: Trust = False,
     debug: Debug = False,
 ) -> None:
-    """Write SHAP values, outputs and base values of every row of a file.
+    r"""Write SHAP values, outputs and base values of every row of a file.
 
     A folder is written in parts: a run that ends early, in whatever way, goes on where it was when the same
-    command is given again. Rows that cannot be explained are named, and have an error in the results; then the
-    exit code is 1.
+    command is given again. Rows that cannot be explained are named, and have an error in the results;
+    then the exit code is 1.
 
     \b
     rewriter explain shop.models:forecaster samples.npy --out values/ --background train.npy
@@ -61,7 +69,7 @@ def explain(
         references = _background(background or data, rows, shape, chosen=background is not None)
         whole = out.suffix in (".npz", ".parquet")
         folder = out.with_name(f".{out.name}.parts") if whole else out
-        job = Job(named.model.eval(), references, data, folder, shape, rows_per_part, {})
+        job = Job(named.model, references, data, folder, shape, rows_per_part, {})
         with _progress(open_table(data).rows, rows_per_part, quiet) as told_of:
             summary = run_job(job, engine=_engine(engine), on_part=told_of)
         if whole:
@@ -88,7 +96,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _background(path: Path, rows: int, shape: tuple[int, ...] | None, *, chosen: bool) -> dict[str, Tensor]:
-    """Return references: rows of their own file, which must be finite, or the first finite ones of the data."""
+    """Return references: rows of a file of their own, all finite, or the first finite ones of the data."""
     table = open_table(path)
     found = reshaped(table.read(0, min(rows if chosen else 4 * rows, table.rows)), shape)
     finite = np.logical_and.reduce(
@@ -96,9 +104,13 @@ def _background(path: Path, rows: int, shape: tuple[int, ...] | None, *, chosen:
         or [np.ones(len(next(iter(found.values()))), bool)]
     )
     if not finite.all() and chosen:
-        raise CommandError(f"{path}: row {int(np.argmin(finite))} of the background is not finite; give other references")
+        raise CommandError(
+            f"{path}: row {int(np.argmin(finite))} of the background is not finite; give other references"
+        )
     if not finite.any():
-        raise CommandError(f"{path}: none of the first {len(finite)} rows is finite: give references by --background")
+        raise CommandError(
+            f"{path}: none of the first {len(finite)} rows is finite: give references by --background"
+        )
     return tensors({name: each[finite][:rows] for name, each in found.items()})
 
 
@@ -119,4 +131,6 @@ def _progress(rows: int, size: int, quiet: bool) -> Iterator[Any]:
 
 def _as_json(summary: Summary, out: Path) -> str:
     failed = [{"row": row, "error": why} for row, why in summary.failed]
-    return json.dumps({"out": str(out), "rows": summary.rows, "failed": failed, "resumed": summary.resumed}, indent=2)
+    return json.dumps(
+        {"out": str(out), "rows": summary.rows, "failed": failed, "resumed": summary.resumed}, indent=2
+    )

@@ -19,14 +19,16 @@ def export(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="The .onnx file to write.")],
     inputs: Inputs = None,
     shape: Shapes = None,
-    loops: Annotated[bool, typer.Option("--loops", help="Any length: a Scan for each recurrent layer.")] = False,
+    loops: Annotated[
+        bool, typer.Option("--loops", help="Any length: a Scan for each recurrent layer.")
+    ] = False,
     opset: Annotated[int, typer.Option(help="Version of the ONNX operator set.")] = 18,
     tolerance: Annotated[float, typer.Option(help="Largest difference to torch, relative.")] = 1e-6,
     json_: Json = False,
     trust: Trust = False,
     debug: Debug = False,
 ) -> None:
-    """Write a model as ONNX without recurrent operators, checked against torch in onnxruntime.
+    r"""Write a model as ONNX without recurrent operators, checked against torch in onnxruntime.
 
     \b
     rewriter export shop.models:forecaster forecaster.onnx --shape 8,50,16
@@ -38,5 +40,5 @@ def export(
         named = load_model(model, trusted=trust)
         examples = example_inputs(named.example_inputs, inputs, shape or [])
         options: dict[str, Any] = {"loops": loops, "opset": opset, "tolerance": tolerance}
-        report = export_onnx(named.model.eval(), examples, path, **options)
+        report = export_onnx(named.model, examples, path, **options)
         typer.echo(json.dumps(report.to_dict(), indent=2) if json_ else str(report))

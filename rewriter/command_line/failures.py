@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -14,7 +15,7 @@ from passes.errors import RewriteError
 
 
 class Exit(IntEnum):
-    """Exit codes: 0 holds, 1 does not hold, 2 cannot be asked or done; 2 is typer's for wrong options, too."""
+    """Exit codes: it holds, it does not, it cannot be asked or done (typer's, too, for wrong options)."""
 
     HOLDS = 0
     FAILS = 1
@@ -38,7 +39,10 @@ def told(*, debug: bool) -> Iterator[None]:
 
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            # What libraries warn of is about code that the user of a command does not see.
+            warnings.simplefilter("default" if debug else "ignore")
+            yield
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from rewriter.jobs.tables import open_table
 
 
 def example_inputs(given: Any, path: Path | None, shapes: Sequence[str]) -> Any:
-    """Return inputs to run a model on: those of a file, random ones of given shapes, or those that it came with.
+    """Return inputs to run a model on: those of a file, random ones by shape, or those that it came with.
 
     Args:
         given: what the model's factory or program came with, or None.
@@ -63,7 +63,9 @@ def tensors(arrays: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Tensor]:
     """
     default = torch.get_default_dtype()
     return {
-        name: torch.from_numpy(np.ascontiguousarray(each)).to(default if each.dtype.kind == "f" else torch.int64)
+        name: torch.from_numpy(np.ascontiguousarray(each)).to(
+            default if each.dtype.kind == "f" else torch.int64
+        )
         for name, each in arrays.items()
     }
 

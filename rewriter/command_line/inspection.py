@@ -23,7 +23,7 @@ def inspect(
     trust: Trust = False,
     debug: Debug = False,
 ) -> None:
-    """Show what is in a model, what would be rewritten, and what breaks additivity, by source line.
+    r"""Show what is in a model, what would be rewritten, and what breaks additivity, by source line.
 
     Exit code 1 if an explanation would not be exact.
 
@@ -34,7 +34,7 @@ def inspect(
     with told(debug=debug):
         named = load_model(model, trusted=trust)
         examples = _examples(named.example_inputs, inputs, shape or [])
-        found = _looked_at(named.model.eval(), examples)
+        found = _looked_at(named.model, examples)
         typer.echo(json.dumps(found, indent=2, default=str) if json_ else _shown(found))
         raise typer.Exit(Exit.HOLDS if found["exact"] else Exit.FAILS)
 
@@ -74,7 +74,9 @@ def _shown(found: dict[str, Any]) -> str:
     if found["exact"]:
         lines.append("Every operation has an exact rule: explanations add up to rounding.")
     elif found["report"]["uncovered"] or found["report"]["declines"]:
-        lines.append("Not exact: what is not covered above has no rule; explanations that need one raise an error.")
+        lines.append(
+            "Not exact: what is not covered above has no rule; explanations that need one raise an error."
+        )
     else:
         lines.append("Code stays as it is and was not run: give --inputs or --shape to know what is in it.")
     return "\n".join(lines)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from rewriter.command_line.failures import CommandError
+from rewriter.inputs import as_module
 
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
 _WAYS = (
@@ -24,14 +25,15 @@ _WAYS = (
 
 
 class Named(NamedTuple):
-    """A model, and the example inputs that came with it."""
+    """A model, the example inputs that came with it, and whether it runs in any dtype: a program does not."""
 
     model: nn.Module
     example_inputs: Any = None
+    any_dtype: bool = True
 
 
 def load_model(name: str, *, trusted: bool = False) -> Named:
-    """Return the model that a command names.
+    """Return the model that a command names, in evaluation mode.
 
     Args:
         name: ``package.module:factory``, or the path of a ``.pt2`` or ``.keras`` file, or of a pickle.
@@ -89,7 +91,7 @@ def _of_factory(name: str, module: str, attribute: str) -> Named:
     model, example = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(model, nn.Module):
         raise CommandError(f"{name}: expected a torch.nn.Module, got {type(model).__name__}; {_WAYS}")
-    return Named(model, example)
+    return Named(model.eval(), example)
 
 
 def _needed_arguments(factory: Any) -> list[str]:
@@ -103,14 +105,16 @@ def _needed_arguments(factory: Any) -> list[str]:
 
 @contextmanager
 def _without_code(path: Path) -> Iterator[None]:
-    """Let torch read tensors alone: an exported program may hold pickles, which run code when they are read."""
+    """Let torch read tensors alone: a program may hold pickles, which run code when they are read."""
     plain = torch.load
 
     def load(*args: Any, **options: Any) -> Any:
         return plain(*args, **{**options, "weights_only": True})
 
     def refuse(*_: Any, **__: Any) -> Any:
-        raise CommandError(f"{path}: holds pickled objects that may run code; --trust reads them all the same")
+        raise CommandError(
+            f"{path}: holds pickled objects that may run code; --trust reads them all the same"
+        )
 
     with mock.patch.object(torch, "load", load), mock.patch("pickle.loads", refuse):
         yield
@@ -132,7 +136,8 @@ def _of_program(path: Path, trusted: bool) -> Named:
         ) from error
     args, kwargs = program.example_inputs or ((), {})
     example = kwargs if kwargs and not args else tuple(args)
-    return Named(program.module(), example or None)
+    # Its mode is that in which it was exported.
+    return Named(as_module(program), example or None, any_dtype=False)
 
 
 def _of_keras(path: Path, trusted: bool) -> Named:
@@ -140,7 +145,7 @@ def _of_keras(path: Path, trusted: bool) -> Named:
         keras: Any = importlib.import_module("rewriter.keras")
     except ModuleNotFoundError as error:
         raise CommandError(f"{path}: files of Keras cannot be read yet") from error
-    return Named(keras.load(path, trusted=trusted))
+    return Named(keras.load(path, trusted=trusted).eval())
 
 
 def _of_pickle(path: Path, trusted: bool) -> Named:
@@ -155,4 +160,4 @@ def _of_pickle(path: Path, trusted: bool) -> Named:
             f"{path}: expected a pickled torch.nn.Module, got {type(found).__name__}; weights alone need the "
             "model's code: name a factory that loads them"
         )
-    return Named(found)
+    return Named(found.eval())

@@ -85,7 +85,8 @@ def _groups(starts: Sequence[int], start: int, stop: int) -> tuple[int, int]:
 def _columns(path: Path, schema: Any) -> tuple[str, ...] | None:
     """Return the names of the columns if all are numbers: the features of one input; None for arrays."""
     kinds = pyarrow().types
-    names, arrays = [], []
+    names: list[str] = []
+    arrays: list[str] = []
     for field in schema:
         number = kinds.is_integer(field.type) or kinds.is_floating(field.type) or kinds.is_boolean(field.type)
         (names if number else arrays).append(field.name)

@@ -116,12 +116,14 @@ class Summary:
         return "\n".join(lines)
 
 
-def run_job(job: Job, *, engine: Engine | None = None, on_part: Callable[[Outcome], None] | None = None) -> Summary:
+def run_job(
+    job: Job, *, engine: Engine | None = None, on_part: Callable[[Outcome], None] | None = None
+) -> Summary:
     """Explain all rows that are not explained yet.
 
-    A part of the results is there as a whole or not at all, so that a run that was killed at any moment goes on
-    where it was, with the same results as one that was not. Rows that cannot be read, are not finite, or cannot
-    be explained have an ``error`` and NaN in the results; the others do not depend on them.
+    A part of the results is there as a whole or not at all, so that a run that was killed at any moment
+    goes on where it was, with the same results as one that was not. Rows that cannot be read, are not finite,
+    or cannot be explained have an ``error`` and NaN in the results; the others do not depend on them.
 
     Args:
         job: what is to be done.
@@ -146,7 +148,9 @@ def run_job(job: Job, *, engine: Engine | None = None, on_part: Callable[[Outcom
                 on_part(outcome)
     missing = [part for part in range(count) if not parts.done(part)]
     if missing:
-        raise JobError(f"{job.folder}: {len(missing)} of {count} parts are not there; run the same command again")
+        raise JobError(
+            f"{job.folder}: {len(missing)} of {count} parts are not there; run the same command again"
+        )
     return Summary(job.folder, table.rows, tuple(failed_rows(job.folder)), count - len(left))
 
 
@@ -192,8 +196,8 @@ class Worker:
         for name, shape in zip(names, self._attributor.shapes, strict=True):
             if arrays[name].shape[1:] != shape:
                 raise JobError(
-                    f"{self.job.data}: {name}: expected rows of shape {shape}, as the background has them, got "
-                    f"{arrays[name].shape[1:]}"
+                    f"{self.job.data}: {name}: expected rows of shape {shape}, as the background has them, "
+                    f"got {arrays[name].shape[1:]}"
                 )
         return arrays
 

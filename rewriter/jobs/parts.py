@@ -97,9 +97,9 @@ class Parts:
         try:
             _write_whole(self.path(part), sink.getvalue().to_pybytes())
         except OSError as error:
-            last = rows.first + len(rows.errors) - 1
+            end = rows.first + len(rows.errors) - 1
             raise JobError(
-                f"{self.folder}: rows {rows.first} to {last} could not be written: {error.strerror or error}; "
+                f"{self.folder}: rows {rows.first} to {end} could not be written: {error.strerror or error}; "
                 "what was written before is kept: mend it and run the same command again"
             ) from error
 
@@ -118,14 +118,16 @@ class Parts:
                 # The kernel drops it with the process, a killed one, too.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise JobError(f"{self.folder}: another run is writing to it; wait, or give another folder") from None
+                raise JobError(
+                    f"{self.folder}: another run is writing to it; wait, or give another folder"
+                ) from None
             for left in self.folder.glob(".part-*"):
                 left.unlink()
             yield
 
 
 def as_table(rows: Rows) -> Any:
-    """Return explanations as a table of Arrow: ``row``, ``values`` by input, ``outputs``, ``base``, ``error``.
+    """Return a table of Arrow: ``row``, ``values`` (by input), ``outputs``, ``base``, ``error``.
 
     Names of features are in the metadata of its schema, as JSON under ``feature_names``.
 

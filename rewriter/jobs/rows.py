@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from passes.errors import RewriteError
 from rewriter.explainer.explainer import DeepExplainer
 from rewriter.jobs.parts import Rows
-from rewriter.jobs.tables import Array, Arrays
+from rewriter.jobs.tables import Array
 
 
 @dataclass

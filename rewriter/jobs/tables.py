@@ -59,7 +59,9 @@ def open_table(path: Path) -> Table:
     except (RewriteError, ImportError):
         raise
     except Exception as error:
-        raise TableError(f"{path}: damaged, or no {path.suffix} file: {type(error).__name__}: {error}") from error
+        raise TableError(
+            f"{path}: damaged, or no {path.suffix} file: {type(error).__name__}: {error}"
+        ) from error
     if not table.rows:
         raise TableError(f"{path}: holds no rows")
     return table
@@ -98,14 +100,18 @@ def reshaped(arrays: Mapping[str, Array], shape: tuple[int, ...] | None) -> Arra
     found = {}
     for name, each in arrays.items():
         if int(np.prod(each.shape[1:])) != int(np.prod(shape)):
-            raise TableError(f"{name}: rows of shape {each.shape[1:]} do not fit the shape {shape} that is asked for")
+            raise TableError(
+                f"{name}: rows of shape {each.shape[1:]} do not fit the shape {shape} that is asked for"
+            )
         found[name] = each.reshape(len(each), *shape)
     return found
 
 
 def _numbers(name: str, array: Array) -> Array:
     if array.dtype.kind not in "fiub" or not array.ndim:
-        raise TableError(f"{name}: expected numbers with rows in dimension 0, got {array.dtype} {array.shape}")
+        raise TableError(
+            f"{name}: expected numbers with rows in dimension 0, got {array.dtype} {array.shape}"
+        )
     return array
 
 

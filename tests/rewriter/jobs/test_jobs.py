@@ -70,7 +70,9 @@ def results(folder: Path) -> dict[str, Array]:
     for name in table.column_names:
         column = table.column(name).combine_chunks()
         found[name] = (
-            column.to_numpy_ndarray() if hasattr(column, "to_numpy_ndarray") else column.to_numpy(zero_copy_only=False)
+            column.to_numpy_ndarray()
+            if hasattr(column, "to_numpy_ndarray")
+            else column.to_numpy(zero_copy_only=False)
         )
     return found
 
@@ -180,10 +182,16 @@ def test_two_runs_into_one_folder_are_refused(job: Job) -> None:
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"size": 8}, "rows_per_part: 16 then, 8 now"), ({"model": nn.Flatten()}, "weights"), ({"shape": (12,)}, "shape")],
+    [
+        ({"size": 8}, "rows_per_part: 16 then, 8 now"),
+        ({"model": nn.Flatten()}, "weights"),
+        ({"shape": (12,)}, "shape"),
+    ],
     ids=["size", "model", "shape"],
 )
-def test_a_folder_of_another_job_is_refused(tmp_path: Path, job: Job, changed: dict[str, Any], named: str) -> None:
+def test_a_folder_of_another_job_is_refused(
+    tmp_path: Path, job: Job, changed: dict[str, Any], named: str
+) -> None:
     run_job(job)
     before = (job.folder / "_job.json").read_bytes()
     with pytest.raises(JobError, match=f"begun by another job .*{named}"):

@@ -62,7 +62,7 @@ def lists(path: Path, x: Array) -> Path:
 
 
 def arrow(path: Path, x: Array) -> Path:
-    table = pa.table({name: column for name, column in zip("abcd", x.T, strict=True)})
+    table = pa.table(dict(zip("abcd", x.T, strict=True)))
     with pa.OSFile(str(path / "x.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table, max_chunksize=300)
     return path / "x.arrow"
@@ -72,7 +72,9 @@ FORMATS = [npy, npz, compressed, text, parquet, tensors, lists, arrow]
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.__name__)
-def test_any_slice_is_what_was_written(form: Callable[[Path, Array], Path], tmp_path: Path, samples: Array) -> None:
+def test_any_slice_is_what_was_written(
+    form: Callable[[Path, Array], Path], tmp_path: Path, samples: Array
+) -> None:
     table = open_table(form(tmp_path, samples))
     assert table.rows == ROWS
     # Forwards, over the borders of groups, backwards, and beyond the end.
@@ -120,7 +122,10 @@ def _cut(path: Path) -> Path:
 
 def _bomb(path: Path) -> Path:
     # An array that says to be of a petabyte, and is not.
-    with zipfile.ZipFile(path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as file:
+    with (
+        zipfile.ZipFile(path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x.npy", "w") as file,
+    ):
         np.lib.format.write_array_header_1_0(
             file, {"descr": "<f8", "fortran_order": False, "shape": (1 << 17, 1 << 30)}
         )
