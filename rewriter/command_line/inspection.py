@@ -49,10 +49,10 @@ def _examples(given: Any, path: Path | None, shapes: list[str]) -> Any:
 
 
 def _looked_at(model: nn.Module, examples: Any) -> dict[str, Any]:
-    from rewriter import decompose
+    from rewriter import Report, decompose
 
     rewritten = decompose(model) if examples is None else decompose(model, examples)
-    report = rewritten.report
+    report = Report.of(rewritten)
     kinds: dict[str, int] = {}
     for each in model.modules():
         if not list(each.children()):

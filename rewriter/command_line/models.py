@@ -135,7 +135,7 @@ def _of_program(path: Path, trusted: bool) -> Named:
             f"{path}: no exported program that can be read: {type(error).__name__}: {' '.join(first)}"
         ) from error
     args, kwargs = program.example_inputs or ((), {})
-    example = kwargs if kwargs and not args else tuple(args)
+    example: Any = kwargs if kwargs and not args else tuple(args)
     # Its mode is that in which it was exported.
     return Named(as_module(program), example or None, any_dtype=False)
 

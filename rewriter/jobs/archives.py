@@ -44,10 +44,9 @@ class Npz:
 
     def _open(self, name: str) -> None:
         member = self._archive.open(f"{name}.npy")
-        version = np.lib.format.read_magic(member)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        form: Any = np.lib.format
+        first = form.read_magic(member) == (1, 0)
+        read = form.read_array_header_1_0 if first else form.read_array_header_2_0
         shape, fortran, dtype = read(member)
         if dtype.kind not in "fiub" or not shape or (fortran and len(shape) > 1):
             what = "Fortran's order; save np.ascontiguousarray(x)" if fortran else f"{dtype} {shape}"

@@ -52,7 +52,7 @@ def job(tmp_path: Path, samples: Array) -> Job:
 def job_of(home: Path, **changed: Any) -> Job:
     torch.manual_seed(0)
     model, background = Forecaster().eval(), {"x": torch.randn(5, 4, 3)}
-    given = {
+    given: dict[str, Any] = {
         "model": model,
         "background": background,
         "data": home / "x.npy",
