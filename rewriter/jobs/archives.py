@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 import zipfile
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -16,6 +17,11 @@ class _Header(NamedTuple):
     dtype: np.dtype[Any]
     #: Where the numbers begin.
     offset: int
+
+
+def _close(members: dict[str, IO[bytes]], archive: zipfile.ZipFile) -> None:
+    for each in (*members.values(), archive):
+        each.close()
 
 
 class Npz:
@@ -33,6 +39,8 @@ class Npz:
         self.path = path
         self._archive = zipfile.ZipFile(path)
         self._members: dict[str, IO[bytes]] = {}
+        # An archive stays open as long as one of its members is.
+        weakref.finalize(self, _close, self._members, self._archive)
         self._headers: dict[str, _Header] = {}
         for name in self._archive.namelist():
             if name.endswith(".npy"):
@@ -43,7 +51,7 @@ class Npz:
         self.rows, self.columns = next(iter(rows.values())), None
 
     def _open(self, name: str) -> None:
-        member = self._archive.open(f"{name}.npy")
+        member = self._members[name] = self._archive.open(f"{name}.npy")
         form: Any = np.lib.format
         first = form.read_magic(member) == (1, 0)
         read = form.read_array_header_1_0 if first else form.read_array_header_2_0
@@ -51,7 +59,7 @@ class Npz:
         if dtype.kind not in "fiub" or not shape or (fortran and len(shape) > 1):
             what = "Fortran's order; save np.ascontiguousarray(x)" if fortran else f"{dtype} {shape}"
             raise TableError(f"{self.path}: {name}: expected numbers with rows in dimension 0, got {what}")
-        self._members[name], self._headers[name] = member, _Header(shape, dtype, member.tell())
+        self._headers[name] = _Header(shape, dtype, member.tell())
 
     def read(self, start: int, stop: int) -> Arrays:
         """Return rows ``start`` to ``stop`` of each array."""

@@ -169,7 +169,7 @@ def _no_table(path: Path) -> Path:
 
 
 REFUSED = {
-    "objects": (_objects, ("damaged", "allow_pickle=False")),
+    "objects": (_objects, ("damaged", "Python objects")),
     "cut": (_cut, ("damaged",)),
     "bomb": (_bomb, ("ends before row 2",)),
     "fortran": (_fortran, ("Fortran's order", "np.ascontiguousarray")),
