@@ -1,0 +1,136 @@
+"""``rewriter explain``: SHAP values of all rows of a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from torch import Tensor
+
+from rewriter.command_line.failures import CommandError, Exit, told
+from rewriter.command_line.inputs import tensors
+from rewriter.command_line.models import load_model
+from rewriter.command_line.options import Debug, Json, Model, Trust
+from rewriter.jobs.job import Engine, Job, Outcome, Summary, run_here, run_job
+from rewriter.jobs.tables import open_table, reshaped
+
+
+class Machines(StrEnum):
+    """What runs the parts."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+def explain(
+    model: Model,
+    data: Annotated[Path, typer.Argument(help="Samples: .npy, .npz, .csv, .parquet or .arrow.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A folder for a Parquet data set, or one .npz or .parquet.")
+    ],
+    background: Annotated[
+        Path | None,
+        typer.Option(
+            "--background", "-b", help="Reference samples; the first rows of the data if not given."
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the background that are used.")] = 50,
+    reshape: Annotated[
+        str | None, typer.Option(help="Shape of a row, such as 50,16, where the file is flat.")
+    ] = None,
+    rows_per_part: Annotated[
+        int, typer.Option(min=1, help="Rows of a part: what a killed run does again.")
+    ] = 1024,
+    engine: Annotated[Machines, typer.Option(help="What runs the parts.")] = Machines.LOCAL,
+    json_: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    trust: Trust = False,
+    debug: Debug = False,
+) -> None:
+    r"""Write SHAP values, outputs and base values of every row of a file.
+
+    A folder is written in parts: a run that ends early, in whatever way, goes on where it was when the same
+    command is given again. Rows that cannot be explained are named, and have an error in the results;
+    then the exit code is 1.
+
+    \b
+    rewriter explain shop.models:forecaster samples.npy --out values/ --background train.npy
+    rewriter explain model.pt2 samples.csv --reshape 50,16 --out values.npz
+    """
+    with told(debug=debug):
+        named = load_model(model, trusted=trust)
+        shape = None if reshape is None else _shape(reshape)
+        references = _background(background or data, rows, shape, chosen=background is not None)
+        whole = out.suffix in (".npz", ".parquet")
+        folder = out.with_name(f".{out.name}.parts") if whole else out
+        job = Job(named.model, references, data, folder, shape, rows_per_part, {})
+        with _progress(open_table(data).rows, rows_per_part, quiet) as told_of:
+            summary = run_job(job, engine=_engine(engine), on_part=told_of)
+        if whole:
+            from rewriter.jobs.whole import gather
+
+            gather(folder, out)
+        typer.echo(_as_json(summary, out) if json_ else str(summary).replace(str(folder), str(out)))
+        raise typer.Exit(Exit.FAILS if summary.failed else Exit.HOLDS)
+
+
+def _engine(machines: Machines) -> Engine:
+    if machines is Machines.LOCAL:
+        return run_here
+    from rewriter.jobs.on_ray import run_on_ray
+
+    return run_on_ray
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(each) for each in text.split(",") if each.strip())
+    except ValueError:
+        raise CommandError(f"--reshape {text}: expected sizes such as 50,16") from None
+
+
+def _background(path: Path, rows: int, shape: tuple[int, ...] | None, *, chosen: bool) -> dict[str, Tensor]:
+    """Return references: rows of a file of their own, all finite, or the first finite ones of the data."""
+    table = open_table(path)
+    found = reshaped(table.read(0, min(rows if chosen else 4 * rows, table.rows)), shape)
+    finite = np.logical_and.reduce(
+        [np.isfinite(each).reshape(len(each), -1).all(1) for each in found.values() if each.dtype.kind == "f"]
+        or [np.ones(len(next(iter(found.values()))), bool)]
+    )
+    if not finite.all() and chosen:
+        raise CommandError(
+            f"{path}: row {int(np.argmin(finite))} of the background is not finite; give other references"
+        )
+    if not finite.any():
+        raise CommandError(
+            f"{path}: none of the first {len(finite)} rows is finite: give references by --background"
+        )
+    return tensors({name: each[finite][:rows] for name, each in found.items()})
+
+
+@contextmanager
+def _progress(rows: int, size: int, quiet: bool) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as bar:
+        task = bar.add_task("rows", total=rows)
+
+        def on_part(outcome: Outcome) -> None:
+            bar.advance(task, outcome.rows)
+
+        yield on_part
+
+
+def _as_json(summary: Summary, out: Path) -> str:
+    failed = [{"row": row, "error": why} for row, why in summary.failed]
+    return json.dumps(
+        {"out": str(out), "rows": summary.rows, "failed": failed, "resumed": summary.resumed}, indent=2
+    )

@@ -1,0 +1,44 @@
+"""``rewriter export``: a model as ONNX without recurrent operators."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rewriter.command_line.failures import told
+from rewriter.command_line.inputs import example_inputs
+from rewriter.command_line.models import load_model
+from rewriter.command_line.options import Debug, Inputs, Json, Model, Shapes, Trust
+
+
+def export(
+    model: Model,
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="The .onnx file to write.")],
+    inputs: Inputs = None,
+    shape: Shapes = None,
+    loops: Annotated[
+        bool, typer.Option("--loops", help="Any length: a Scan for each recurrent layer.")
+    ] = False,
+    opset: Annotated[int, typer.Option(help="Version of the ONNX operator set.")] = 18,
+    tolerance: Annotated[float, typer.Option(help="Largest difference to torch, relative.")] = 1e-6,
+    json_: Json = False,
+    trust: Trust = False,
+    debug: Debug = False,
+) -> None:
+    r"""Write a model as ONNX without recurrent operators, checked against torch in onnxruntime.
+
+    \b
+    rewriter export shop.models:forecaster forecaster.onnx --shape 8,50,16
+    rewriter export model.pt2 model.onnx --loops
+    """
+    from rewriter import export_onnx
+
+    with told(debug=debug):
+        named = load_model(model, trusted=trust)
+        examples = example_inputs(named.example_inputs, inputs, shape or [])
+        options: dict[str, Any] = {"loops": loops, "opset": opset, "tolerance": tolerance}
+        report = export_onnx(named.model, examples, path, **options)
+        typer.echo(json.dumps(report.to_dict(), indent=2) if json_ else str(report))

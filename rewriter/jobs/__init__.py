@@ -1,0 +1,1 @@
+"""Explanations of data larger than memory, in parts that survive whatever ends the process."""

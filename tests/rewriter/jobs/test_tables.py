@@ -1,0 +1,205 @@
+"""Files are read by row, whatever slice is asked for, and what is wrong with one is said in one line."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rewriter.jobs.tables import TableError, fingerprint, open_table, reshaped
+
+Array = np.ndarray[Any, Any]
+ROWS = 2500
+
+
+@pytest.fixture(scope="module")
+def samples() -> Array:
+    return np.random.default_rng(0).normal(size=(ROWS, 4))
+
+
+def npy(path: Path, x: Array) -> Path:
+    np.save(path / "x.npy", x)
+    return path / "x.npy"
+
+
+def npz(path: Path, x: Array) -> Path:
+    np.savez(path / "x.npz", x=x)
+    return path / "x.npz"
+
+
+def compressed(path: Path, x: Array) -> Path:
+    np.savez_compressed(path / "c.npz", x=x)
+    return path / "c.npz"
+
+
+def text(path: Path, x: Array) -> Path:
+    # Seventeen digits give back every float64.
+    pd.DataFrame(x, columns=list("abcd")).to_csv(path / "x.csv", index=False, float_format="%.17g")
+    return path / "x.csv"
+
+
+def parquet(path: Path, x: Array) -> Path:
+    pd.DataFrame(x, columns=list("abcd")).to_parquet(path / "x.parquet", row_group_size=300)
+    return path / "x.parquet"
+
+
+def tensors(path: Path, x: Array) -> Path:
+    column = pa.FixedShapeTensorArray.from_numpy_ndarray(x.reshape(ROWS, 2, 2))
+    pq.write_table(pa.table({"x": column}), path / "t.parquet", row_group_size=300)
+    return path / "t.parquet"
+
+
+def lists(path: Path, x: Array) -> Path:
+    pq.write_table(pa.table({"x": x.reshape(ROWS, 2, 2).tolist()}), path / "l.parquet")
+    return path / "l.parquet"
+
+
+def arrow(path: Path, x: Array) -> Path:
+    table = pa.table(dict(zip("abcd", x.T, strict=True)))
+    with pa.OSFile(str(path / "x.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=300)
+    return path / "x.arrow"
+
+
+FORMATS = [npy, npz, compressed, text, parquet, tensors, lists, arrow]
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.__name__)
+def test_any_slice_is_what_was_written(
+    form: Callable[[Path, Array], Path], tmp_path: Path, samples: Array
+) -> None:
+    table = open_table(form(tmp_path, samples))
+    assert table.rows == ROWS
+    # Forwards, over the borders of groups, backwards, and beyond the end.
+    for start, stop in ((0, 3), (290, 910), (1020, 1030), (2047, 2049), (5, 6), (2490, 2600)):
+        (found,) = reshaped(table.read(start, stop), (4,)).values()
+        np.testing.assert_array_equal(found, samples[start:stop])
+
+
+def test_names_of_columns_are_features(tmp_path: Path, samples: Array) -> None:
+    for form in (text, parquet, arrow):
+        assert open_table(form(tmp_path, samples)).columns == tuple("abcd")
+    for form in (npy, npz, tensors):
+        assert open_table(form(tmp_path, samples)).columns is None
+
+
+def test_several_inputs_of_an_archive(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.ones((5, 3)), lengths=np.arange(5))
+    read = open_table(tmp_path / "x.npz").read(1, 3)
+    assert list(read) == ["x", "lengths"]
+    np.testing.assert_array_equal(read["lengths"], [1, 2])
+
+
+def test_cells_without_a_number_are_missing_in_their_row_alone(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text('a,b\n1,2\n3,\n4,"five"\n6\n\n7,8\n')
+    table = open_table(tmp_path / "x.csv")
+    nan = np.nan
+    np.testing.assert_array_equal(table.read(0, 9)["x"], [[1, 2], [3, nan], [4, nan], [nan, nan], [7, 8]])
+
+
+def test_missing_values_of_a_column_are_nan(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": pa.array([1, None, 3]), "b": [1.0, 2.0, 3.0]}), tmp_path / "x.parquet")
+    np.testing.assert_array_equal(open_table(tmp_path / "x.parquet").read(0, 3)["x"][:, 0], [1, np.nan, 3])
+
+
+def _objects(path: Path) -> Path:
+    np.save(path / "x.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    return path / "x.npy"
+
+
+def _cut(path: Path) -> Path:
+    file = npz(path, np.zeros((9, 4)))
+    file.write_bytes(file.read_bytes()[:300])
+    return file
+
+
+def _bomb(path: Path) -> Path:
+    # An array that says to be of a petabyte, and is not.
+    with (
+        zipfile.ZipFile(path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x.npy", "w") as file,
+    ):
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f8", "fortran_order": False, "shape": (1 << 17, 1 << 30)}
+        )
+        file.write(bytes(100))
+    return path / "x.npz"
+
+
+def _fortran(path: Path) -> Path:
+    np.savez(path / "x.npz", x=np.asfortranarray(np.ones((4, 3))))
+    return path / "x.npz"
+
+
+def _unequal(path: Path) -> Path:
+    np.savez(path / "x.npz", x=np.ones((4, 3)), y=np.ones(5))
+    return path / "x.npz"
+
+
+def _nameless(path: Path) -> Path:
+    (path / "x.csv").write_text("1,2\n3,4\n")
+    return path / "x.csv"
+
+
+def _words(path: Path) -> Path:
+    pq.write_table(pa.table({"a": ["one", "two"]}), path / "x.parquet")
+    return path / "x.parquet"
+
+
+def _mixed(path: Path) -> Path:
+    pq.write_table(pa.table({"a": [1.0, 2.0], "b": [[1.0], [2.0]]}), path / "x.parquet")
+    return path / "x.parquet"
+
+
+def _empty(path: Path) -> Path:
+    np.save(path / "x.npy", np.zeros((0, 3)))
+    return path / "x.npy"
+
+
+def _no_table(path: Path) -> Path:
+    (path / "x.parquet").write_bytes(b"PAR1 but nothing else")
+    return path / "x.parquet"
+
+
+REFUSED = {
+    "objects": (_objects, ("damaged", "Python objects")),
+    "cut": (_cut, ("damaged",)),
+    "bomb": (_bomb, ("ends before row 2",)),
+    "fortran": (_fortran, ("Fortran's order", "np.ascontiguousarray")),
+    "unequal": (_unequal, ("one number of rows", "'x': 4")),
+    "nameless": (_nameless, ("first line of different names",)),
+    "words": (_words, ("a: expected numbers or arrays", "string")),
+    "mixed": (_mixed, ("numbers in all columns, or arrays in all",)),
+    "empty": (_empty, ("holds no rows",)),
+    "no table": (_no_table, ("damaged, or no .parquet file",)),
+    "missing": (lambda path: path / "x.npy", ("no such file",)),
+    "ending": (lambda path: Path(__file__), ("expected .npy, .npz", "got .py")),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_read_is_said(name: str, tmp_path: Path) -> None:
+    make, said = REFUSED[name]
+    with pytest.raises(TableError) as caught:
+        open_table(make(tmp_path)).read(0, 2)
+    assert all(each in str(caught.value) for each in said), str(caught.value)
+
+
+def test_rows_that_do_not_fit_a_shape_are_refused() -> None:
+    with pytest.raises(TableError, match=r"rows of shape \(6,\) do not fit the shape \(2, 2\)"):
+        reshaped({"x": np.zeros((3, 6))}, (2, 2))
+
+
+def test_a_fingerprint_tells_files_apart(tmp_path: Path) -> None:
+    x = np.zeros((9, 4))
+    first = fingerprint(npy(tmp_path, x))
+    assert fingerprint(npy(tmp_path, x)) == first
+    x[8, 3] = 1
+    assert fingerprint(npy(tmp_path, x)) != first
