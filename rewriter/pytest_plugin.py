@@ -157,7 +157,9 @@ class _Collected:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
-            found = [each for name, each in report.user_properties if name == _PROPERTY]
+            found: list[tuple[str, str, float]] = [
+                each for name, each in report.user_properties if name == _PROPERTY
+            ]
             self.config.stash[_PROVEN] += [Proof(report.nodeid, *each) for each in found]
 
 

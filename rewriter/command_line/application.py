@@ -8,6 +8,7 @@ from rewriter.command_line.check import check
 from rewriter.command_line.explain import explain
 from rewriter.command_line.export import export
 from rewriter.command_line.inspection import inspect
+from rewriter.command_line.verification import verify
 
 EXIT_CODES = "Exit codes: 0 it holds or is done, 1 it does not hold, 2 it cannot be asked or done."
 
@@ -19,7 +20,13 @@ application = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command, name in ((inspect, "inspect"), (check, "check"), (export, "export"), (explain, "explain")):
+for command, name in (
+    (inspect, "inspect"),
+    (check, "check"),
+    (export, "export"),
+    (verify, "verify"),
+    (explain, "explain"),
+):
     application.command(name)(command)
 
 

@@ -21,6 +21,14 @@ from rewriter.jobs.job import Engine, Job, Outcome, Summary, run_here, run_job
 from rewriter.jobs.tables import open_table, reshaped
 
 
+class Accuracy(StrEnum):
+    """How near to Shapley values, see :meth:`rewriter.DeepExplainer.shap_values`."""
+
+    FAST = "fast"
+    NEAR = "near"
+    NEAREST = "nearest"
+
+
 class Machines(StrEnum):
     """What runs the parts."""
 
@@ -47,6 +55,13 @@ def explain(
     rows_per_part: Annotated[
         int, typer.Option(min=1, help="Rows of a part: what a killed run does again.")
     ] = 1024,
+    accuracy: Annotated[
+        Accuracy | None, typer.Option(help="Nearer to Shapley values, at a price: fast is DeepSHAP.")
+    ] = None,
+    blocks: Annotated[int | None, typer.Option(min=1, help="Blocks of inputs, switched one by one.")] = None,
+    segments: Annotated[int | None, typer.Option(min=1, help="Pieces of the way to the sample.")] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="Orders of the blocks for each reference.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the orders.")] = None,
     engine: Annotated[Machines, typer.Option(help="What runs the parts.")] = Machines.LOCAL,
     json_: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
@@ -69,7 +84,9 @@ def explain(
         references = _background(background or data, rows, shape, chosen=background is not None)
         whole = out.suffix in (".npz", ".parquet")
         folder = out.with_name(f".{out.name}.parts") if whole else out
-        job = Job(named.model, references, data, folder, shape, rows_per_part, {})
+        asked = {"accuracy": accuracy, "blocks": blocks, "segments": segments, "draws": draws, "seed": seed}
+        nearer: Any = {name: each for name, each in asked.items() if each is not None}
+        job = Job(named.model, references, data, folder, shape, rows_per_part, nearer=nearer)
         with _progress(open_table(data).rows, rows_per_part, quiet) as told_of:
             summary = run_job(job, engine=_engine(engine), on_part=told_of)
         if whole:

@@ -20,8 +20,9 @@ class _Header(NamedTuple):
 
 
 def _close(members: dict[str, IO[bytes]], archive: zipfile.ZipFile) -> None:
-    for each in (*members.values(), archive):
+    for each in members.values():
         each.close()
+    archive.close()
 
 
 class Npz:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rewriter.engine.path.nearness import Nearer
 from rewriter.equivalence.provenance import hash_of_weights, versions
 from rewriter.explainer.explainer import DeepExplainer
 from rewriter.jobs.parts import JobError, Parts
@@ -50,6 +51,7 @@ class Job:
         shape: of a row, where the file holds flat ones.
         size: rows of a part; what a run that is killed has to do again is one part at most.
         options: for :class:`rewriter.DeepExplainer`.
+        nearer: blocks, segments and more, see :meth:`rewriter.DeepExplainer.shap_values`.
 
     """
 
@@ -59,7 +61,8 @@ class Job:
     folder: Path
     shape: tuple[int, ...] | None
     size: int
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    nearer: Nearer = field(default_factory=Nearer)
 
     def described(self) -> dict[str, Any]:
         """Return what the results depend on, as plain data."""
@@ -72,6 +75,7 @@ class Job:
             "weights": hash_of_weights(self.model),
             "background": _hash_of(self.background),
             "options": {name: each for name, each in self.options.items() if name != "progress"},
+            "nearer": dict(self.nearer),
             "versions": versions(),
         }
 
@@ -86,6 +90,7 @@ class Job:
             tuple(self.background),
             tuple(each.dtype for each in several),
             tuple(tuple(each.shape[1:]) for each in several),
+            self.nearer,
         )
 
 

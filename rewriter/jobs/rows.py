@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from passes.errors import RewriteError
+from rewriter.engine.path.nearness import Nearer
 from rewriter.explainer.explainer import DeepExplainer
 from rewriter.jobs.parts import Rows
 from rewriter.jobs.tables import Array
@@ -24,6 +25,7 @@ class Attributor:
         names: of the inputs, in the order in which the model takes them.
         dtypes: of the inputs.
         shapes: of a row of each input.
+        nearer: blocks, segments and more, see :meth:`rewriter.DeepExplainer.shap_values`.
 
     """
 
@@ -31,6 +33,7 @@ class Attributor:
     names: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...]
     shapes: tuple[tuple[int, ...], ...]
+    nearer: Nearer = field(default_factory=Nearer)
 
     def explain(self, first: int, arrays: Mapping[str, Array]) -> Rows:
         """Return explanations of rows.
@@ -72,7 +75,7 @@ class Attributor:
         if not rows:
             return
         try:
-            done = self.explainer._explain(self._inputs(arrays, rows), None, "max", True, None)
+            done = self.explainer._explain(self._inputs(arrays, rows), None, "max", True, None, self.nearer)
         except RewriteError as error:
             if len(rows) == 1:
                 yield rows[0], " ".join(str(error).split())

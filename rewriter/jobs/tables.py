@@ -21,10 +21,17 @@ class TableError(RewriteError):
 
 
 class Table(Protocol):
-    """Samples: ``rows`` of them; arrays by input, the rows in dimension 0."""
+    """Samples: arrays by input, the rows in dimension 0."""
 
-    rows: int
-    columns: tuple[str, ...] | None
+    @property
+    def rows(self) -> int:
+        """How many."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Names of the features, if the file has them."""
+        ...
 
     def read(self, start: int, stop: int) -> Arrays:
         """Return rows ``start`` to ``stop``; what cannot be read of a row is NaN."""

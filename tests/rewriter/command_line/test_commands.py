@@ -123,6 +123,26 @@ def test_export_runs_in_onnxruntime(shop: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
+def test_verify_finds_a_file_that_was_changed(shop: Any) -> None:
+    assert run("export", "shop:with_example", "model.onnx").exit_code == 0
+    assert run("verify", "model.onnx").exit_code == 0
+    file = Path("model.onnx")
+    file.write_bytes(file.read_bytes() + b"\0")
+    done = run("verify", "model.onnx", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["problems"]
+
+
+def test_explain_comes_nearer_to_shapley_values(shop: Any) -> None:
+    done = run(
+        "explain", "shop:ready", "x.npy", "-o", "v.npz", "--rows", "7", "-q", "--blocks", "2", "--draws", "3"
+    )
+    assert done.exit_code == 0, done.output
+    x = torch.from_numpy(np.load("x.npy"))
+    expected = DeepExplainer(shop.ready, x[:7]).shap_values(x, blocks=2, draws=3)
+    np.testing.assert_allclose(np.load("v.npz")["values"], expected, rtol=0, atol=1e-6)
+
+
 def test_explain_writes_what_the_explainer_gives(shop: Any) -> None:
     done = run("explain", "shop:ready", "x.npy", "--out", "values.npz", "--rows", "7", "--quiet")
     assert done.exit_code == 0, done.output
