@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 _RANDOM = "draws random numbers: its result is no function of its operands"
 _NO_SAMPLE = (
-    "none of torch's samples became a model: they have more than 1500 numbers, differ in more than their numbers "
-    "from draw to draw, or give what is not finite or what no operand changes"
+    "none of torch's samples became a model: they have more than 1500 numbers, differ in more than their "
+    "numbers from draw to draw, or give what is not finite or what no operand changes"
 )
 
 #: By the name of torch's entry: those whose result has no defined value. They are not counted.
