@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _RANDOM = "draws random numbers: its result is no function of its operands"
-_NO_SAMPLE = "torch has no sample of it in float64 that runs on a CPU and whose result its operands change"
+_NO_SAMPLE = (
+    "none of torch's samples became a model: they have more than 1500 numbers, differ in more than their "
+    "numbers from draw to draw, or give what is not finite or what no operand changes"
+)
 
 #: By the name of torch's entry: those whose result has no defined value. They are not counted.
 WITHOUT_VALUE: Mapping[str, str] = {
