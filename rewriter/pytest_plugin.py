@@ -69,7 +69,9 @@ def assert_equivalent(request: pytest.FixtureRequest) -> Callable[..., Equivalen
 
     def check(original: Any, example_inputs: Any, rewritten: Any = None, **options: Any) -> EquivalenceReport:
         __tracebackhide__ = True
-        from rewriter import EquivalenceError, check_equivalence, decompose
+        from rewriter.compiler.decompose import decompose
+        from rewriter.equivalence.check import check_equivalence
+        from rewriter.equivalence.report import EquivalenceError
 
         other = decompose(original, example_inputs) if rewritten is None else rewritten
         report = check_equivalence(original, other, example_inputs, **options)
@@ -92,7 +94,7 @@ def assert_additive(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
     def check(model: Any, background: Any, x: Any, *, tolerance: float = 1e-5, **options: Any) -> Any:
         __tracebackhide__ = True
-        from rewriter import DeepExplainer
+        from rewriter.explainer.explainer import DeepExplainer
 
         explainer = DeepExplainer(model, background, progress=False, **options)
         values = explainer.shap_values(x)
@@ -119,7 +121,7 @@ def assert_exportable(request: pytest.FixtureRequest, tmp_path: Path) -> Callabl
 
     def check(model: Any, example_inputs: Any, path: Path | None = None, **options: Any) -> OnnxReport:
         __tracebackhide__ = True
-        from rewriter import export_onnx
+        from rewriter.onnx.export_onnx import export_onnx
 
         report = export_onnx(model, example_inputs, path or tmp_path / "model.onnx", **options)
         _note(request, "exportable", model, max(report.errors.values()))
@@ -157,9 +159,8 @@ class _Collected:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
-            found: list[tuple[str, str, float]] = [
-                each for name, each in report.user_properties if name == _PROPERTY
-            ]
+            noted: Any = report.user_properties
+            found = [each for name, each in noted if name == _PROPERTY]
             self.config.stash[_PROVEN] += [Proof(report.nodeid, *each) for each in found]
 
 

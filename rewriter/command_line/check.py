@@ -51,7 +51,8 @@ def check(
     rewriter check shop.models:forecaster -i samples.npy --json > report.json
     rewriter check shop.models:old --against shop.models:new -s 8,50,16 --markdown "$GITHUB_STEP_SUMMARY"
     """
-    from rewriter import check_equivalence, decompose, unroll
+    from rewriter.compiler.decompose import decompose, unroll
+    from rewriter.equivalence.check import check_equivalence
 
     with told(debug=debug):
         named = load_model(model, trusted=trust)

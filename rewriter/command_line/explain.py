@@ -17,8 +17,9 @@ from rewriter.command_line.failures import CommandError, Exit, told
 from rewriter.command_line.inputs import tensors
 from rewriter.command_line.models import load_model
 from rewriter.command_line.options import Debug, Json, Model, Trust
+from rewriter.jobs.formats import open_table
 from rewriter.jobs.job import Engine, Job, Outcome, Summary, run_here, run_job
-from rewriter.jobs.tables import open_table, reshaped
+from rewriter.jobs.tables import reshaped
 
 
 class Accuracy(StrEnum):

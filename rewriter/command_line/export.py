@@ -34,7 +34,7 @@ def export(
     rewriter export shop.models:forecaster forecaster.onnx --shape 8,50,16
     rewriter export model.pt2 model.onnx --loops
     """
-    from rewriter import export_onnx
+    from rewriter.onnx.export_onnx import export_onnx
 
     with told(debug=debug):
         named = load_model(model, trusted=trust)

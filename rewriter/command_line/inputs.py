@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rewriter.command_line.failures import CommandError
-from rewriter.jobs.tables import open_table
+from rewriter.jobs.formats import open_table
 
 
 def example_inputs(given: Any, path: Path | None, shapes: Sequence[str]) -> Any:
@@ -19,7 +19,7 @@ def example_inputs(given: Any, path: Path | None, shapes: Sequence[str]) -> Any:
 
     Args:
         given: what the model's factory or program came with, or None.
-        path: a file of samples, see :func:`rewriter.jobs.tables.open_table`.
+        path: a file of samples, see :func:`rewriter.jobs.formats.open_table`.
         shapes: of positional arguments, such as ``"8,50,16"``; numbers are normal, seed 0.
 
     Raises:

@@ -49,7 +49,8 @@ def _examples(given: Any, path: Path | None, shapes: list[str]) -> Any:
 
 
 def _looked_at(model: nn.Module, examples: Any) -> dict[str, Any]:
-    from rewriter import Report, decompose
+    from rewriter.compiler.decompose import decompose
+    from rewriter.compiler.report import Report
 
     rewritten = decompose(model) if examples is None else decompose(model, examples)
     report = Report.of(rewritten)

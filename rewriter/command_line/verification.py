@@ -27,7 +27,7 @@ def verify(
     \b
     rewriter verify forecaster.onnx
     """
-    from rewriter import verify as check
+    from rewriter.onnx.certificate.verify import verify as check
 
     with told(debug=debug):
         found = check(path)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from rewriter.engine.path.nearness import Nearer
 from rewriter.equivalence.provenance import hash_of_weights, versions
 from rewriter.explainer.explainer import DeepExplainer
+from rewriter.jobs.formats import open_table
 from rewriter.jobs.parts import JobError, Parts
 from rewriter.jobs.rows import Attributor
-from rewriter.jobs.tables import Arrays, fingerprint, open_table, reshaped
+from rewriter.jobs.tables import Arrays, fingerprint, reshaped
 
 #: Runs parts: a function that yields what each of them gives, in any order.
 Engine = Callable[["Job", Sequence[int]], Iterable["Outcome"]]

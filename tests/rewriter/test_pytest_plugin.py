@@ -55,7 +55,7 @@ def test_no_operators(assert_exportable):
 # One subprocess for each: torch warns on second imports within one process.
 def run(pytester: pytest.Pytester, tests: str, *arguments: str) -> pytest.RunResult:
     pytester.makepyfile(MODELS + tests)
-    return pytester.runpytest_subprocess("-p", "rewriter.pytest_plugin", "-p", "no:cacheprovider", *arguments)
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
 
 
 def test_proofs_are_summed_up(pytester: pytest.Pytester) -> None:

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rewriter.jobs.tables import TableError, fingerprint, open_table, reshaped
+from rewriter.jobs.formats import open_table
+from rewriter.jobs.tables import TableError, fingerprint, reshaped
 
 Array = np.ndarray[Any, Any]
 ROWS = 2500
