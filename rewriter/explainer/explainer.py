@@ -23,6 +23,7 @@ from rewriter.engine.path.through import Through, through
 from rewriter.engine.problem import Problem
 from rewriter.engine.sweeps.backend import chosen_backend
 from rewriter.engine.sweeps.library import Compiled, compiling
+from rewriter.engine.sweeps.two_players import cells_by, check_cells
 from rewriter.explainer.additivity import check_sums
 from rewriter.explainer.arguments import (
     Order,
@@ -281,7 +282,8 @@ class DeepExplainer(Subject):
             references = references_for(references, samples, self._data, self._multi_input)
         self._follow()
         told = telling_why(self._target, self._original, samples)
-        with told, self._full_precision(), compiling(self._compiled):
+        check_cells(nearness.cells, self._asked.model, self._target.model)
+        with told, self._full_precision(), compiling(self._compiled), cells_by(nearness.cells):
             count = self._output_shape.numel()
             chosen = chosen_outputs(self._run, samples, count, ranked, order)
             problem = Problem(samples, references or self._data, chosen, own, multipliers=multipliers)

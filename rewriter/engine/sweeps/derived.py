@@ -85,32 +85,12 @@ class DerivedSweep(Sweep, Unchanging):
 
     def record(self, steps: Recurrence, gates: Tensor) -> Recording:
         """See the base class."""
-        return _DerivedRecording(self, steps, gates)
+        return DerivedRecording(self, steps, gates)
 
     def coefficients(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[int, Coefficients]]:
         """Return the coefficients of each new state for some time steps."""
-        like = pairs[0][0]
-        every_step = (like.shape[0], *[1] * (like.dim() - 1))
-
-        def of_steps(found: Mapping[int, Multiplier]) -> dict[int, Multiplier]:
-            # What no atom lies on is a number, the same at all steps.
-            return {
-                k: each
-                if len(each.shape) == like.dim()
-                else whole(each).to(like).expand(*every_step[:-1], each.shape[-1] if each.shape else 1)
-                for k, each in found.items()
-            }
-
         return [
-            (
-                k,
-                Coefficients(
-                    {q: whole(each) for q, each in of_steps(reached.new).items()},
-                    min(reached.gates, default=0),
-                    _stacked(of_steps(reached.gates)),
-                    {r: whole(each) for r, each in of_steps(reached.old).items()},
-                ),
-            )
+            (k, coefficients_of(reached.new, reached.gates, reached.old, pairs[0][0]))
             for k, reached in self.step.backward(dict(zip(self.step.kept, pairs, strict=True)))
         ]
 
@@ -189,6 +169,40 @@ class DerivedSweep(Sweep, Unchanging):
                 multiplier.zero_()
 
 
+def coefficients_of(
+    new: Mapping[int, Multiplier],
+    gates: Mapping[int, Multiplier],
+    old: Mapping[int, Multiplier],
+    like: Tensor,
+) -> Coefficients:
+    """Return what a new state reaches as coefficients.
+
+    Args:
+        new: other new states, by their number.
+        gates: by their slots.
+        old: the old states.
+        like: a kept tensor, (T, n, *, F).
+
+    """
+    every_step = (like.shape[0], *[1] * (like.dim() - 2))
+
+    def of_steps(found: Mapping[int, Multiplier]) -> dict[int, Multiplier]:
+        # What no atom lies on is a number, the same at all steps.
+        return {
+            k: each
+            if len(each.shape) == like.dim()
+            else whole(each).to(like).expand(*every_step, each.shape[-1] if each.shape else 1)
+            for k, each in found.items()
+        }
+
+    return Coefficients(
+        {q: whole(each) for q, each in of_steps(new).items()},
+        min(gates, default=0),
+        _stacked(of_steps(gates)),
+        {r: whole(each) for r, each in of_steps(old).items()},
+    )
+
+
 def _stacked(slots: Mapping[int, Multiplier]) -> Tensor | None:
     """Put coefficients of neighbouring slots into one tensor, zeros where there is none."""
     if not slots:
@@ -233,7 +247,16 @@ def _by_step(found: list[tuple[int, Coefficients]], count: int) -> list[list[tup
     return steps
 
 
-class _DerivedRecording(Recording):
+class DerivedRecording(Recording):
+    """A forward pass by torch's operations.
+
+    Args:
+        sweep: of the cell.
+        steps: the recurrence.
+        gates: the input's part of the gates, (T, B, G).
+
+    """
+
     def __init__(self, sweep: DerivedSweep, steps: Recurrence, gates: Tensor) -> None:
         weight, bias = fused(steps.hidden)
         self.sweep = sweep

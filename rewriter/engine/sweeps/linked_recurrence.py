@@ -19,6 +19,7 @@ from passes.recurrent.recurrence import Recurrence
 from rewriter.engine.sweeps.compiled import compiled_sweep
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.sweep import Kept, State, Sweep, Swept, fused
+from rewriter.engine.sweeps.two_players import TwoPlayerSweep, has_two_players
 from rewriter.engine.tape import Pairing, Tape
 from rewriter.engine.tiles import spans
 
@@ -289,7 +290,7 @@ def linked_recurrence(
     state: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
     """Run a recurrence for the references, or for the samples linked to them."""
-    sweep = compiled_sweep(steps, state[0]) or derived
+    sweep = TwoPlayerSweep(derived) if has_two_players() else compiled_sweep(steps, state[0]) or derived
     forward, (outputs, *finals) = run(sweep, steps, gates, mask, state)
     # The model's code may write to the final states, which are kept for the sweep.
     result = (outputs, *(each.clone() for each in finals))
