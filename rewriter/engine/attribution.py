@@ -15,7 +15,7 @@ from rewriter.engine.merged_batch import Layouts, layouts_of
 from rewriter.engine.problem import Inputs, Problem, Target
 from rewriter.engine.runs.rows import pulled_back, run_linked, run_rows
 from rewriter.engine.sweeps.linked_recurrence import Forward
-from rewriter.engine.sweeps.two_players import has_two_players
+from rewriter.engine.sweeps.two_players.asked import has_two_players
 from rewriter.engine.tape import Pairing, RowCountError, Tape
 from rewriter.engine.tiles import Tiles, default_budget, spans
 

@@ -25,7 +25,7 @@ from rewriter.engine.rules import as_result, of_rank, pull
 from rewriter.engine.sweeps.cell_graph import NotElementwiseError
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.linked_recurrence import GatesToBe, can_fuse, linked_recurrence
-from rewriter.engine.sweeps.two_players import check_swept
+from rewriter.engine.sweeps.two_players.asked import check_swept
 from rewriter.engine.tape import Outers, Pairing, RowCountError, current
 
 Forward = Callable[..., Any]

@@ -23,7 +23,7 @@ from rewriter.engine.path.through import Through, through
 from rewriter.engine.problem import Problem
 from rewriter.engine.sweeps.backend import chosen_backend
 from rewriter.engine.sweeps.library import Compiled, compiling
-from rewriter.engine.sweeps.two_players import cells_by, check_cells
+from rewriter.engine.sweeps.two_players.asked import cells_by, check_cells
 from rewriter.explainer.additivity import check_sums
 from rewriter.explainer.arguments import (
     Order,

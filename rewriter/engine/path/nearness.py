@@ -14,7 +14,7 @@ from passes.errors import RewriteError
 from rewriter.engine.integers.origins import is_integer
 from rewriter.engine.path.points import Path
 from rewriter.engine.problem import Inputs, Problem
-from rewriter.engine.sweeps.two_players import CELLS, Cells
+from rewriter.engine.sweeps.two_players.asked import CELLS, Cells
 
 Accuracy = Literal["fast", "near", "nearest"]
 # Blocks, and pairs of a reference and a draw that they need.

@@ -23,7 +23,7 @@ from passes.recurrent.recurrence import Recurrence
 from passes.user_code.reach import Unchanging
 from rewriter.engine.sweeps.cell_graph import CellGraph, Multiplier, Product, whole
 from rewriter.engine.sweeps.library import functions_for
-from rewriter.engine.sweeps.program import ProgramSteps, program_of
+from rewriter.engine.sweeps.program import ProgramSteps, Written, program_of
 from rewriter.engine.sweeps.sweep import GateSlots, Kept, Recording, State, Step, Sweep, Swept, faded, fused
 from rewriter.engine.sweeps.tried_out import NotElementwiseError
 from rewriter.engine.tiles import spans
@@ -71,7 +71,7 @@ class DerivedSweep(Sweep, Unchanging):
     def __init__(self, cell: nn.Module) -> None:
         self.step = CellGraph(cell)
         self.forward = self.step.forward()
-        self.program = program_of(self.step)
+        self.program: Written | None = program_of(self.step)
         count = self.step.gates
         self.joined = len(self.step.entrances) == 1
         apart = GateSlots(2 * count, slice(0, count), slice(count, None))

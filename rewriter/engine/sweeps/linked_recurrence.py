@@ -19,7 +19,8 @@ from passes.recurrent.recurrence import Recurrence
 from rewriter.engine.sweeps.compiled import compiled_sweep
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.sweep import Kept, State, Sweep, Swept, fused
-from rewriter.engine.sweeps.two_players import TwoPlayerSweep, has_two_players
+from rewriter.engine.sweeps.two_players.asked import has_two_players
+from rewriter.engine.sweeps.two_players.sweep import TwoPlayerSweep
 from rewriter.engine.tape import Pairing, Tape
 from rewriter.engine.tiles import spans
 

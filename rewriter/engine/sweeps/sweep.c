@@ -209,7 +209,8 @@ void gru_run(const Run *s, int64_t t, const REAL *old) {
 /* The sweep of any cell that is made of elementwise atoms: program.py writes down what a step does. */
 enum {
     TANH, SIGMOID, RELU, MEAN, LOAD, SET, ADD, MULTIPLY, MULTIPLY_ADD, SCALE, SCALE_ADD, STORE, GATE,
-    NORM_RATIO, NORM_SLOPE, NORM_SUMS, NORM
+    NORM_RATIO, NORM_SLOPE, NORM_SUMS, NORM,
+    KEPT, NUMBER, TANH_OF, SIGMOID_OF, RELU_OF, RATIO_OF, TANH_BETWEEN, SIGMOID_BETWEEN, RELU_BETWEEN
 };
 
 typedef struct {
@@ -240,6 +241,7 @@ static inline void operation(const Program *s, const Operation *o, int64_t i, in
     const REAL by = (REAL)o->by;
     REAL *restrict to = registers + o->to * size;
     const REAL *restrict p = registers + o->a * size, *restrict q = registers + o->b * size;
+    const REAL *restrict r = registers + o->c * size;
     const REAL *restrict a, *restrict a0, *restrict u, *restrict u0, *restrict v;
     REAL *restrict w, least = s->of.least;
 #define EACH _Pragma("omp simd") for (int64_t j = 0; j < n; j++)
@@ -333,6 +335,35 @@ static inline void operation(const Program *s, const Operation *o, int64_t i, in
             EACH to[j] = ratio * (p[j] - mean) - products * q[j];
         break;
     }
+    case KEPT:
+        a = o->b ? s->x0[o->a] + i0 * s->widths[o->a] : s->x[o->a] + i * s->widths[o->a];
+        EACH to[j] = a[first + j];
+        break;
+    case NUMBER:
+        EACH to[j] = by;
+        break;
+    case TANH_OF:
+        EACH to[j] = tanh_of(p[j]);
+        break;
+    case SIGMOID_OF:
+        EACH to[j] = (tanh_of(p[j] / 2) + 1) / 2;
+        break;
+    case RELU_OF:
+        EACH to[j] = p[j] > 0 ? p[j] : 0;
+        break;
+    /* Slopes from r to q, where what was taken differs by p, or by what p is the ratio of. */
+    case RATIO_OF:
+        EACH to[j] = tanh_over(by * p[j]);
+        break;
+    case TANH_BETWEEN:
+        EACH to[j] = p[j] * (1 - q[j] * r[j]);
+        break;
+    case SIGMOID_BETWEEN:
+        EACH to[j] = p[j] * (q[j] * ((1 - r[j]) / 2) + r[j] * ((1 - q[j]) / 2));
+        break;
+    case RELU_BETWEEN:
+        EACH to[j] = p[j] == 0 ? (REAL)(q[j] > 0) : (q[j] - r[j]) / p[j];
+        break;
     }
 #undef EACH
 }

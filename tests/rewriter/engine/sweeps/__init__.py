@@ -1,1 +1,1 @@
-"""Tests of ``rewriter.engine.path``."""
+"""Tests of ``rewriter.engine.sweeps``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,15 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from rewriter import DeepExplainer
 from rewriter.engine.path.nearness import Nearer
+from rewriter.engine.sweeps.cell_graph import CellGraph
+from rewriter.engine.sweeps.program import READS, WRITES, ProgramSteps
+from rewriter.engine.sweeps.two_players.program import program_of_players
 from tests.rewriter.engine.test_derived_sweeps import CELLS, SIZE, UNCERTAIN, Layer, State
+from tests.rewriter.engine.test_programs import Cell
 from tests.support.models import gallery
 from tests.support.oracles.deeplift import Array, Pair, contributions
 from tests.support.oracles.shapley import shapley_of_orders
+from tests.support.watching import calls_noted
 
 # Sums of some hundred roundings of numbers of size 1.
 CLOSE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -110,6 +116,45 @@ LAYERS: dict[str, Callable[[], nn.RNNBase]] = {
     "RNN": lambda: nn.RNN(3, 5, batch_first=True),
     "RNN of relu": lambda: nn.RNN(3, 5, nonlinearity="relu", batch_first=True),
 }
+
+
+@pytest.mark.parametrize("dtype", CLOSE, ids=str)
+# Rows of the library's parts, and some more.
+@pytest.mark.parametrize("size", [1, 5, 64, 67])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "peepholes"])
+def test_the_library_computes_the_same(
+    kind: str, size: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler")
+    torch.manual_seed(size)
+    layer = None if kind == "peepholes" else getattr(nn, kind)(3, size, batch_first=True)
+    model = (Last(layer) if layer else Cell(size)).to(dtype).eval()
+    x, references = (torch.randn(n, 5, 3, dtype=dtype) for n in (2, 3))
+    calls = calls_noted(monkeypatch, ProgramSteps)
+    fast = DeepExplainer(model, references).shap_values(x, **SHAPLEY)
+    assert set(calls) == set(range(5))
+    calls.clear()
+    plain = DeepExplainer(model, references, compiled=False).shap_values(x, **SHAPLEY)
+    assert not calls
+    close = {torch.float32: 5e-6, torch.float64: 1e-13}[dtype]
+    np.testing.assert_allclose(fast, plain, rtol=0, atol=close * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("name", ["coupled", "fading"])
+def test_registers_are_written_before_they_are_read(name: str) -> None:
+    program = program_of_players(CellGraph(CELLS[name][0]()))
+    assert program is not None
+    written: set[int] = set()
+    for place, (what, to, *operands, _) in enumerate(program.operations):
+        if place == program.once:
+            # What is written for one output is not what the next one reads.
+            written -= {each[1] for each in program.operations[place:] if each[0] in WRITES}
+        named = dict(zip("abct", (*operands, to), strict=True))
+        assert {named[each] for each in READS[what]} - {-1} <= written
+        if what in WRITES:
+            written.add(to)
+    assert max(written) < program.registers
 
 
 class Last(nn.Module):
