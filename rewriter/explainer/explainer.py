@@ -147,8 +147,8 @@ class DeepExplainer(Subject):
                 float64, where it is gone if it was rounding.
             references: a background of its own for each sample, (M, N, *shape), a list of them for several
                 inputs; or a function that makes it of the samples, which it gets as tensors.
-            **nearer: blocks, segments, draws, seed, groups and accuracy, which bring the values nearer to
-                Shapley values at the cost of more time, see :class:`rewriter.engine.path.nearness.Nearness`.
+            **nearer: cells, blocks, segments, draws, seed, groups and accuracy, which bring the values nearer
+                to Shapley values for more time, see :class:`rewriter.engine.path.nearness.Nearness`.
 
         Returns:
             An array (M, *shape, *output shape), a list of them for several inputs, one per input; with
