@@ -132,7 +132,7 @@ def main() -> None:
         )
     notes = [
         f"{seeds} models each, {count} samples of 4 x 3 numbers, {others} references.",
-        f"{MOTIONS}: LSTMs of 32 units, {-(-count // 3)} series of 100 x 6 numbers; players are halves of channels.",
+        f"{MOTIONS}: LSTMs of 32 units, {-(-count // 3)} series of 100 x 6, 12 players: halves of channels.",
         "Each cell: sum of |value - exact Shapley value| over sum of |exact|, the mean over the models.",
         "ratio: to DeepSHAP's distance, the geometric mean.",
         f"ms: for one series of {MOTIONS}, the median over the models.",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-PATHS = "## Along paths"
+PATHS, CELLS = "## Along paths", "## Two players in a cell"
 # Sums of some thousand float64 terms of size one.
 ROUNDING = 1e-12
 
@@ -225,18 +225,26 @@ def test_docs_show_the_committed_run() -> None:
     assert {cell for key, cell in shown.items() if key not in found and key[0] != "ms"} == {"n/a"}
 
 
-def test_docs_show_the_committed_run_of_paths() -> None:
-    text = (BENCHMARKS.parent / "docs" / "truth.md").read_text(encoding="utf-8").split(PATHS)[1]
+@pytest.mark.parametrize(
+    ("title", "name", "first", "last"),
+    [(PATHS, "truth_paths", ["cost"], []), (CELLS, "truth_cells", [], ["ms"])],
+)
+def test_docs_show_the_committed_runs_beside(
+    title: str, name: str, first: list[str], last: list[str]
+) -> None:
+    text = (BENCHMARKS.parent / "docs" / "truth.md").read_text(encoding="utf-8").split(title)[1]
     text = text.split("\n## ")[0]
     cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     header, shown = cells[0], {row[0]: row[1:] for row in cells[1:]}
-    runs = json.loads((BENCHMARKS / "results" / "truth_paths.json").read_text(encoding="utf-8"))["results"]
+    runs = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text(encoding="utf-8"))["results"]
     assert [run["method"] for run in runs] == list(shown)
-    models = [name for name in runs[0] if name not in ("method", "cost", "ratio", "additivity")]
-    assert header == ["method", "cost", *models, "ratio"]
+    others = ("method", "ratio", "additivity", *first, *last)
+    models = [each for each in runs[0] if each not in others]
+    assert header == ["method", *first, *models, "ratio", *last]
     for run in runs:
-        means = [f"{statistics.fmean(run[name]):.3f}" for name in models]
-        assert shown[run["method"]] == [str(run["cost"]), *means, f"{run['ratio']:.2f}"]
+        means = [f"{statistics.fmean(run[each]):.3f}" for each in models]
+        costs = [*(str(run[each]) for each in first)], [f"{run[each]:.1f}" for each in last]
+        assert shown[run["method"]] == [*costs[0], *means, f"{run['ratio']:.2f}", *costs[1]]
 
 
 @pytest.mark.usefixtures("_benchmarks")

@@ -123,7 +123,7 @@ class DerivedSweep(Sweep, Unchanging):
     def compiled_for(self, like: Tensor) -> Any:
         """Return the library's function that runs the steps for a device and a dtype, None if it has none."""
         found = functions_for(like) if self.program else None
-        return found and found["program"]
+        return found and self.program and found[self.program.function]
 
     def _coefficients_of_each_step(
         self, swept: Swept, ordered: Callable[[Sequence[Any]], Iterable[Any]]

@@ -146,6 +146,8 @@ class Written:
 
     """
 
+    #: The library's function that does it.
+    function = "program"
     operations: list[Operation]
     #: How many of them are done once for each pair; the others for each output.
     once: int

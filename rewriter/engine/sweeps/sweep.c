@@ -385,3 +385,155 @@ void program(const Program *s, int64_t t, int64_t place) {
         }
     }
 }
+
+/* Input and state as two players, of an LSTM and a GRU: what two_players/program.py writes down of any cell, in
+   one loop. Each value is known at four corners: 1 and 0, the ends; a, the input of the sample and the state of
+   the reference; b, the other way round. x, x0 and widths of Program are rows in the order of two_players/cells.py. */
+static inline REAL sigmoid_of(REAL x) { return (tanh_of(x / 2) + 1) / 2; }
+static inline REAL tanh_from(REAL ratio, REAL u, REAL v) { return ratio * (1 - u * v); }
+static inline REAL sigmoid_from(REAL ratio, REAL u, REAL v) {
+    return ratio * (u * ((1 - v) / 2) + v * ((1 - u) / 2));
+}
+static inline REAL mean_of(REAL u, REAL v) { return u / 2 + v / 2; }
+
+#define PLAYERS_PART 128
+#define ROW(k) const REAL *restrict x##k = s->x[k] + i * s->widths[k] + first,                  \
+                          *restrict y##k = s->x0[k] + i0 * s->widths[k] + first
+
+/* What one switch of an LSTM from values v to u, times half, adds to what gates and cell state get. */
+typedef struct {
+    REAL in, forget, cell, out, next, squashed, old;
+} LstmValues;
+
+static inline void lstm_switch(LstmValues u, LstmValues v, REAL r_in, REAL r_forget, REAL r_cell, REAL r_out,
+                               REAL *to_h, REAL *to_c) {
+    REAL in = sigmoid_from(r_in, u.in, v.in) * mean_of(u.cell, v.cell) / 2;
+    REAL forget = sigmoid_from(r_forget, u.forget, v.forget) * mean_of(u.old, v.old) / 2;
+    REAL cell = tanh_from(r_cell, u.cell, v.cell) * mean_of(u.in, v.in) / 2;
+    REAL old = mean_of(u.forget, v.forget) / 2;
+    REAL on = tanh_from(tanh_over(u.next - v.next), u.squashed, v.squashed) * mean_of(u.out, v.out);
+    to_c[0] += in, to_c[1] += forget, to_c[2] += cell, to_c[3] += old;
+    to_h[0] += on * in, to_h[1] += on * forget, to_h[2] += on * cell, to_h[3] += on * old;
+    to_h[4] += sigmoid_from(r_out, u.out, v.out) * mean_of(u.squashed, v.squashed) / 2;
+}
+
+static inline void lstm_players_pair(const Program *s, int64_t i, int64_t i0, int64_t pair, REAL *gates) {
+    const int64_t H = s->of.size, pairs = s->of.references * s->of.rows;
+    const REAL least = s->of.least;
+    REAL m[16][PLAYERS_PART];
+    for (int64_t first = 0; first < H; first += PLAYERS_PART) {
+        const int64_t n = H - first < PLAYERS_PART ? H - first : PLAYERS_PART;
+        ROW(0); ROW(1); ROW(2); ROW(3); ROW(4); ROW(5); ROW(6); ROW(7);
+        ROW(8); ROW(9); ROW(10); ROW(11); ROW(12); ROW(13); ROW(14);
+#pragma omp simd
+        for (int64_t j = 0; j < n; j++) {
+            LstmValues one = {x9[j], x10[j], x11[j], x12[j], x13[j], x14[j], x8[j]};
+            LstmValues zero = {y9[j], y10[j], y11[j], y12[j], y13[j], y14[j], y8[j]};
+            LstmValues a = {sigmoid_of(x0[j] + y4[j]), sigmoid_of(x1[j] + y5[j]), tanh_of(x2[j] + y6[j]),
+                            sigmoid_of(x3[j] + y7[j]), 0, 0, y8[j]};
+            LstmValues b = {sigmoid_of(y0[j] + x4[j]), sigmoid_of(y1[j] + x5[j]), tanh_of(y2[j] + x6[j]),
+                            sigmoid_of(y3[j] + x7[j]), 0, 0, x8[j]};
+            a.next = a.forget * a.old + a.in * a.cell, a.squashed = tanh_of(a.next);
+            b.next = b.forget * b.old + b.in * b.cell, b.squashed = tanh_of(b.next);
+            REAL h[5] = {0}, c[4] = {0}, h_state[5] = {0}, c_state[4] = {0};
+            REAL r_in = tanh_over((x0[j] - y0[j]) / 2), r_forget = tanh_over((x1[j] - y1[j]) / 2);
+            REAL r_cell = tanh_over(x2[j] - y2[j]), r_out = tanh_over((x3[j] - y3[j]) / 2);
+            lstm_switch(a, zero, r_in, r_forget, r_cell, r_out, h, c);
+            lstm_switch(one, b, r_in, r_forget, r_cell, r_out, h, c);
+            r_in = tanh_over((x4[j] - y4[j]) / 2), r_forget = tanh_over((x5[j] - y5[j]) / 2);
+            r_cell = tanh_over(x6[j] - y6[j]), r_out = tanh_over((x7[j] - y7[j]) / 2);
+            lstm_switch(b, zero, r_in, r_forget, r_cell, r_out, h_state, c_state);
+            lstm_switch(one, a, r_in, r_forget, r_cell, r_out, h_state, c_state);
+            m[0][j] = h_state[0], m[1][j] = h_state[1], m[2][j] = h_state[2], m[3][j] = h_state[4];
+            m[4][j] = h[0], m[5][j] = h[1], m[6][j] = h[2], m[7][j] = h[4], m[8][j] = h_state[3];
+            m[9][j] = c_state[0], m[10][j] = c_state[1], m[11][j] = c_state[2];
+            m[12][j] = c[0], m[13][j] = c[1], m[14][j] = c[2], m[15][j] = c_state[3];
+        }
+        for (int64_t row = pair; row < s->of.outputs * pairs; row += pairs) {
+            REAL *restrict d_h = s->states[0] + row * H + first, *restrict d_c = s->states[1] + row * H + first;
+            REAL *restrict g = gates + row * 8 * H + first;
+#pragma omp simd
+            for (int64_t j = 0; j < n; j++) {
+                REAL h = kept(d_h[j], least), c = kept(d_c[j], least);
+                g[j] = h * m[0][j] + c * m[9][j];
+                g[H + j] = h * m[1][j] + c * m[10][j];
+                g[2 * H + j] = h * m[2][j] + c * m[11][j];
+                g[3 * H + j] = h * m[3][j];
+                g[4 * H + j] = h * m[4][j] + c * m[12][j];
+                g[5 * H + j] = h * m[5][j] + c * m[13][j];
+                g[6 * H + j] = h * m[6][j] + c * m[14][j];
+                g[7 * H + j] = h * m[7][j];
+                d_c[j] = h * m[8][j] + c * m[15][j];
+            }
+        }
+    }
+}
+
+typedef struct {
+    REAL reset, update, new, before, from_h, old;
+} GruValues;
+
+static inline void gru_switch(GruValues u, GruValues v, REAL r_reset, REAL r_update, REAL *to) {
+    REAL passed = mean_of(u.update, v.update), from_h = mean_of(u.from_h, v.from_h);
+    REAL on = (1 - passed) * tanh_from(tanh_over(u.before - v.before), u.new, v.new) / 2;
+    to[0] += on * from_h * sigmoid_from(r_reset, u.reset, v.reset);
+    to[1] += sigmoid_from(r_update, u.update, v.update) * mean_of(u.old - u.new, v.old - v.new) / 2;
+    to[2] += on;
+    to[3] += on * mean_of(u.reset, v.reset);
+    to[4] += passed / 2;
+}
+
+static inline void gru_players_pair(const Program *s, int64_t i, int64_t i0, int64_t pair, REAL *gates) {
+    const int64_t H = s->of.size, pairs = s->of.references * s->of.rows;
+    const REAL least = s->of.least;
+    REAL m[7][PLAYERS_PART];
+    for (int64_t first = 0; first < H; first += PLAYERS_PART) {
+        const int64_t n = H - first < PLAYERS_PART ? H - first : PLAYERS_PART;
+        ROW(0); ROW(1); ROW(2); ROW(3); ROW(4); ROW(5); ROW(6); ROW(7); ROW(8); ROW(9);
+#pragma omp simd
+        for (int64_t j = 0; j < n; j++) {
+            GruValues one = {x7[j], x8[j], x9[j], x2[j] + x7[j] * x5[j], x5[j], x6[j]};
+            GruValues zero = {y7[j], y8[j], y9[j], y2[j] + y7[j] * y5[j], y5[j], y6[j]};
+            GruValues a = {sigmoid_of(x0[j] + y3[j]), sigmoid_of(x1[j] + y4[j]), 0, 0, y5[j], y6[j]};
+            GruValues b = {sigmoid_of(y0[j] + x3[j]), sigmoid_of(y1[j] + x4[j]), 0, 0, x5[j], x6[j]};
+            a.before = x2[j] + a.reset * a.from_h, a.new = tanh_of(a.before);
+            b.before = y2[j] + b.reset * b.from_h, b.new = tanh_of(b.before);
+            REAL input[5] = {0}, state[5] = {0};
+            REAL r_reset = tanh_over((x0[j] - y0[j]) / 2), r_update = tanh_over((x1[j] - y1[j]) / 2);
+            gru_switch(a, zero, r_reset, r_update, input);
+            gru_switch(one, b, r_reset, r_update, input);
+            r_reset = tanh_over((x3[j] - y3[j]) / 2), r_update = tanh_over((x4[j] - y4[j]) / 2);
+            gru_switch(b, zero, r_reset, r_update, state);
+            gru_switch(one, a, r_reset, r_update, state);
+            m[0][j] = state[0], m[1][j] = state[1], m[2][j] = state[3], m[6][j] = state[4];
+            m[3][j] = input[0], m[4][j] = input[1], m[5][j] = input[2];
+        }
+        for (int64_t row = pair; row < s->of.outputs * pairs; row += pairs) {
+            REAL *restrict d_h = s->states[0] + row * H + first, *restrict g = gates + row * 6 * H + first;
+#pragma omp simd
+            for (int64_t j = 0; j < n; j++) {
+                REAL h = kept(d_h[j], least);
+                g[j] = h * m[0][j];
+                g[H + j] = h * m[1][j];
+                g[2 * H + j] = h * m[2][j];
+                g[3 * H + j] = h * m[3][j];
+                g[4 * H + j] = h * m[4][j];
+                g[5 * H + j] = h * m[5][j];
+                d_h[j] = h * m[6][j];
+            }
+        }
+    }
+}
+
+#define PLAYERS(cell)                                                                           \
+    void cell##_players(const Program *s, int64_t t, int64_t place) {                           \
+        const int64_t pairs = s->of.references * s->of.rows;                                    \
+        REAL *gates = s->of.gates + place * s->of.outputs * pairs * s->slots * s->of.size;      \
+        _Pragma("omp parallel for num_threads(s->of.threads) if (s->of.threads > 1)")           \
+        for (int64_t pair = 0; pair < pairs; pair++)                                            \
+            cell##_players_pair(s, t * s->of.rows + pair % s->of.rows,                          \
+                                t * s->of.rows_x0 + s->of.facing[pair], pair, gates);           \
+    }
+
+PLAYERS(lstm)
+PLAYERS(gru)

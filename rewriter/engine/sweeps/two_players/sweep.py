@@ -17,6 +17,7 @@ from passes.recurrent.recurrence import Recurrence
 from rewriter.engine.sweeps.cell_graph import Multiplier, whole
 from rewriter.engine.sweeps.derived import Coefficients, DerivedRecording, DerivedSweep, coefficients_of
 from rewriter.engine.sweeps.sweep import GateSlots, Kept, Recording, State
+from rewriter.engine.sweeps.two_players.cells import cell_of_the_library
 from rewriter.engine.sweeps.two_players.program import program_of_players
 
 
@@ -35,7 +36,7 @@ class TwoPlayerSweep(DerivedSweep):
 
     def __init__(self, derived: DerivedSweep) -> None:
         self.step, self.forward = derived.step, derived.forward
-        self.program = program_of_players(self.step)
+        self.program = cell_of_the_library(self.step) or program_of_players(self.step)
         self.joined, self.direct = derived.joined, derived.direct
         count = self.step.gates
         # Input and hidden state have multipliers of their own, also where they are only added up.
