@@ -400,22 +400,19 @@ static inline REAL mean_of(REAL u, REAL v) { return u / 2 + v / 2; }
 #define ROW(k) const REAL *restrict x##k = s->x[k] + i * s->widths[k] + first,                  \
                           *restrict y##k = s->x0[k] + i0 * s->widths[k] + first
 
-/* What one switch of an LSTM from values v to u, times half, adds to what gates and cell state get. */
-typedef struct {
-    REAL in, forget, cell, out, next, squashed, old;
-} LstmValues;
-
-static inline void lstm_switch(LstmValues u, LstmValues v, REAL r_in, REAL r_forget, REAL r_cell, REAL r_out,
-                               REAL *to_h, REAL *to_c) {
-    REAL in = sigmoid_from(r_in, u.in, v.in) * mean_of(u.cell, v.cell) / 2;
-    REAL forget = sigmoid_from(r_forget, u.forget, v.forget) * mean_of(u.old, v.old) / 2;
-    REAL cell = tanh_from(r_cell, u.cell, v.cell) * mean_of(u.in, v.in) / 2;
-    REAL old = mean_of(u.forget, v.forget) / 2;
-    REAL on = tanh_from(tanh_over(u.next - v.next), u.squashed, v.squashed) * mean_of(u.out, v.out);
-    to_c[0] += in, to_c[1] += forget, to_c[2] += cell, to_c[3] += old;
-    to_h[0] += on * in, to_h[1] += on * forget, to_h[2] += on * cell, to_h[3] += on * old;
-    to_h[4] += sigmoid_from(r_out, u.out, v.out) * mean_of(u.squashed, v.squashed) / 2;
-}
+/* What one switch of an LSTM from corner v to u, times half, adds to what gates and cell state get of h and c.
+   Plain numbers: loops over structures are not vectorised. */
+#define LSTM_SWITCH(u, v, r, to)                                                                \
+    do {                                                                                        \
+        REAL in = sigmoid_from(r##_in, in_##u, in_##v) * mean_of(cell_##u, cell_##v) / 2;       \
+        REAL forget = sigmoid_from(r##_forget, forget_##u, forget_##v) * mean_of(old_##u, old_##v) / 2; \
+        REAL cell = tanh_from(r##_cell, cell_##u, cell_##v) * mean_of(in_##u, in_##v) / 2;      \
+        REAL old = mean_of(forget_##u, forget_##v) / 2;                                         \
+        REAL on = tanh_from(tanh_over(next_##u - next_##v), squashed_##u, squashed_##v) * mean_of(out_##u, out_##v); \
+        to##_in_c += in, to##_forget_c += forget, to##_cell_c += cell, to##_old_c += old;       \
+        to##_in += on * in, to##_forget += on * forget, to##_cell += on * cell, to##_old += on * old; \
+        to##_out += sigmoid_from(r##_out, out_##u, out_##v) * mean_of(squashed_##u, squashed_##v) / 2; \
+    } while (0)
 
 static inline void lstm_players_pair(const Program *s, int64_t i, int64_t i0, int64_t pair, REAL *gates) {
     const int64_t H = s->of.size, pairs = s->of.references * s->of.rows;
@@ -427,27 +424,31 @@ static inline void lstm_players_pair(const Program *s, int64_t i, int64_t i0, in
         ROW(8); ROW(9); ROW(10); ROW(11); ROW(12); ROW(13); ROW(14);
 #pragma omp simd
         for (int64_t j = 0; j < n; j++) {
-            LstmValues one = {x9[j], x10[j], x11[j], x12[j], x13[j], x14[j], x8[j]};
-            LstmValues zero = {y9[j], y10[j], y11[j], y12[j], y13[j], y14[j], y8[j]};
-            LstmValues a = {sigmoid_of(x0[j] + y4[j]), sigmoid_of(x1[j] + y5[j]), tanh_of(x2[j] + y6[j]),
-                            sigmoid_of(x3[j] + y7[j]), 0, 0, y8[j]};
-            LstmValues b = {sigmoid_of(y0[j] + x4[j]), sigmoid_of(y1[j] + x5[j]), tanh_of(y2[j] + x6[j]),
-                            sigmoid_of(y3[j] + x7[j]), 0, 0, x8[j]};
-            a.next = a.forget * a.old + a.in * a.cell, a.squashed = tanh_of(a.next);
-            b.next = b.forget * b.old + b.in * b.cell, b.squashed = tanh_of(b.next);
-            REAL h[5] = {0}, c[4] = {0}, h_state[5] = {0}, c_state[4] = {0};
-            REAL r_in = tanh_over((x0[j] - y0[j]) / 2), r_forget = tanh_over((x1[j] - y1[j]) / 2);
-            REAL r_cell = tanh_over(x2[j] - y2[j]), r_out = tanh_over((x3[j] - y3[j]) / 2);
-            lstm_switch(a, zero, r_in, r_forget, r_cell, r_out, h, c);
-            lstm_switch(one, b, r_in, r_forget, r_cell, r_out, h, c);
-            r_in = tanh_over((x4[j] - y4[j]) / 2), r_forget = tanh_over((x5[j] - y5[j]) / 2);
-            r_cell = tanh_over(x6[j] - y6[j]), r_out = tanh_over((x7[j] - y7[j]) / 2);
-            lstm_switch(b, zero, r_in, r_forget, r_cell, r_out, h_state, c_state);
-            lstm_switch(one, a, r_in, r_forget, r_cell, r_out, h_state, c_state);
-            m[0][j] = h_state[0], m[1][j] = h_state[1], m[2][j] = h_state[2], m[3][j] = h_state[4];
-            m[4][j] = h[0], m[5][j] = h[1], m[6][j] = h[2], m[7][j] = h[4], m[8][j] = h_state[3];
-            m[9][j] = c_state[0], m[10][j] = c_state[1], m[11][j] = c_state[2];
-            m[12][j] = c[0], m[13][j] = c[1], m[14][j] = c[2], m[15][j] = c_state[3];
+            REAL in_1 = x9[j], forget_1 = x10[j], cell_1 = x11[j], out_1 = x12[j], next_1 = x13[j];
+            REAL in_0 = y9[j], forget_0 = y10[j], cell_0 = y11[j], out_0 = y12[j], next_0 = y13[j];
+            REAL squashed_1 = x14[j], old_1 = x8[j], squashed_0 = y14[j], old_0 = y8[j];
+            REAL in_a = sigmoid_of(x0[j] + y4[j]), forget_a = sigmoid_of(x1[j] + y5[j]);
+            REAL cell_a = tanh_of(x2[j] + y6[j]), out_a = sigmoid_of(x3[j] + y7[j]), old_a = old_0;
+            REAL in_b = sigmoid_of(y0[j] + x4[j]), forget_b = sigmoid_of(y1[j] + x5[j]);
+            REAL cell_b = tanh_of(y2[j] + x6[j]), out_b = sigmoid_of(y3[j] + x7[j]), old_b = old_1;
+            REAL next_a = forget_a * old_a + in_a * cell_a, squashed_a = tanh_of(next_a);
+            REAL next_b = forget_b * old_b + in_b * cell_b, squashed_b = tanh_of(next_b);
+            REAL x_in = tanh_over((x0[j] - y0[j]) / 2), x_forget = tanh_over((x1[j] - y1[j]) / 2);
+            REAL x_cell = tanh_over(x2[j] - y2[j]), x_out = tanh_over((x3[j] - y3[j]) / 2);
+            REAL s_in = tanh_over((x4[j] - y4[j]) / 2), s_forget = tanh_over((x5[j] - y5[j]) / 2);
+            REAL s_cell = tanh_over(x6[j] - y6[j]), s_out = tanh_over((x7[j] - y7[j]) / 2);
+            REAL i_in = 0, i_forget = 0, i_cell = 0, i_out = 0, i_old = 0;
+            REAL i_in_c = 0, i_forget_c = 0, i_cell_c = 0, i_old_c = 0;
+            REAL h_in = 0, h_forget = 0, h_cell = 0, h_out = 0, h_old = 0;
+            REAL h_in_c = 0, h_forget_c = 0, h_cell_c = 0, h_old_c = 0;
+            LSTM_SWITCH(a, 0, x, i);
+            LSTM_SWITCH(1, b, x, i);
+            LSTM_SWITCH(b, 0, s, h);
+            LSTM_SWITCH(1, a, s, h);
+            m[0][j] = h_in, m[1][j] = h_forget, m[2][j] = h_cell, m[3][j] = h_out;
+            m[4][j] = i_in, m[5][j] = i_forget, m[6][j] = i_cell, m[7][j] = i_out, m[8][j] = h_old;
+            m[9][j] = h_in_c, m[10][j] = h_forget_c, m[11][j] = h_cell_c;
+            m[12][j] = i_in_c, m[13][j] = i_forget_c, m[14][j] = i_cell_c, m[15][j] = h_old_c;
         }
         for (int64_t row = pair; row < s->of.outputs * pairs; row += pairs) {
             REAL *restrict d_h = s->states[0] + row * H + first, *restrict d_c = s->states[1] + row * H + first;
@@ -469,19 +470,15 @@ static inline void lstm_players_pair(const Program *s, int64_t i, int64_t i0, in
     }
 }
 
-typedef struct {
-    REAL reset, update, new, before, from_h, old;
-} GruValues;
-
-static inline void gru_switch(GruValues u, GruValues v, REAL r_reset, REAL r_update, REAL *to) {
-    REAL passed = mean_of(u.update, v.update), from_h = mean_of(u.from_h, v.from_h);
-    REAL on = (1 - passed) * tanh_from(tanh_over(u.before - v.before), u.new, v.new) / 2;
-    to[0] += on * from_h * sigmoid_from(r_reset, u.reset, v.reset);
-    to[1] += sigmoid_from(r_update, u.update, v.update) * mean_of(u.old - u.new, v.old - v.new) / 2;
-    to[2] += on;
-    to[3] += on * mean_of(u.reset, v.reset);
-    to[4] += passed / 2;
-}
+#define GRU_SWITCH(u, v, r, to)                                                                 \
+    do {                                                                                        \
+        REAL passed = mean_of(update_##u, update_##v), hidden = mean_of(hidden_##u, hidden_##v); \
+        REAL on = tanh_from(tanh_over(before_##u - before_##v), new_##u, new_##v) * ((1 - passed) / 2); \
+        to##_reset += on * hidden * sigmoid_from(r##_reset, reset_##u, reset_##v);              \
+        to##_update += sigmoid_from(r##_update, update_##u, update_##v) *                       \
+                       mean_of(old_##u - new_##u, old_##v - new_##v) / 2;                       \
+        to##_new += on, to##_hidden += on * mean_of(reset_##u, reset_##v), to##_old += passed / 2; \
+    } while (0)
 
 static inline void gru_players_pair(const Program *s, int64_t i, int64_t i0, int64_t pair, REAL *gates) {
     const int64_t H = s->of.size, pairs = s->of.references * s->of.rows;
@@ -492,21 +489,24 @@ static inline void gru_players_pair(const Program *s, int64_t i, int64_t i0, int
         ROW(0); ROW(1); ROW(2); ROW(3); ROW(4); ROW(5); ROW(6); ROW(7); ROW(8); ROW(9);
 #pragma omp simd
         for (int64_t j = 0; j < n; j++) {
-            GruValues one = {x7[j], x8[j], x9[j], x2[j] + x7[j] * x5[j], x5[j], x6[j]};
-            GruValues zero = {y7[j], y8[j], y9[j], y2[j] + y7[j] * y5[j], y5[j], y6[j]};
-            GruValues a = {sigmoid_of(x0[j] + y3[j]), sigmoid_of(x1[j] + y4[j]), 0, 0, y5[j], y6[j]};
-            GruValues b = {sigmoid_of(y0[j] + x3[j]), sigmoid_of(y1[j] + x4[j]), 0, 0, x5[j], x6[j]};
-            a.before = x2[j] + a.reset * a.from_h, a.new = tanh_of(a.before);
-            b.before = y2[j] + b.reset * b.from_h, b.new = tanh_of(b.before);
-            REAL input[5] = {0}, state[5] = {0};
-            REAL r_reset = tanh_over((x0[j] - y0[j]) / 2), r_update = tanh_over((x1[j] - y1[j]) / 2);
-            gru_switch(a, zero, r_reset, r_update, input);
-            gru_switch(one, b, r_reset, r_update, input);
-            r_reset = tanh_over((x3[j] - y3[j]) / 2), r_update = tanh_over((x4[j] - y4[j]) / 2);
-            gru_switch(b, zero, r_reset, r_update, state);
-            gru_switch(one, a, r_reset, r_update, state);
-            m[0][j] = state[0], m[1][j] = state[1], m[2][j] = state[3], m[6][j] = state[4];
-            m[3][j] = input[0], m[4][j] = input[1], m[5][j] = input[2];
+            REAL reset_1 = x7[j], update_1 = x8[j], new_1 = x9[j], hidden_1 = x5[j], old_1 = x6[j];
+            REAL reset_0 = y7[j], update_0 = y8[j], new_0 = y9[j], hidden_0 = y5[j], old_0 = y6[j];
+            REAL before_1 = x2[j] + reset_1 * hidden_1, before_0 = y2[j] + reset_0 * hidden_0;
+            REAL reset_a = sigmoid_of(x0[j] + y3[j]), update_a = sigmoid_of(x1[j] + y4[j]);
+            REAL reset_b = sigmoid_of(y0[j] + x3[j]), update_b = sigmoid_of(y1[j] + x4[j]);
+            REAL hidden_a = hidden_0, old_a = old_0, hidden_b = hidden_1, old_b = old_1;
+            REAL before_a = x2[j] + reset_a * hidden_a, new_a = tanh_of(before_a);
+            REAL before_b = y2[j] + reset_b * hidden_b, new_b = tanh_of(before_b);
+            REAL x_reset = tanh_over((x0[j] - y0[j]) / 2), x_update = tanh_over((x1[j] - y1[j]) / 2);
+            REAL s_reset = tanh_over((x3[j] - y3[j]) / 2), s_update = tanh_over((x4[j] - y4[j]) / 2);
+            REAL i_reset = 0, i_update = 0, i_new = 0, i_hidden = 0, i_old = 0;
+            REAL h_reset = 0, h_update = 0, h_new = 0, h_hidden = 0, h_old = 0;
+            GRU_SWITCH(a, 0, x, i);
+            GRU_SWITCH(1, b, x, i);
+            GRU_SWITCH(b, 0, s, h);
+            GRU_SWITCH(1, a, s, h);
+            m[0][j] = h_reset, m[1][j] = h_update, m[2][j] = h_hidden, m[6][j] = h_old;
+            m[3][j] = i_reset, m[4][j] = i_update, m[5][j] = i_new;
         }
         for (int64_t row = pair; row < s->of.outputs * pairs; row += pairs) {
             REAL *restrict d_h = s->states[0] + row * H + first, *restrict g = gates + row * 6 * H + first;

@@ -16,6 +16,7 @@ from rewriter import DeepExplainer
 from rewriter.engine.path.nearness import Nearer
 from rewriter.engine.sweeps.cell_graph import CellGraph
 from rewriter.engine.sweeps.program import READS, WRITES, ProgramSteps
+from rewriter.engine.sweeps.two_players import sweep
 from rewriter.engine.sweeps.two_players.program import program_of_players
 from tests.rewriter.engine.test_derived_sweeps import CELLS, SIZE, UNCERTAIN, Layer, State
 from tests.rewriter.engine.test_programs import Cell
@@ -120,11 +121,16 @@ LAYERS: dict[str, Callable[[], nn.RNNBase]] = {
 
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
 # Rows of the library's parts, and some more.
-@pytest.mark.parametrize("size", [1, 5, 64, 67])
-@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "peepholes"])
+@pytest.mark.parametrize("size", [1, 64, 133])
+@pytest.mark.parametrize(
+    ("kind", "as_program"),
+    [("LSTM", False), ("LSTM", True), ("GRU", False), ("GRU", True), ("RNN", True), ("peepholes", True)],
+)
 def test_the_library_computes_the_same(
-    kind: str, size: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    kind: str, as_program: bool, size: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if as_program:
+        monkeypatch.setattr(sweep, "cell_of_the_library", lambda step: None)
     if not shutil.which("cc"):
         pytest.skip("no C compiler")
     torch.manual_seed(size)
