@@ -132,8 +132,8 @@ def main() -> None:
         )
     notes = [
         f"{seeds} models each, {count} samples of 4 x 3 numbers, {others} references.",
-        f"{MOTIONS}: {-(-seeds // 2)} LSTMs of 32 units, {-(-count // 2)} series of 100 x 6, halves of channels "
-        f"as 12 players, {others // 2} references.",
+        f"{MOTIONS}: {-(-seeds // 2)} LSTMs of 32 units, {-(-count // 2)} series of 100 x 6, halves of "
+        f"channels as 12 players, {others // 2} references.",
         "Each cell: sum of |value - exact Shapley value| over sum of |exact|, the mean over the models.",
         "ratio: to DeepSHAP's distance, the geometric mean.",
         f"ms: for one series of {MOTIONS}, the median over the models.",
