@@ -295,6 +295,10 @@ def linked_recurrence(
     state: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
     """Run a recurrence for the references, or for the samples linked to them."""
+    if tape.linking is not None:
+        made = gates.made() if isinstance(gates, GatesToBe) else gates
+        linked: tuple[Tensor, ...] = tape.linking.recurrence(name, derived, steps, made, mask, state)
+        return linked
     sweep = compiled_sweep(steps, state[0]) or derived
     forward, (outputs, *finals) = run(sweep, steps, gates, mask, state)
     # The model's code may write to the final states, which are kept for the sweep.
@@ -307,5 +311,5 @@ def linked_recurrence(
     batch = x.shape[1]
     forward0 = tape.next(name, forward)
     link = RecurrentLink(steps, forward, forward0, tape.pairing, weight, batch, tape.outer(0))
-    linked: tuple[Tensor, ...] = LinkedRecurrence.apply(link, result, x, *state)  # type: ignore[no-untyped-call]
+    linked = LinkedRecurrence.apply(link, result, x, *state)  # type: ignore[no-untyped-call]
     return linked
