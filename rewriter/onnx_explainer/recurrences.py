@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from passes.recurrent.recurrence import Recurrence
-from rewriter.engine.sweeps.derived import Coefficients, DerivedSweep
+from rewriter.engine.sweeps.cell_graph import whole
+from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.sweep import fused
 from rewriter.engine.tape import Outers
 from rewriter.onnx_explainer.pairs import Rows
@@ -29,6 +30,21 @@ class Left(NamedTuple):
 
     kept: tuple[Tensor, ...]
     mask: Tensor | None
+
+
+class Place(NamedTuple):
+    """What a coefficient is taken for.
+
+    Args:
+        kind: ``"new"``, ``"gates"`` or ``"old"``.
+        source: the new state whose multiplier it is taken times.
+        place: the number of the new state, of the slot of the gates, or of the old state.
+
+    """
+
+    kind: str
+    source: int
+    place: int
 
 
 class StepBody(nn.Module):
@@ -82,7 +98,7 @@ class TurnBody(nn.Module):
     """
 
     def __init__(
-        self, sweep: DerivedSweep, places: Sequence[Any], *, projected: bool, masked: bool, given: bool
+        self, sweep: DerivedSweep, places: Sequence[Place], *, projected: bool, masked: bool, given: bool
     ) -> None:
         super().__init__()
         self.direct, self.slots = sweep.direct, sweep.slots
@@ -105,7 +121,7 @@ class TurnBody(nn.Module):
         gates: dict[int, Tensor] = {}
         old: dict[int, Tensor] = {}
         for (kind, k, place), each in zip(self.places, coefficients, strict=True):
-            if kind == "onward":
+            if kind == "new":
                 d[place] = d[place] + d[k] * each
             elif kind == "gates":
                 gates[place] = gates[place] + d[k] * each if place in gates else d[k] * each
@@ -197,8 +213,8 @@ class TurnedRecurrence(NamedTuple):
     def backward(self, d_out: Tensor | None, d_state: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
         """Take multipliers of outputs (T, P, H) and last states (P, H) to those of gates and first states."""
         sweep = self.sweep
-        found = sweep.coefficients([self._facing(a, b) for a, b in zip(self.x.kept, self.x0.kept, strict=True)])
-        places, coefficients = _flattened(found)
+        facing = [self._facing(a, b) for a, b in zip(self.x.kept, self.x0.kept, strict=True)]
+        places, coefficients = _coefficients(sweep, facing)
         coefficients = [self._rows(each) for each in coefficients]
         weight, _ = fused(self.steps.hidden)
         size = weight.shape[0] // self.steps.gates
@@ -223,8 +239,9 @@ class TurnedRecurrence(NamedTuple):
     def _facing(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Bring what both kept, (T, B, F), into shapes that broadcast to (T, n, outer, M, inner, F)."""
         pairing = self.rows.pairing
-        a = torch.unflatten(a, 1, (1, self.outer, pairing.samples, -1))
-        shape = (self.outer, pairing.references, pairing.samples if pairing.own else 1, -1)
+        inner = a.shape[1] // pairing.samples // self.outer
+        a = torch.unflatten(a, 1, (1, self.outer, pairing.samples, inner))
+        shape = (self.outer, pairing.references, pairing.samples if pairing.own else 1, inner)
         return a, torch.unflatten(b, 1, shape).movedim(2, 1)
 
     def _rows(self, each: Tensor) -> Tensor:
@@ -256,21 +273,24 @@ class TurnedRecurrence(NamedTuple):
         return d.movedim((place, place + 1), (place + 1, place + 2)).flatten(place, place + 4)
 
 
-def _flattened(found: list[tuple[int, Coefficients]]) -> tuple[list[tuple[str, int, int]], list[Tensor]]:
-    """Return which coefficients there are, and the coefficients, (T, …, H) each."""
-    places: list[tuple[str, int, int]] = []
-    tensors: list[Tensor] = []
-    for k, (onward, first, gates, old) in found:
-        for q, each in onward.items():
-            places.append(("onward", k, q))
-            tensors.append(each)
-        for j, each in enumerate([] if gates is None else gates.unbind(-2)):
-            places.append(("gates", k, first + j))
-            tensors.append(each)
-        for r, each in old.items():
-            places.append(("old", k, r))
-            tensors.append(each)
-    return places, tensors
+def _coefficients(
+    sweep: DerivedSweep, pairs: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[list[Place], list[Tensor]]:
+    """Return what new states' multipliers are taken times, for what, and the numbers, (T, n, outer, M, …)."""
+    like = pairs[0][0]
+    places: list[Place] = []
+    numbers: list[Tensor] = []
+    for k, reached in sweep.step.backward(dict(zip(sweep.step.kept, pairs, strict=True))):
+        for kind in ("new", "gates", "old"):
+            for place, found in getattr(reached, kind).items():
+                each = whole(found)
+                if each.dim() != like.dim():
+                    # What no atom lies on is a number, the same at all steps.
+                    width = each.shape[-1] if each.dim() else 1
+                    each = each.to(like.dtype).expand(like.shape[0], *[1] * (like.dim() - 2), width)
+                places.append(Place(kind, k, place))
+                numbers.append(each)
+    return places, numbers
 
 
 class LinkedPairs(torch.autograd.Function):

@@ -26,6 +26,8 @@ class Loop:
         sequences: their number.
         reverse: run from the last step to the first.
         sizes: of each argument of the body; those that are free are symbols of torch's.
+        dtypes: of each argument of the body.
+        results: the number of what the body returns.
 
     """
 
@@ -35,6 +37,8 @@ class Loop:
     sequences: int
     reverse: bool
     sizes: tuple[tuple[Any, ...], ...]
+    dtypes: tuple[torch.dtype, ...]
+    results: int
 
 
 @dataclass
@@ -95,7 +99,8 @@ def scan(
     made = body(*arguments)
     key = len(loops.found)
     sizes = tuple(tuple(each.shape) for each in arguments)
-    loops.found.append(Loop(name, body, len(states), len(sequences), reverse, sizes))
+    dtypes = tuple(each.dtype for each in arguments)
+    loops.found.append(Loop(name, body, len(states), len(sequences), reverse, sizes, dtypes, len(made)))
     length = sequences[0].shape[0]
     shapes = [tuple(each.shape) for each in states]
     shapes += [(length, *each.shape) for each in made[len(states) :]]

@@ -1,0 +1,66 @@
+"""Make a graph of an explanation, for any number of samples: everything that runs, noted by torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+from rewriter.onnx_explainer.scans import Loops, noted_loops
+from rewriter.onnx_explainer.transposes import DECOMPOSITIONS
+
+#: Sizes of the axes of a tensor that are free, which tell them from each other while a graph is made.
+Free = Mapping[int, int]
+
+
+def traced(
+    function: Callable[..., Any], tensors: Sequence[Tensor], free: Sequence[Free]
+) -> tuple[fx.GraphModule, Loops]:
+    """Note what a function of tensors calls, for any size of the free axes.
+
+    Args:
+        function: what is noted.
+        tensors: like those that it takes.
+        free: for each the axes that may have any size, with the size that they have meanwhile.
+
+    Returns:
+        The graph, of operators of ATen, and the loops that nodes in it stand for.
+
+    Example:
+        >>> graph, _ = traced(lambda x: x.flatten() * 2, [torch.ones(3, 2)], [{0: 13}])
+        >>> graph(torch.ones(5, 2)).shape
+        torch.Size([10])
+
+    """
+    mode = FakeTensorMode(
+        shape_env=ShapeEnv(duck_shape=False, specialize_zero_one=True), allow_non_fake_inputs=True
+    )
+    fakes = []
+    for tensor, sizes in zip(tensors, free, strict=True):
+        shape = [sizes.get(axis, size) for axis, size in enumerate(tensor.shape)]
+        dims = [DimDynamic.DYNAMIC if axis in sizes else DimDynamic.STATIC for axis in range(tensor.dim())]
+        context = StatelessSymbolicContext(dynamic_sizes=dims)  # type: ignore[arg-type, call-arg]
+        fakes.append(mode.from_tensor(tensor.new_zeros(shape), symbolic_context=context))
+    with mode, noted_loops() as loops:
+        graph = make_fx(function, DECOMPOSITIONS, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*fakes)
+    graph.graph.eliminate_dead_code()
+    _infer_sizes(graph.graph)
+    graph.recompile()
+    return graph, loops
+
+
+def _infer_sizes(graph: fx.Graph) -> None:
+    """Leave the one size of a view that is computed to be inferred: nothing is computed for it then."""
+    for node in list(graph.nodes):
+        if node.target not in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+            continue
+        shape = node.args[1]
+        computed = [k for k, size in enumerate(shape) if isinstance(size, fx.Node)]
+        if len(computed) == 1 and all(size != 0 for size in shape):
+            node.args = (node.args[0], [-1 if k in computed else size for k, size in enumerate(shape)])
+    graph.eliminate_dead_code()

@@ -1,0 +1,54 @@
+"""Operators that gradients of linear maps are made of, in those that ONNX has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+def convolution_backward(
+    d: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Any,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+    output_mask: list[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return what a convolution hands to its input: a transposed convolution, and the other way round."""
+    if transposed:
+        pulled = aten.convolution(d, weight, None, stride, padding, dilation, False, [0], groups)
+        return pulled, None, None
+    space = zip(x.shape[2:], d.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    missing = [
+        size - ((count - 1) * step - 2 * edge + width * (kernel - 1) + 1)
+        for size, count, kernel, step, edge, width in space
+    ]
+    pulled = aten.convolution(d, weight, None, stride, padding, dilation, True, missing, groups)
+    return pulled, None, None
+
+
+def cumprod(x: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    """Return products of all elements up to each: of 2, of 4, of 8, … neighbours."""
+    x = x if dtype is None else x.to(dtype)
+    reach = 1
+    while reach < x.shape[dim]:
+        before = x.narrow(dim, 0, x.shape[dim] - reach)
+        x = torch.cat([x.narrow(dim, 0, reach), x.narrow(dim, reach, x.shape[dim] - reach) * before], dim)
+        reach *= 2
+    return x
+
+
+DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
+    aten.convolution_backward.default: convolution_backward,
+    aten.cumprod.default: cumprod,
+}

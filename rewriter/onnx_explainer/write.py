@@ -1,0 +1,167 @@
+"""Write a graph of an explanation as ONNX, its loops as Scans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from rewriter.onnx_explainer.scans import DOMAIN, Loop, Loops
+
+#: What bodies are called in the graph in which they are exported.
+_BODY = "loop"
+
+
+class Together(nn.Module):
+    """A graph, and the bodies of its loops beside it, so that torch exports all at once.
+
+    Args:
+        graph: the graph.
+        loops: its loops.
+        count: the number of the graph's own inputs.
+
+    """
+
+    def __init__(self, graph: fx.GraphModule, loops: Loops, count: int) -> None:
+        super().__init__()
+        self.whole, self.count = graph, count
+        self.sizes = [len(each.sizes) for each in loops.found]
+        self.bodies = nn.ModuleList(each.body for each in loops.found)
+
+    def forward(self, *inputs: Tensor) -> tuple[Any, ...]:
+        """Return what the graph gives, and what each body does."""
+        results = [self.whole(*inputs[: self.count])]
+        begin = self.count
+        for body, size in zip(self.bodies, self.sizes, strict=True):
+            results.append(body(*inputs[begin : begin + size]))
+            begin += size
+        return tuple(results)
+
+
+def to_onnx(
+    graph: fx.GraphModule, loops: Loops, inputs: Sequence[Tensor], free: Sequence[Any], *, opset: int
+) -> Any:
+    """Export a graph and its loops; returns an ``onnx_ir.Model``."""
+    together = Together(graph, loops, len(inputs)).eval()
+    tensors, dims = [], []
+    for tensor, axes in zip(inputs, free, strict=True):
+        shape = [axes.get(axis, size) for axis, size in enumerate(tensor.shape)]
+        tensors.append(tensor.new_zeros(shape))
+        dims.append({axis: torch.export.Dim.DYNAMIC for axis in axes})
+    for loop in loops.found:
+        for sizes, dtype in zip(loop.sizes, loop.dtypes, strict=True):
+            tensors.append(torch.zeros([_hint(each) for each in sizes], dtype=dtype))
+            dims.append(
+                {
+                    axis: torch.export.Dim.AUTO
+                    for axis, each in enumerate(sizes)
+                    if isinstance(each, torch.SymInt)
+                }
+            )
+    program = torch.export.export(together, tuple(tensors), dynamic_shapes=(tuple(dims),), strict=False)
+    exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, optimize=True)
+    assert exported is not None
+    model = exported.model
+    _tidy(model)
+    # Behind the passes: they would take out the copies that a Scan's body needs.
+    _put_loops(model, loops, len(inputs))
+    return model
+
+
+def _hint(size: Any) -> int:
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+
+
+def _put_loops(model: Any, loops: Loops, count: int) -> None:
+    """Take the bodies out of the graph and put each into the Scan that it belongs to."""
+    graph = model.graph
+    inputs, outputs = list(graph.inputs), list(graph.outputs)
+    nodes = {
+        node.attributes["key"].as_int(): node for node in graph if node.domain == DOMAIN
+    }
+    begin = count
+    end = len(outputs)
+    first = end - sum(each.results for each in loops.found)
+    begin_out = first
+    while len(graph.outputs) > first:
+        graph.outputs.pop()
+    while len(graph.inputs) > count:
+        graph.inputs.pop()
+    for key, loop in enumerate(loops.found):
+        taken = inputs[begin : begin + len(loop.sizes)]
+        given = outputs[begin_out : begin_out + loop.results]
+        begin += len(loop.sizes)
+        begin_out += loop.results
+        _put(graph, nodes[key], loop, taken, given, f"{_BODY}{key}")
+
+
+def _put(graph: Any, node: Any, loop: Loop, taken: list[Any], given: list[Any], prefix: str) -> None:
+    import onnx_ir as ir
+
+    moving = loop.states + loop.sequences
+    # What is the same at all steps is taken from the graph around.
+    for inner, outer in zip(taken[moving:], node.inputs[moving:], strict=True):
+        ir.convenience.replace_all_uses_with(inner, outer)
+        given = [outer if each is inner else each for each in given]
+    body = _body_nodes(graph, given, node.inputs[moving:])
+    graph.remove(body)
+    results = []
+    for k, each in enumerate(given):
+        if each in taken or each in given[:k] or each.producer() not in body:
+            copy = ir.node("Identity", [each], name=f"copy{k}")
+            copy.outputs[0].name = f"copy{k}"
+            copy.outputs[0].shape, copy.outputs[0].type = each.shape, each.type
+            body.append(copy)
+            each = copy.outputs[0]
+        results.append(each)
+    for inner in body:
+        inner.name = f"{prefix}.{inner.name}"
+        for value in inner.outputs:
+            value.name = f"{prefix}.{value.name}"
+    for k, value in enumerate(taken[:moving]):
+        value.name = f"{prefix}.in{k}"
+    direction = [int(loop.reverse)]
+    scanned = ir.Graph(taken[:moving], results, nodes=body, name=prefix)
+    scan = ir.node(
+        "Scan",
+        node.inputs[:moving],
+        attributes={
+            "body": scanned,
+            "num_scan_inputs": loop.sequences,
+            "scan_input_directions": direction * loop.sequences,
+            "scan_output_directions": direction * (loop.results - loop.states),
+        },
+        outputs=[ir.Value(name=each.name, shape=each.shape, type=each.type) for each in node.outputs],
+        name=f"{loop.name}.{prefix}",
+    )
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [scan], node.outputs, scan.outputs)
+
+
+def _body_nodes(graph: Any, given: Sequence[Any], around: Sequence[Any]) -> list[Any]:
+    """Return the nodes that make some values, in their order."""
+    wanted = {each.producer() for each in given if each not in around} - {None}
+    pending = list(wanted)
+    while pending:
+        for value in pending.pop().inputs:
+            producer = None if value is None or value in around else value.producer()
+            if producer is not None and producer not in wanted:
+                wanted.add(producer)
+                pending.append(producer)
+    return [node for node in graph if node in wanted]
+
+
+def _tidy(model: Any) -> None:
+    """Drop what is unused, twice there, or only says where something came from."""
+    from onnx_ir.passes import common
+
+    for each in (
+        common.IdentityEliminationPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.DeduplicateInitializersPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.ClearMetadataAndDocStringPass(),
+    ):
+        each(model)
