@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,6 +72,22 @@ def batch_of(samples: Sequence[Any], pairs: Sequence[Any]) -> int | None:
     return next((k for k, (a, b) in enumerate(zip(samples, pairs, strict=True)) if a != b), None)
 
 
+class LookedUp(NamedTuple):
+    """What an embedding looked up, (rows, *), and what it found, (rows, *, features)."""
+
+    index: Tensor
+    found: Tensor
+
+
+class Lookup(NamedTuple):
+    """A lookup by samples and by references, and the leaf of the pairs' graph that it is."""
+
+    name: str
+    x: LookedUp
+    x0: LookedUp
+    leaf: Tensor
+
+
 @dataclass
 class Run:
     """What one run of the model left, operation by operation."""
@@ -82,6 +98,11 @@ class Run:
         """Note a call of an operation."""
         self.entries.append((call.name, call))
         return result
+
+    def lookup(self, name: str, index: Tensor, found: Tensor) -> Tensor:
+        """Note what an embedding looked up."""
+        self.entries.append((name, LookedUp(index, found)))
+        return found
 
     def recurrence(self, *call: Any) -> Any:
         """Run a recurrence and note what it left."""
@@ -109,6 +130,7 @@ class PairsRun:
     rows: Rows
     outers: list[Outers]
     position: int = 0
+    lookups: list[Lookup] = field(default_factory=list)
 
     def next(self, name: str) -> tuple[Any, Any, Outers]:
         """Return what samples and references left of the operation that runs now."""
@@ -130,6 +152,15 @@ class PairsRun:
         )
         linked: Tensor = PairRule.apply(link, self.rows, (result,), *operands)  # type: ignore[no-untyped-call]
         return linked
+
+    def lookup(self, name: str, index: Tensor, found: Tensor) -> Tensor:
+        """Make a leaf of what an embedding looked up, unless all rows look up the same."""
+        x, x0, _ = self.next(name)
+        if batch_of(x.index.shape, index.shape) is None:
+            return found
+        leaf = found.detach().requires_grad_()
+        self.lookups.append(Lookup(name, x, x0, leaf))
+        return leaf.clone()
 
     def recurrence(self, *call: Any) -> Any:
         """Link a recurrence."""

@@ -11,8 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+from rewriter.onnx.packed import PaddedWhilePacked
+from rewriter.onnx_explainer.operators import DECOMPOSITIONS, FlatLinears
 from rewriter.onnx_explainer.scans import Loops, noted_loops
-from rewriter.onnx_explainer.transposes import DECOMPOSITIONS
 
 #: Sizes of the axes of a tensor that are free, which tell them from each other while a graph is made.
 Free = Mapping[int, int]
@@ -46,7 +47,7 @@ def traced(
         dims = [DimDynamic.DYNAMIC if axis in sizes else DimDynamic.STATIC for axis in range(tensor.dim())]
         context = StatelessSymbolicContext(dynamic_sizes=dims)  # type: ignore[arg-type, call-arg]
         fakes.append(mode.from_tensor(tensor.new_zeros(shape), symbolic_context=context))
-    with mode, noted_loops() as loops:
+    with mode, noted_loops() as loops, PaddedWhilePacked(), FlatLinears():
         graph = make_fx(function, DECOMPOSITIONS, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*fakes)
     graph.graph.eliminate_dead_code()
     _infer_sizes(graph.graph)

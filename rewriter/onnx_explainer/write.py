@@ -8,10 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from rewriter.onnx.graph import count_operators as count_operators
+from rewriter.onnx.graph import name_interface
+from rewriter.onnx.graph import shape_of as shape_of
 from rewriter.onnx_explainer.scans import DOMAIN, Loop, Loops
 
 #: What bodies are called in the graph in which they are exported.
 _BODY = "loop"
+# Sizes and indices have few numbers, weights many.
+_SMALL = 64
 
 
 class Together(nn.Module):
@@ -43,7 +48,10 @@ class Together(nn.Module):
 def to_onnx(
     graph: fx.GraphModule, loops: Loops, inputs: Sequence[Tensor], free: Sequence[Any], *, opset: int
 ) -> Any:
-    """Export a graph and its loops; returns an ``onnx_ir.Model``."""
+    """Export a graph and its loops; returns an ``onnx.ModelProto``."""
+    import onnx_ir as ir
+    from onnxscript.optimizer import fold_constants
+
     together = Together(graph, loops, len(inputs)).eval()
     tensors, dims = [], []
     for tensor, axes in zip(inputs, free, strict=True):
@@ -61,13 +69,14 @@ def to_onnx(
                 }
             )
     program = torch.export.export(together, tuple(tensors), dynamic_shapes=(tuple(dims),), strict=False)
-    exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, optimize=True)
+    exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, optimize=False)
     assert exported is not None
     model = exported.model
+    fold_constants(model, onnx_shape_inference=False, input_size_limit=_SMALL, output_size_limit=_SMALL)
     _tidy(model)
     # Behind the passes: they would take out the copies that a Scan's body needs.
     _put_loops(model, loops, len(inputs))
-    return model
+    return ir.to_proto(model)
 
 
 def _hint(size: Any) -> int:
@@ -165,3 +174,18 @@ def _tidy(model: Any) -> None:
         common.ClearMetadataAndDocStringPass(),
     ):
         each(model)
+
+
+def named(proto: Any, inputs: Sequence[str], outputs: Sequence[str], sizes: Sequence[int]) -> None:
+    """Name inputs, outputs and free axes."""
+    name_interface(proto.graph, inputs, outputs)
+    symbols = {}
+    for value in proto.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                symbols.setdefault(dim.dim_param, None)
+    free = dict(zip(symbols, ("batch", "time", "references", "more"), strict=False))
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = free.get(dim.dim_param, dim.dim_param)

@@ -1,4 +1,4 @@
-"""Operators that gradients of linear maps are made of, in those that ONNX has."""
+"""Operators that ONNX lacks, or has a better form of, in those that it has."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 aten = torch.ops.aten
 
@@ -52,3 +53,24 @@ DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
     aten.convolution_backward.default: convolution_backward,
     aten.cumprod.default: cumprod,
 }
+
+
+class FlatLinears(TorchFunctionMode):
+    """While active, a Linear takes all its rows as one matrix; torch may repeat its weights for each step.
+
+    Example:
+        >>> with FlatLinears():
+        ...     torch.nn.Linear(3, 2)(torch.ones(4, 5, 3)).shape
+        torch.Size([4, 5, 2])
+
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Take over that one function."""
+        if func is torch.nn.functional.linear and not kwargs and args[0].dim() > 2:
+            x, weight, *bias = args
+            rows = func(x.reshape(-1, x.shape[-1]), weight, *bias)
+            return rows.reshape(*x.shape[:-1], rows.shape[-1])
+        return func(*args, **(kwargs or {}))
