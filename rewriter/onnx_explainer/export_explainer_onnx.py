@@ -150,9 +150,9 @@ def export_explainer_onnx(
         )
         free = _free(data, references_as_input, time_axis)
         inputs = [*data, *data] if references_as_input else data
-        graph, loops = traced(explanation, inputs, free)
+        noted = traced(explanation, inputs, free)
         names = read_example(model, tuple(data)).names
-        proto = to_onnx(graph, loops, inputs, free, opset=opset)
+        proto = to_onnx(noted, {}, opset=opset)
         named(proto, *_names(names, references_as_input), _SIZES)
         check_model(proto)
         content: bytes = proto.SerializeToString()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,15 +14,37 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from rewriter.onnx.packed import PaddedWhilePacked
 from rewriter.onnx_explainer.operators import DECOMPOSITIONS, FlatLinears
-from rewriter.onnx_explainer.scans import Loops, noted_loops
+from rewriter.onnx_explainer.scans import Loop, noted_loops
 
 #: Sizes of the axes of a tensor that are free, which tell them from each other while a graph is made.
 Free = Mapping[int, int]
 
 
-def traced(
-    function: Callable[..., Any], tensors: Sequence[Tensor], free: Sequence[Free]
-) -> tuple[fx.GraphModule, Loops]:
+@dataclass(frozen=True)
+class Traced:
+    """A graph that was noted.
+
+    Args:
+        graph: of operators of ATen.
+        inputs: what it was noted with: tensors without numbers, whose free axes have sizes that are symbols.
+        loops: what nodes in it stand for.
+        mode: of the tensors.
+
+    """
+
+    graph: fx.GraphModule
+    inputs: list[Tensor]
+    loops: list[Loop]
+    mode: FakeTensorMode
+
+    def like(self, sizes: Sequence[Any], dtype: torch.dtype) -> Tensor:
+        """Return an input more; what is a symbol of ``sizes`` is free."""
+        free = {axis: size.node.hint for axis, size in enumerate(sizes) if isinstance(size, torch.SymInt)}
+        shape = [free.get(axis, size) for axis, size in enumerate(sizes)]
+        return _without_numbers(self.mode, torch.empty(shape, dtype=dtype), free)
+
+
+def traced(function: Callable[..., Any], tensors: Sequence[Tensor], free: Sequence[Free]) -> Traced:
     """Note what a function of tensors calls, for any size of the free axes.
 
     Args:
@@ -29,30 +52,31 @@ def traced(
         tensors: like those that it takes.
         free: for each the axes that may have any size, with the size that they have meanwhile.
 
-    Returns:
-        The graph, of operators of ATen, and the loops that nodes in it stand for.
-
     Example:
-        >>> graph, _ = traced(lambda x: x.flatten() * 2, [torch.ones(3, 2)], [{0: 13}])
-        >>> graph(torch.ones(5, 2)).shape
+        >>> noted = traced(lambda x: x.flatten() * 2, [torch.ones(3, 2)], [{0: 13}])
+        >>> noted.graph(torch.ones(5, 2)).shape
         torch.Size([10])
 
     """
     mode = FakeTensorMode(
         shape_env=ShapeEnv(duck_shape=False, specialize_zero_one=True), allow_non_fake_inputs=True
     )
-    fakes = []
-    for tensor, sizes in zip(tensors, free, strict=True):
-        shape = [sizes.get(axis, size) for axis, size in enumerate(tensor.shape)]
-        dims = [DimDynamic.DYNAMIC if axis in sizes else DimDynamic.STATIC for axis in range(tensor.dim())]
-        context = StatelessSymbolicContext(dynamic_sizes=dims)  # type: ignore[arg-type, call-arg]
-        fakes.append(mode.from_tensor(tensor.new_zeros(shape), symbolic_context=context))
+    inputs = [_without_numbers(mode, *each) for each in zip(tensors, free, strict=True)]
     with mode, noted_loops() as loops, PaddedWhilePacked(), FlatLinears():
-        graph = make_fx(function, DECOMPOSITIONS, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*fakes)
+        graph = make_fx(
+            function, dict(DECOMPOSITIONS), tracing_mode="symbolic", _allow_non_fake_inputs=True
+        )(*inputs)
     graph.graph.eliminate_dead_code()
     _infer_sizes(graph.graph)
     graph.recompile()
-    return graph, loops
+    return Traced(graph, inputs, loops.found, mode)
+
+
+def _without_numbers(mode: FakeTensorMode, tensor: Tensor, free: Free) -> Tensor:
+    shape = [free.get(axis, size) for axis, size in enumerate(tensor.shape)]
+    dims = [DimDynamic.DYNAMIC if axis in free else DimDynamic.STATIC for axis in range(tensor.dim())]
+    context = StatelessSymbolicContext(dynamic_sizes=dims)  # type: ignore[arg-type, call-arg]
+    return mode.from_tensor(tensor.new_zeros(shape), symbolic_context=context)
 
 
 def _infer_sizes(graph: fx.Graph) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from rewriter.onnx.graph import count_operators as count_operators
 from rewriter.onnx.graph import name_interface
 from rewriter.onnx.graph import shape_of as shape_of
-from rewriter.onnx_explainer.scans import DOMAIN, Loop, Loops
+from rewriter.onnx_explainer.program import Table, TracedProgram, functional
+from rewriter.onnx_explainer.scans import DOMAIN, Loop
+from rewriter.onnx_explainer.trace import Traced
 
 #: What bodies are called in the graph in which they are exported.
 _BODY = "loop"
@@ -19,71 +21,51 @@ _BODY = "loop"
 _SMALL = 64
 
 
-class Together(nn.Module):
-    """A graph, and the bodies of its loops beside it, so that torch exports all at once.
+def to_onnx(noted: Traced, weights: Mapping[int, str], *, opset: int) -> Any:
+    """Export a graph and its loops; returns an ``onnx.ModelProto``.
 
     Args:
-        graph: the graph.
-        loops: its loops.
-        count: the number of the graph's own inputs.
+        noted: the graph.
+        weights: names of tensors in it, by ``id``.
+        opset: version of the ONNX operator set.
 
     """
-
-    def __init__(self, graph: fx.GraphModule, loops: Loops, count: int) -> None:
-        super().__init__()
-        self.whole, self.count = graph, count
-        self.sizes = [len(each.sizes) for each in loops.found]
-        self.bodies = nn.ModuleList(each.body for each in loops.found)
-
-    def forward(self, *inputs: Tensor) -> tuple[Any, ...]:
-        """Return what the graph gives, and what each body does."""
-        results = [self.whole(*inputs[: self.count])]
-        begin = self.count
-        for body, size in zip(self.bodies, self.sizes, strict=True):
-            results.append(body(*inputs[begin : begin + size]))
-            begin += size
-        return tuple(results)
-
-
-def to_onnx(
-    graph: fx.GraphModule, loops: Loops, inputs: Sequence[Tensor], free: Sequence[Any], *, opset: int
-) -> Any:
-    """Export a graph and its loops; returns an ``onnx.ModelProto``."""
     import onnx_ir as ir
+    from onnx_ir.passes import common
     from onnxscript.optimizer import fold_constants
 
-    together = Together(graph, loops, len(inputs)).eval()
-    tensors, dims = [], []
-    for tensor, axes in zip(inputs, free, strict=True):
-        shape = [axes.get(axis, size) for axis, size in enumerate(tensor.shape)]
-        tensors.append(tensor.new_zeros(shape))
-        dims.append({axis: torch.export.Dim.DYNAMIC for axis in axes})
-    for loop in loops.found:
-        for sizes, dtype in zip(loop.sizes, loop.dtypes, strict=True):
-            tensors.append(torch.zeros([_hint(each) for each in sizes], dtype=dtype))
-            dims.append(
-                {
-                    axis: torch.export.Dim.AUTO
-                    for axis, each in enumerate(sizes)
-                    if isinstance(each, torch.SymInt)
-                }
-            )
-    program = torch.export.export(together, tuple(tensors), dynamic_shapes=(tuple(dims),), strict=False)
+    own = len(noted.inputs)
+    # Bodies are exported beside the graph: one export takes less time than many.
+    inputs = [
+        *noted.inputs,
+        *(noted.like(*each) for loop in noted.loops for each in zip(loop.sizes, loop.dtypes, strict=True)),
+    ]
+
+    def together(*given: Tensor) -> tuple[Tensor, ...]:
+        results = [*noted.graph(*given[:own])]
+        begin = own
+        for loop in noted.loops:
+            results += loop.body(*given[begin : begin + len(loop.sizes)])
+            begin += len(loop.sizes)
+        return tuple(results)
+
+    def trace(table: Table) -> fx.GraphModule:
+        with noted.mode:
+            return functional(together, inputs, table)
+
+    program = TracedProgram(trace, len(inputs), weights)
     exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, optimize=False)
     assert exported is not None
     model = exported.model
     fold_constants(model, onnx_shape_inference=False, input_size_limit=_SMALL, output_size_limit=_SMALL)
     _tidy(model)
     # Behind the passes: they would take out the copies that a Scan's body needs.
-    _put_loops(model, loops, len(inputs))
+    _put_loops(model, noted.loops, own)
+    common.TopologicalSortPass()(model)
     return ir.to_proto(model)
 
 
-def _hint(size: Any) -> int:
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
-
-
-def _put_loops(model: Any, loops: Loops, count: int) -> None:
+def _put_loops(model: Any, loops: Sequence[Loop], count: int) -> None:
     """Take the bodies out of the graph and put each into the Scan that it belongs to."""
     graph = model.graph
     inputs, outputs = list(graph.inputs), list(graph.outputs)
@@ -92,13 +74,13 @@ def _put_loops(model: Any, loops: Loops, count: int) -> None:
     }
     begin = count
     end = len(outputs)
-    first = end - sum(each.results for each in loops.found)
+    first = end - sum(each.results for each in loops)
     begin_out = first
     while len(graph.outputs) > first:
         graph.outputs.pop()
     while len(graph.inputs) > count:
         graph.inputs.pop()
-    for key, loop in enumerate(loops.found):
+    for key, loop in enumerate(loops):
         taken = inputs[begin : begin + len(loop.sizes)]
         given = outputs[begin_out : begin_out + loop.results]
         begin += len(loop.sizes)
@@ -114,7 +96,7 @@ def _put(graph: Any, node: Any, loop: Loop, taken: list[Any], given: list[Any], 
     for inner, outer in zip(taken[moving:], node.inputs[moving:], strict=True):
         ir.convenience.replace_all_uses_with(inner, outer)
         given = [outer if each is inner else each for each in given]
-    body = _body_nodes(graph, given, node.inputs[moving:])
+    body = _body_nodes(graph, taken[:moving])
     graph.remove(body)
     results = []
     for k, each in enumerate(given):
@@ -148,17 +130,15 @@ def _put(graph: Any, node: Any, loop: Loop, taken: list[Any], given: list[Any], 
     ir.convenience.replace_nodes_and_values(graph, node, [node], [scan], node.outputs, scan.outputs)
 
 
-def _body_nodes(graph: Any, given: Sequence[Any], around: Sequence[Any]) -> list[Any]:
-    """Return the nodes that make some values, in their order."""
-    wanted = {each.producer() for each in given if each not in around} - {None}
-    pending = list(wanted)
-    while pending:
-        for value in pending.pop().inputs:
-            producer = None if value is None or value in around else value.producer()
-            if producer is not None and producer not in wanted:
-                wanted.add(producer)
-                pending.append(producer)
-    return [node for node in graph if node in wanted]
+def _body_nodes(graph: Any, taken: Sequence[Any]) -> list[Any]:
+    """Return the nodes that depend on what changes from step to step; all others stay outside."""
+    changing = set(taken)
+    body = []
+    for node in graph:
+        if node.domain != DOMAIN and not changing.isdisjoint(node.inputs):
+            body.append(node)
+            changing.update(node.outputs)
+    return body
 
 
 def _tidy(model: Any) -> None:
