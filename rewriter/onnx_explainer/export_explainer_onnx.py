@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from passes.errors import RewriteError
 from passes.user_code.hooks import modes_kept
 from passes.user_code.randomness import random_state_kept
+from passes.user_code.source import line_of
 from rewriter.compiler.report import printable, render_table
 from rewriter.engine.attribution import decided, layouts
 from rewriter.engine.problem import Inputs, Target
@@ -25,7 +26,8 @@ from rewriter.onnx.check import check_model
 from rewriter.onnx.example import read_example
 from rewriter.onnx_explainer.check import Compared, Session, compare, mixed_rows
 from rewriter.onnx_explainer.explanation import Explanation, contexts_of, places_of_tokens
-from rewriter.onnx_explainer.trace import traced
+from rewriter.onnx_explainer.quiet import quiet
+from rewriter.onnx_explainer.trace import Traced, traced
 from rewriter.onnx_explainer.write import count_operators, named, shape_of, to_onnx
 
 # Sizes of free axes while a graph is made. They tell these axes from all others, so no other has one of them.
@@ -150,9 +152,10 @@ def export_explainer_onnx(
         )
         free = _free(data, references_as_input, time_axis)
         inputs = [*data, *data] if references_as_input else data
-        noted = traced(explanation, inputs, free)
+        noted = _noted(explanation, inputs, free)
         names = read_example(model, tuple(data)).names
-        proto = to_onnx(noted, {}, opset=opset)
+        with quiet():
+            proto = to_onnx(noted, _weights(model), opset=opset)
         named(proto, *_names(names, references_as_input), _SIZES)
         check_model(proto)
         content: bytes = proto.SerializeToString()
@@ -167,6 +170,26 @@ def export_explainer_onnx(
         {each.name: shape_of(each) for each in proto.graph.output},
         checked,
     )
+
+
+def _noted(explanation: Explanation, inputs: Inputs, free: Sequence[Mapping[int, int]]) -> Traced:
+    try:
+        with quiet():
+            return traced(explanation, inputs, free)
+    except RewriteError:
+        raise
+    except Exception as error:  # whatever the user's code raises without numbers
+        line = line_of(error)
+        said = str(error).strip().splitlines() or [""]
+        raise RewriteError(
+            f"export_explainer_onnx: torch cannot follow the model{f' at {line}' if line else ''} for any number of "
+            f"samples: {type(error).__name__}: {said[0]}; it must not decide by values of tensors"
+        ) from error
+
+
+def _weights(model: nn.Module) -> dict[int, str]:
+    """Return the name of each weight, by the memory that copies share with it."""
+    return {each.data_ptr(): name for name, each in (*model.named_parameters(), *model.named_buffers())}
 
 
 def _check(target: Target, data: Inputs) -> None:

@@ -21,7 +21,7 @@ class TracedProgram(ExportedProgram):
     Args:
         trace: takes a table of what becomes of those operators, returns a graph without them.
         inputs: the number of its inputs.
-        weights: names of tensors, by ``id``; others get names of their own.
+        weights: names of tensors, by the address of their memory; others get names of their own.
 
     """
 
@@ -76,16 +76,19 @@ def functional(graph: Callable[..., Any], inputs: Sequence[Tensor], table: Table
 def _lift(graph: fx.GraphModule, weights: Mapping[int, str]) -> dict[str, Tensor]:
     """Make inputs of the tensors that a graph holds; return them, by name, in the order of those inputs."""
     state: dict[str, Tensor] = {}
-    placed: dict[int, fx.Node] = {}
+    placed: dict[Any, fx.Node] = {}
     first = next(iter(graph.graph.nodes))
     for node in [each for each in graph.graph.nodes if each.op == "get_attr"]:
         tensor = getattr(graph, node.target)
-        if id(tensor) not in placed:
-            name = weights.get(id(tensor), f"constant.{len(state)}")
+        # A weight may be held by several names, in one memory.
+        key = tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+        if key not in placed:
+            name = weights.get(key[0], "constant")
+            name = f"{name}.{len(state)}" if name in state or name == "constant" else name
             state[name] = tensor.detach()
             with graph.graph.inserting_before(first):
-                placed[id(tensor)] = graph.graph.placeholder(f"held_{len(state)}")
-            placed[id(tensor)].meta.update(node.meta)
-        node.replace_all_uses_with(placed[id(tensor)])
+                placed[key] = graph.graph.placeholder(f"held_{len(state)}")
+            placed[key].meta.update(node.meta)
+        node.replace_all_uses_with(placed[key])
         graph.graph.erase_node(node)
     return state

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from passes.errors import RewriteError
 from rewriter.onnx.graph import count_operators as count_operators
 from rewriter.onnx.graph import name_interface
 from rewriter.onnx.graph import shape_of as shape_of
@@ -26,7 +28,7 @@ def to_onnx(noted: Traced, weights: Mapping[int, str], *, opset: int) -> Any:
 
     Args:
         noted: the graph.
-        weights: names of tensors in it, by ``id``.
+        weights: names of tensors in it, by the address of their memory.
         opset: version of the ONNX operator set.
 
     """
@@ -54,15 +56,39 @@ def to_onnx(noted: Traced, weights: Mapping[int, str], *, opset: int) -> Any:
             return functional(together, inputs, table)
 
     program = TracedProgram(trace, len(inputs), weights)
-    exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, optimize=False)
+    try:
+        exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, optimize=False)
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise RewriteError(_without_form(error)) from error
     assert exported is not None
     model = exported.model
-    fold_constants(model, onnx_shape_inference=False, input_size_limit=_SMALL, output_size_limit=_SMALL)
+    fold_constants(
+        model,
+        onnx_shape_inference=False,
+        input_size_limit=_SMALL,
+        output_size_limit=_SMALL,
+        # Weights are stored once; a transposed copy would be one more.
+        should_fold=lambda node: False if node.op_type in ("Transpose", "Split") else None,
+    )
     _tidy(model)
     # Behind the passes: they would take out the copies that a Scan's body needs.
     _put_loops(model, noted.loops, own)
     common.TopologicalSortPass()(model)
     return ir.to_proto(model)
+
+
+def _without_form(error: BaseException) -> str:
+    """Say which operator has no form in ONNX."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = str(error)
+    found = re.search(r"OpOverload\(op='(?:aten|prims)\.(\w+)'", said)
+    if found:
+        return (
+            f"export_explainer_onnx: torch.{found[1]}, which the explanation of the model takes, has no form in "
+            "ONNX; leave it out of the model, or put it in front of what is explained"
+        )
+    return f"export_explainer_onnx: torch.onnx cannot export the explanation: {said.strip().splitlines()[0]}"
 
 
 def _put_loops(model: Any, loops: Sequence[Loop], count: int) -> None:
