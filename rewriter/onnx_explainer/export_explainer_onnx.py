@@ -138,9 +138,9 @@ def export_explainer_onnx(
         # Its values are what a file is held against, wherever its steps run.
         explainer = DeepExplainer(model.eval(), background, output=output, progress=False, compiled=False)
         target, data = explainer._target, explainer._data
-        _check(target, data)
-        chosen = _chosen(outputs, explainer._output_shape.numel())
         contexts = contexts_of(target, data)
+        _check(target, data, contexts)
+        chosen = _chosen(outputs, explainer._output_shape.numel())
         explanation = Explanation(
             target,
             chosen,
@@ -192,13 +192,19 @@ def _weights(model: nn.Module) -> dict[int, str]:
     return {each.data_ptr(): name for name, each in (*model.named_parameters(), *model.named_buffers())}
 
 
-def _check(target: Target, data: Inputs) -> None:
+def _check(target: Target, data: Inputs, contexts: Sequence[int]) -> None:
     if target.stateful:
         raise RewriteError(
             "export_explainer_onnx: the model keeps something between calls, which a file cannot; explain a "
             "model that does not"
         )
-    if decided(target, [torch.cat([each[:1]] * 2) for each in data]):
+    if any(each.dtype == torch.float64 for each in (*data, *target.model.parameters())):
+        raise RewriteError(
+            "export_explainer_onnx: expected float32, got float64, whose small numbers torch.onnx writes as "
+            "float32; export model.float() with background.float()"
+        )
+    decisions = decided(target, [torch.cat([each[:1]] * 2) for each in data])
+    if any(not each.inputs <= set(contexts) for each in decisions):
         raise RewriteError(
             "export_explainer_onnx: the model decides by its inputs alone (a mask or a length that it reads off "
             "them); DeepExplainer follows that for each sample, a file cannot: pass the mask or the length "

@@ -38,6 +38,38 @@ def convolution_backward(
     return pulled, None, None
 
 
+def _pooled_backward(
+    d: Tensor,
+    x: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    ceil_mode: bool,
+    count_padding: bool,
+    divisor: int | None,
+) -> Any:
+    """Return what average pooling hands to its input: a transposed convolution with ones."""
+    if ceil_mode:
+        return NotImplemented
+    space = len(kernel)
+    stride = stride or kernel
+    ones = torch.ones(1, 1, *kernel, dtype=d.dtype)
+    none = [0] * space, [1] * space
+    lead, size = x.shape[: x.dim() - space], x.shape[x.dim() - space :]
+    if divisor is not None or count_padding:
+        d = d / (divisor or torch.Size(kernel).numel())
+    else:
+        inside = torch.ones(1, 1, *size, dtype=d.dtype)
+        d = d / aten.convolution(inside, ones, None, stride, padding, none[1], False, none[0], 1)[0, 0]
+    rows = d.reshape(-1, 1, *d.shape[x.dim() - space :])
+    missing = [
+        n - ((count - 1) * step - 2 * edge + width)
+        for n, count, step, edge, width in zip(size, rows.shape[2:], stride, padding, kernel, strict=True)
+    ]
+    pulled = aten.convolution(rows, ones, None, stride, padding, none[1], True, missing, 1)
+    return pulled.reshape(*lead, *size)
+
+
 def cumprod(x: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Return products of all elements up to each: of 2, of 4, of 8, … neighbours."""
     x = x if dtype is None else x.to(dtype)
@@ -51,6 +83,8 @@ def cumprod(x: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
 
 DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
     aten.convolution_backward.default: convolution_backward,
+    aten.avg_pool2d_backward.default: _pooled_backward,
+    aten.avg_pool3d_backward.default: _pooled_backward,
     aten.cumprod.default: cumprod,
 }
 

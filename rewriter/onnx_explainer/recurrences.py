@@ -165,12 +165,16 @@ def run_recurrence(
     sequences = [gates] if mask is None else [gates, mask]
     finals, outputs = scan(name, body, state, sequences, weights, reverse=steps.reverse)
     before = [_before(first, each, reverse=steps.reverse) for first, each in zip(state, outputs, strict=True)]
+    # All steps at once, as rows: a cell knows no dimension of time.
+    gates, *before = (each.flatten(0, 1) for each in (gates, *before))
+    hidden = before[0] @ weight.T
     if sweep.joined:
-        made = sweep.forward(gates + before[0] @ weight.T, None, *before)
+        made = sweep.forward(gates + hidden, None, *before)
     else:
-        hidden = before[0] @ weight.T if bias is None else before[0] @ weight.T + bias
-        made = sweep.forward(gates, hidden, *before)
-    return Left(made[len(state) :], mask), (outputs[0], *finals)
+        made = sweep.forward(gates, hidden if bias is None else hidden + bias, *before)
+    steps_and_rows = outputs[0].shape[:2]
+    kept = tuple(torch.unflatten(each, 0, steps_and_rows) for each in made[len(state) :])
+    return Left(kept, mask), (outputs[0], *finals)
 
 
 def _before(first: Tensor, after: Tensor, *, reverse: bool) -> Tensor:
@@ -280,14 +284,15 @@ def _coefficients(
     like = pairs[0][0]
     places: list[Place] = []
     numbers: list[Tensor] = []
-    for k, reached in sweep.step.backward(dict(zip(sweep.step.kept, pairs, strict=True))):
+    facing = dict(zip(sweep.step.kept, pairs, strict=True))
+    for k, reached in sweep.step.backward(facing, anew=False):
         for kind in ("new", "gates", "old"):
             for place, found in getattr(reached, kind).items():
-                each = whole(found)
+                each = whole(found).to(like.dtype)
                 if each.dim() != like.dim():
                     # What no atom lies on is a number, the same at all steps.
                     width = each.shape[-1] if each.dim() else 1
-                    each = each.to(like.dtype).expand(like.shape[0], *[1] * (like.dim() - 2), width)
+                    each = each.expand(like.shape[0], *[1] * (like.dim() - 2), width)
                 places.append(Place(kind, k, place))
                 numbers.append(each)
     return places, numbers

@@ -86,6 +86,6 @@ def _infer_sizes(graph: fx.Graph) -> None:
             continue
         shape = node.args[1]
         computed = [k for k, size in enumerate(shape) if isinstance(size, fx.Node)]
-        if len(computed) == 1 and all(size != 0 for size in shape):
+        if len(computed) == 1 and not any(size in (0, -1) for size in shape):
             node.args = (node.args[0], [-1 if k in computed else size for k, size in enumerate(shape)])
     graph.eliminate_dead_code()

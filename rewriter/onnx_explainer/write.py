@@ -55,6 +55,11 @@ def to_onnx(noted: Traced, weights: Mapping[int, str], *, opset: int) -> Any:
         with noted.mode:
             return functional(together, inputs, table)
 
+    if any(_is_complex(node) for node in noted.graph.graph.nodes):
+        raise RewriteError(
+            "export_explainer_onnx: the explanation of the model takes complex numbers, as between a Fourier "
+            "transform and its inverse, which have no form in ONNX"
+        )
     program = TracedProgram(trace, len(inputs), weights)
     try:
         exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, optimize=False)
@@ -75,6 +80,11 @@ def to_onnx(noted: Traced, weights: Mapping[int, str], *, opset: int) -> Any:
     _put_loops(model, noted.loops, own)
     common.TopologicalSortPass()(model)
     return ir.to_proto(model)
+
+
+def _is_complex(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_complex()
 
 
 def _without_form(error: BaseException) -> str:
