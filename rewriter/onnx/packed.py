@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from passes.recurrent.layers import SequenceStandIn
 from passes.recurrent.layout import SequenceBegin, SequenceEnd, SequenceLayout, check_tensor
 
 
@@ -116,13 +115,17 @@ class _End(SequenceEnd):
 def take_padded(model: nn.Module) -> None:
     """Let the rewritten layers of ``model``, which is changed in place, take sequences packed so."""
     for module in list(model.modules()):
-        if isinstance(module, SequenceStandIn):
-            begin, end = module.begin, module.end
-            module.begin = _Begin(
-                begin.name,
-                begin.input_size,
-                begin.state_sizes,
-                begin.directions,
-                batch_first=begin.batch_first,
-            )
-            module.end = _End(batch_first=end.batch_first, states=end.states)
+        for name, child in list(module.named_children()):
+            if type(child) is SequenceBegin:
+                made: nn.Module = _Begin(
+                    child.name,
+                    child.input_size,
+                    child.state_sizes,
+                    child.directions,
+                    batch_first=child.batch_first,
+                )
+            elif type(child) is SequenceEnd:
+                made = _End(batch_first=child.batch_first, states=child.states)
+            else:
+                continue
+            setattr(module, name, made)

@@ -1,20 +1,24 @@
-"""An explanation as one function of the samples, and of the references if those are not fixed."""
+"""An explanation as one function of samples and references."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from passes.errors import RewriteError
+from passes.user_code.hooks import set_forward
 from rewriter.engine.contexts import context_inputs
 from rewriter.engine.integers.origins import COMPUTED, Origins, is_integer
 from rewriter.engine.problem import Inputs, Problem, Target
 from rewriter.engine.tape import Outers, Pairing, Tape, running
+from rewriter.explainer.target import Asked, linked_target
+from rewriter.onnx.packed import PaddedWhilePacked, take_padded
 from rewriter.onnx_explainer.pairs import Lookup, PairsRun, Rows, Run
 
 
@@ -28,8 +32,7 @@ class Explanation:
         outers: what the batch is merged with, of each operation; empty where that is nothing.
         contexts: inputs beside what is explained, such as lengths.
         places: of each lookup, the places of an input that is looked up; see :func:`places_of_tokens`.
-        count: the number of the model's inputs.
-        references: fixed ones; None for those that come behind the samples.
+        count: the number of the model's inputs; references come behind the samples.
 
     """
 
@@ -39,12 +42,11 @@ class Explanation:
     contexts: Sequence[int]
     places: Sequence[tuple[int, Tensor | None]]
     count: int
-    references: Inputs | None
 
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
         """Return the prediction, the values of each input, and the base value."""
         samples = list(given[: self.count])
-        references = list(given[self.count :]) if self.references is None else self.references
+        references = list(given[self.count :])
         with torch.no_grad():
             own_context = self._run(references, Run())
             faced = self._faced(samples, references)
@@ -150,6 +152,25 @@ def _placed(rows: Rows, lookup: Lookup, m: Tensor, places: Tensor | None, like: 
     zeros = flat.new_zeros(rows.outputs, like.shape[0], torch.Size(like.shape[1:]).numel())
     kept = (places >= 0).nonzero().flatten()
     return zeros.index_add(2, places[kept], flat[:, :, kept]).reshape(rows.outputs, *like.shape)
+
+
+def target_to_trace(asked: Asked, code: str | None) -> Target:
+    """Return what is explained, anew: a copy of the model that pads where it would pack.
+
+    Args:
+        asked: what is explained.
+        code: why the model's own code is to run.
+
+    """
+    target, _ = linked_target(asked, code)
+    take_padded(target.model)
+    set_forward(target.model, partial(_while_padded, target.model.forward))
+    return target
+
+
+def _while_padded(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with PaddedWhilePacked():
+        return forward(*args, **kwargs)
 
 
 def contexts_of(target: Target, background: Inputs) -> list[int]:

@@ -25,7 +25,7 @@ from rewriter.onnx.arguments import check_arguments, check_installed, checked_pa
 from rewriter.onnx.check import check_model
 from rewriter.onnx.example import read_example
 from rewriter.onnx_explainer.check import Compared, Session, compare, mixed_rows
-from rewriter.onnx_explainer.explanation import Explanation, contexts_of, places_of_tokens
+from rewriter.onnx_explainer.explanation import Explanation, contexts_of, places_of_tokens, target_to_trace
 from rewriter.onnx_explainer.quiet import quiet
 from rewriter.onnx_explainer.trace import Traced, traced
 from rewriter.onnx_explainer.write import count_operators, named, shape_of, to_onnx
@@ -137,9 +137,10 @@ def export_explainer_onnx(
     with modes_kept(model), random_state_kept():
         # Its values are what a file is held against, wherever its steps run.
         explainer = DeepExplainer(model.eval(), background, output=output, progress=False, compiled=False)
-        target, data = explainer._target, explainer._data
-        contexts = contexts_of(target, data)
-        _check(target, data, contexts)
+        data = explainer._data
+        contexts = contexts_of(explainer._target, data)
+        target = target_to_trace(explainer._asked, explainer._target.code)
+        _check(target, data, contexts, stateful=explainer._target.stateful)
         chosen = _chosen(outputs, explainer._output_shape.numel())
         explanation = Explanation(
             target,
@@ -148,18 +149,16 @@ def export_explainer_onnx(
             contexts,
             places_of_tokens(target, data),
             len(data),
-            None if references_as_input else data,
         )
-        free = _free(data, references_as_input, time_axis)
-        inputs = [*data, *data] if references_as_input else data
-        noted = _noted(explanation, inputs, free)
+        noted = _noted(explanation, data, _free(data, references_as_input, time_axis))
+        fixed = [] if references_as_input else data
         names = read_example(model, tuple(data)).names
         with quiet():
-            proto = to_onnx(noted, _weights(model), opset=opset)
+            proto = to_onnx(noted, fixed, _weights(model), opset=opset)
         named(proto, *_names(names, references_as_input), _SIZES)
         check_model(proto)
         content: bytes = proto.SerializeToString()
-        checked = _compared(content, explainer, explanation, time_axis, tolerance)
+        checked = _compared(content, explainer, explanation, fixed, time_axis, tolerance)
     write_file(file, content)
     return ExplainerReport(
         os.fspath(path),
@@ -172,10 +171,10 @@ def export_explainer_onnx(
     )
 
 
-def _noted(explanation: Explanation, inputs: Inputs, free: Sequence[Mapping[int, int]]) -> Traced:
+def _noted(explanation: Explanation, data: Inputs, free: Sequence[Mapping[int, int]]) -> Traced:
     try:
         with quiet():
-            return traced(explanation, inputs, free)
+            return traced(explanation, [*data, *data], free)
     except RewriteError:
         raise
     except Exception as error:  # whatever the user's code raises without numbers
@@ -192,8 +191,8 @@ def _weights(model: nn.Module) -> dict[int, str]:
     return {each.data_ptr(): name for name, each in (*model.named_parameters(), *model.named_buffers())}
 
 
-def _check(target: Target, data: Inputs, contexts: Sequence[int]) -> None:
-    if target.stateful:
+def _check(target: Target, data: Inputs, contexts: Sequence[int], *, stateful: bool) -> None:
+    if stateful:
         raise RewriteError(
             "export_explainer_onnx: the model keeps something between calls, which a file cannot; explain a "
             "model that does not"
@@ -241,7 +240,7 @@ def _free(data: Inputs, references_as_input: bool, time_axis: int | None) -> lis
         return {0: rows} | {axis: size for axis, size in time.items() if axis < each.dim()}
 
     free = [axes(each, batch) for each in data]
-    return free + [axes(each, references) for each in data] if references_as_input else free
+    return free + [axes(each, references) if references_as_input else {} for each in data]
 
 
 def _names(names: Sequence[str], references_as_input: bool) -> tuple[list[str], list[str]]:
@@ -257,6 +256,7 @@ def _compared(
     content: bytes,
     explainer: DeepExplainer,
     explanation: Explanation,
+    fixed: Inputs,
     time_axis: int | None,
     tolerance: float,
 ) -> tuple[Compared, ...]:
@@ -265,11 +265,11 @@ def _compared(
     checked = []
     for rows in _BATCHES:
         samples, references = mixed_rows(data, rows, explanation.contexts), data
-        if explanation.references is None:
+        if not fixed:
             references = mixed_rows(data, len(data[0]) + 1, explanation.contexts)
             if time_axis is not None:
                 samples, references = ([_longer(each, time_axis, rows) for each in side] for side in (samples, references))
-        found = session.run([*samples, *references] if explanation.references is None else samples)
+        found = session.run(samples if fixed else [*samples, *references])
         values = _engine(explainer, samples, references, explanation.chosen)
         checked.append(compare(found, values, explanation.chosen, rows, tolerance))
     return tuple(checked)

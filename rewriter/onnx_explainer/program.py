@@ -21,14 +21,19 @@ class TracedProgram(ExportedProgram):
     Args:
         trace: takes a table of what becomes of those operators, returns a graph without them.
         inputs: the number of its inputs.
+        fixed: tensors that it holds in the place of some of them.
         weights: names of tensors, by the address of their memory; others get names of their own.
 
     """
 
     def __init__(
-        self, trace: Callable[[Table], fx.GraphModule], inputs: int, weights: Mapping[int, str]
+        self,
+        trace: Callable[[Table], fx.GraphModule],
+        inputs: int,
+        fixed: Mapping[int, Tensor],
+        weights: Mapping[int, str],
     ) -> None:
-        self.trace, self.inputs, self.weights = trace, inputs, weights
+        self.trace, self.inputs, self.fixed, self.weights = trace, inputs, fixed, weights
 
     def run_decompositions(self, decomp_table: Any = None, decompose_custom_triton_ops: bool = False) -> Any:
         """Return the program, without the operators in the table."""
@@ -36,21 +41,22 @@ class TracedProgram(ExportedProgram):
         state = _lift(graph, self.weights)
         graph.recompile()
         placeholders = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
+        targets: list[str | None] = [*state, *[None] * self.inputs]
+        held = len(state)
+        for place, tensor in self.fixed.items():
+            name = f"background.{place}"
+            targets[held + place] = name
+            state[name] = tensor
         specs = [
-            InputSpec(
-                InputKind.USER_INPUT if target is None else InputKind.BUFFER,
-                TensorArgument(name),
-                target,
-                None if target is None else True,
-            )
-            for name, target in zip(
-                placeholders, [*state, *[None] * (len(placeholders) - len(state))], strict=True
-            )
+            InputSpec(InputKind.USER_INPUT, TensorArgument(name), None)
+            if target is None
+            else InputSpec(InputKind.BUFFER, TensorArgument(name), target, True)
+            for name, target in zip(placeholders, targets, strict=True)
         ]
         (results,) = next(iter(reversed(graph.graph.nodes))).args
         given = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(each.name), None) for each in results]
         leaf = pytree.tree_structure(0)
-        inner = pytree.tree_structure((tuple(range(self.inputs)), {}))
+        inner = pytree.tree_structure((tuple(range(self.inputs - len(self.fixed))), {}))
         signature = torch.export.ModuleCallSignature(
             [], [], inner, pytree.tree_structure(tuple(range(len(results)))) if results else leaf
         )

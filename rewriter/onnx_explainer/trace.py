@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from rewriter.onnx.packed import PaddedWhilePacked
 from rewriter.onnx_explainer.operators import DECOMPOSITIONS, FlatLinears
 from rewriter.onnx_explainer.scans import Loop, noted_loops
 
@@ -62,7 +62,7 @@ def traced(function: Callable[..., Any], tensors: Sequence[Tensor], free: Sequen
         shape_env=ShapeEnv(duck_shape=False, specialize_zero_one=True), allow_non_fake_inputs=True
     )
     inputs = [_without_numbers(mode, *each) for each in zip(tensors, free, strict=True)]
-    with mode, noted_loops() as loops, PaddedWhilePacked(), FlatLinears():
+    with mode, noted_loops() as loops, FlatLinears():
         graph = make_fx(
             function, dict(DECOMPOSITIONS), tracing_mode="symbolic", _allow_non_fake_inputs=True
         )(*inputs)
@@ -82,6 +82,8 @@ def _without_numbers(mode: FakeTensorMode, tensor: Tensor, free: Free) -> Tensor
 def _infer_sizes(graph: fx.Graph) -> None:
     """Leave the one size of a view that is computed to be inferred: nothing is computed for it then."""
     for node in list(graph.nodes):
+        if node.target is torch.ops.aten.sym_numel.default:
+            _spell_numel(graph, node)
         if node.target not in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
             continue
         shape = node.args[1]
@@ -89,3 +91,15 @@ def _infer_sizes(graph: fx.Graph) -> None:
         if len(computed) == 1 and not any(size in (0, -1) for size in shape):
             node.args = (node.args[0], [-1 if k in computed else size for k, size in enumerate(shape)])
     graph.eliminate_dead_code()
+
+
+def _spell_numel(graph: fx.Graph, node: fx.Node) -> None:
+    """Write a number of elements, which torch.onnx does not know, as the product of sizes."""
+    (source,) = node.args
+    with graph.inserting_before(node):
+        total: Any = 1
+        for axis in range(source.meta["val"].dim()):  # type: ignore[union-attr]
+            size = graph.call_function(torch.ops.aten.sym_size.int, (source, axis))
+            total = size if axis == 0 else graph.call_function(operator.mul, (total, size))
+    node.replace_all_uses_with(total)
+    graph.erase_node(node)

@@ -23,11 +23,12 @@ _BODY = "loop"
 _SMALL = 64
 
 
-def to_onnx(noted: Traced, weights: Mapping[int, str], *, opset: int) -> Any:
+def to_onnx(noted: Traced, fixed: Sequence[Tensor], weights: Mapping[int, str], *, opset: int) -> Any:
     """Export a graph and its loops; returns an ``onnx.ModelProto``.
 
     Args:
         noted: the graph.
+        fixed: the last of its inputs, that are to be held by the file.
         weights: names of tensors in it, by the address of their memory.
         opset: version of the ONNX operator set.
 
@@ -60,7 +61,8 @@ def to_onnx(noted: Traced, weights: Mapping[int, str], *, opset: int) -> Any:
             "export_explainer_onnx: the explanation of the model takes complex numbers, as between a Fourier "
             "transform and its inverse, which have no form in ONNX"
         )
-    program = TracedProgram(trace, len(inputs), weights)
+    given = own - len(fixed)
+    program = TracedProgram(trace, len(inputs), dict(enumerate(fixed, given)), weights)
     try:
         exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, optimize=False)
     except torch.onnx.errors.OnnxExporterError as error:
@@ -77,7 +79,7 @@ def to_onnx(noted: Traced, weights: Mapping[int, str], *, opset: int) -> Any:
     )
     _tidy(model)
     # Behind the passes: they would take out the copies that a Scan's body needs.
-    _put_loops(model, noted.loops, own)
+    _put_loops(model, noted.loops, given)
     common.TopologicalSortPass()(model)
     return ir.to_proto(model)
 
