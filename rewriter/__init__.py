@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rewriter.equivalence.report import EquivalenceError, EquivalenceReport
     from rewriter.explainer.explainer import DeepExplainer
     from rewriter.onnx.export_onnx import ONNX_OPERATORS, export_onnx
+    from rewriter.onnx_explainer.export_explainer_onnx import export_explainer_onnx
 
 __all__ = [
     "ONNX_OPERATORS",
@@ -32,6 +33,7 @@ __all__ = [
     "check_equivalence",
     "decompose",
     "diagnose",
+    "export_explainer_onnx",
     "export_onnx",
     "register_captum",
     "register_rule",
@@ -53,6 +55,7 @@ _PLACES = {
     "check_equivalence": "rewriter.equivalence.check",
     "decompose": "rewriter.compiler.decompose",
     "diagnose": "rewriter.diagnosis.diagnose",
+    "export_explainer_onnx": "rewriter.onnx_explainer.export_explainer_onnx",
     "export_onnx": "rewriter.onnx.export_onnx",
     "register_captum": "rewriter.adapters.captum",
     "register_rule": "passes.operations.registered",

@@ -12,7 +12,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 SLOW = [
     pytest.param(name, marks=pytest.mark.slow)
-    for name in ("additivity", "decompose_time", "explain", "forward", "shap_growth")
+    for name in ("additivity", "decompose_time", "explain", "forward", "onnx_explainer", "shap_growth")
 ]
 
 

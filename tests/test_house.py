@@ -31,6 +31,7 @@ PUBLIC = [
     "check_equivalence",
     "decompose",
     "diagnose",
+    "export_explainer_onnx",
     "export_onnx",
     "register_captum",
     "register_rule",
@@ -87,6 +88,7 @@ ORDER = {
         "adapters",
         "equivalence",
         "onnx",
+        "onnx_explainer",
     ],
 }
 
