@@ -29,9 +29,10 @@ QUICK = [("GRU", 3, 4, 2, 2, 1)]
 SAMPLES = (1, 16)
 ROUNDS = 9
 NOTES = [
-    "Size: T,H,I,N,K; M samples at a time. export: s. file: KB; of weights: its size over that of the weights",
-    "and the background. ms: of the file in onnxruntime. of ours: over DeepExplainer's time without its check,",
-    "which runs LSTM and GRU in C. error: largest difference to it, relative; adds up: relative to max(1, |f|).",
+    "Size: T,H,I,N,K; M samples at a time. export: s. file: KB; of weights: its size over that of the",
+    "weights and the background. ms: of the file in onnxruntime. of ours: over DeepExplainer's time without",
+    "its check, which runs LSTM and GRU in C. error: largest difference to it, relative; adds up: relative to",
+    "max(1, |f|).",
     "Both with one thread, medians of 9 rounds, taken in turn.",
 ]
 
@@ -58,7 +59,9 @@ class Last(nn.Module):
         return result
 
 
-def measure(kind: str, steps: int, size: int, features: int, count: int, outputs: int) -> list[dict[str, Any]]:
+def measure(
+    kind: str, steps: int, size: int, features: int, count: int, outputs: int
+) -> list[dict[str, Any]]:
     """Write one file and time it."""
     torch.manual_seed(0)
     model, background = Last(kind, features, size, outputs).eval(), torch.randn(count, steps, features)
@@ -104,6 +107,7 @@ def measure(kind: str, steps: int, size: int, features: int, count: int, outputs
 
 
 def main() -> None:
+    """Time every size and publish the results."""
     options = arguments(__doc__)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"

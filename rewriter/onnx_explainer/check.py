@@ -26,7 +26,7 @@ class Compared:
         rows: the number of samples.
         difference: the largest difference of SHAP values, relative to the largest of the same output.
         additivity: the largest difference of a prediction and what adds up to it, relative to
-            max(1, \\|prediction\\|).
+            the larger of 1 and the prediction's size.
 
     """
 
@@ -70,9 +70,9 @@ def compare(
     what = f"for a batch of {rows}"
     if not difference <= tolerance:
         raise RewriteError(
-            f"export_explainer_onnx: values from onnxruntime and from DeepExplainer differ by {difference:.1e} "
-            f"(relative) {what}, more than tolerance={tolerance:.0e}; nothing was written: a graph fixes what "
-            "the model's code decides by values or sizes"
+            "export_explainer_onnx: values from onnxruntime and from DeepExplainer differ by "
+            f"{difference:.1e} (relative) {what}, more than tolerance={tolerance:.0e}; nothing was written: a "
+            "graph fixes what the model's code decides by values or sizes"
         )
     if not additivity <= _ADDITIVE.get(prediction.dtype, 1e-2):
         raise RewriteError(
@@ -139,7 +139,7 @@ class Session:
             found: list[Array] = self.session.run(None, feed)
         except Exception as error:  # its exceptions have no common base but this
             raise RewriteError(
-                f"export_explainer_onnx: onnxruntime does not run a batch of {len(inputs[0])}; a size is frozen "
-                f"in the graph: {error}"
+                f"export_explainer_onnx: onnxruntime does not run a batch of {len(inputs[0])}; a size is "
+                f"frozen in the graph: {error}"
             ) from error
         return found

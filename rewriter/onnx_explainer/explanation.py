@@ -19,7 +19,8 @@ from rewriter.engine.problem import Inputs, Problem, Target
 from rewriter.engine.tape import Outers, Pairing, Tape, running
 from rewriter.explainer.target import Asked, linked_target
 from rewriter.onnx.packed import PaddedWhilePacked, take_padded
-from rewriter.onnx_explainer.pairs import Lookup, PairsRun, Rows, Run
+from rewriter.onnx_explainer.pairs import Lookup, PairsRun, Run
+from rewriter.onnx_explainer.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Explanation:
             prediction = self._run(samples, ran)
         values = self._values(samples, faced, PairsRun(ran, ran0, rows, self.outers))
         if self.contexts:
-            effect = torch.unflatten(base.flatten(1), 0, (pairing.references, -1))
-            effect = effect - own_context.flatten(1).unsqueeze(1)
+            effect = torch.unflatten(_flat(base), 0, (pairing.references, -1))
+            effect = effect - _flat(own_context).unsqueeze(1)
             self._add_contexts(values, samples, references, effect[:, :, self.chosen])
         shaped = [
             value.movedim(0, -1).reshape(*value.shape[1:], *self._shape(prediction)) for value in values
@@ -94,8 +95,7 @@ class Explanation:
         inputs = [rows.repeated(each).detach() for each in samples]
         leaves = [each.requires_grad_() for each in inputs if each.is_floating_point()]
         with torch.enable_grad():
-            flat = self._run(inputs, run)
-            flat = flat.flatten(1) if flat.dim() > 1 else flat.unsqueeze(1)
+            flat = _flat(self._run(inputs, run))
             wanted = [*leaves, *(each.leaf for each in run.lookups)]
             eye = torch.eye(flat.shape[1], dtype=flat.dtype)[self.chosen]
             picked = eye.unsqueeze(1).expand(-1, flat.shape[0] // len(self.chosen), -1).flatten(0, 1)
@@ -133,6 +133,10 @@ class Explanation:
             share = each / total.clamp(min=1.0)  # type: ignore[union-attr]
             given = (share.unsqueeze(-1) * effect.unsqueeze(2)).mean(0)
             values[k] = values[k] + given.movedim(-1, 0).reshape(len(self.chosen), *samples[k].shape)
+
+
+def _flat(output: Tensor) -> Tensor:
+    return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
 
 def _zeros(rows: Rows, x: Tensor) -> Tensor:
@@ -183,8 +187,8 @@ def places_of_tokens(target: Target, background: Inputs) -> list[tuple[int, Tens
     """Find which elements of a row of which input each lookup looks up.
 
     Returns:
-        For each lookup that depends on the rows the input, and for each element of what is looked up of a row
-        its place in a row of the input, negative if it is in none; None in place of them if they are the same.
+        For each lookup that depends on the rows the input, and for each element of what is looked up of a
+        row its place in a row of the input, negative if it is in none; None if they are the same.
 
     Raises:
         RewriteError: if what is looked up is computed.
@@ -206,17 +210,17 @@ def places_of_tokens(target: Target, background: Inputs) -> list[tuple[int, Tens
                 f"{name}: looks up integers that the model computes from its inputs; export the explanation "
                 "of a model that takes what is looked up"
             )
-        place, begin, input = of_two[0].flatten(), 0, None
+        place, begin, source = of_two[0].flatten(), 0, None
         for k, size in integers:
             inside = (place >= begin) & (place < begin + 2 * size)
             if bool(inside.any()):
-                if input is not None:
+                if source is not None:
                     raise RewriteError(f"{name}: looks up integers of several inputs")
-                input, own = k, torch.where(inside, place - begin, -1)
+                source, own = k, torch.where(inside, place - begin, -1)
             begin += 2 * size
-        if input is not None:
-            same = own.tolist() == list(range(rows[input][0].numel()))
-            found.append((input, None if same else own))
+        if source is not None:
+            same = own.tolist() == list(range(rows[source][0].numel()))
+            found.append((source, None if same else own))
         else:
             found.append((integers[0][0], torch.full_like(place, -1)))
     return found

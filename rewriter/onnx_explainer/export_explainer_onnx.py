@@ -30,14 +30,14 @@ from rewriter.onnx_explainer.quiet import quiet
 from rewriter.onnx_explainer.trace import Traced, traced
 from rewriter.onnx_explainer.write import count_operators, named, shape_of, to_onnx
 
-# Sizes of free axes while a graph is made. They tell these axes from all others, so no other has one of them.
+# Of free axes while a graph is made: all are different, and larger than what torch takes for a constant.
 _SIZES = (13, 17, 19)
 _BATCHES = (1, 4)
 
 
 @dataclass(frozen=True)
 class ExplainerReport:
-    """What :func:`rewriter.export_explainer_onnx` wrote, and how it was checked; ``print`` shows it as a table.
+    """What :func:`rewriter.export_explainer_onnx` wrote, and how it was checked; ``print`` shows a table.
 
     Args:
         path: the file.
@@ -89,8 +89,8 @@ def export_explainer_onnx(
     """Write what :class:`rewriter.DeepExplainer` computes as one ONNX file, for any batch size.
 
     The file takes samples and returns the model's ``prediction``, ``shap_values`` in the shapes of
-    :meth:`rewriter.DeepExplainer.shap_values` (one output for each input of the model), and ``base_value``. Nothing
-    else is needed where it runs: neither torch nor this library. Recurrent layers are Scans, forwards and back.
+    :meth:`rewriter.DeepExplainer.shap_values` (one output for each input of the model), and ``base_value``.
+    Where it runs neither torch nor this library is needed. Recurrent layers are Scans, forwards and back.
     Nothing is written unless onnxruntime gives what the engine gives, for several batch sizes.
 
     Args:
@@ -155,7 +155,8 @@ def export_explainer_onnx(
         names = read_example(model, tuple(data)).names
         with quiet():
             proto = to_onnx(noted, fixed, _weights(model), opset=opset)
-        named(proto, *_names(names, references_as_input), _SIZES)
+        axes = ["batch"] + ["time"] * (time_axis is not None) + ["references"]
+        named(proto, *_names(names, references_as_input), axes)
         check_model(proto)
         content: bytes = proto.SerializeToString()
         checked = _compared(content, explainer, explanation, fixed, time_axis, tolerance)
@@ -180,9 +181,10 @@ def _noted(explanation: Explanation, data: Inputs, free: Sequence[Mapping[int, i
     except Exception as error:  # whatever the user's code raises without numbers
         line = line_of(error)
         said = str(error).strip().splitlines() or [""]
+        place = f" at {line}" if line and line[0] != "<" else ""
         raise RewriteError(
-            f"export_explainer_onnx: torch cannot follow the model{f' at {line}' if line else ''} for any number of "
-            f"samples: {type(error).__name__}: {said[0]}; it must not decide by values of tensors"
+            f"export_explainer_onnx: torch cannot follow the model{place} for any number of samples: "
+            f"{type(error).__name__}: {said[0]}; it must not decide by values of tensors"
         ) from error
 
 
@@ -205,9 +207,9 @@ def _check(target: Target, data: Inputs, contexts: Sequence[int], *, stateful: b
     decisions = decided(target, [torch.cat([each[:1]] * 2) for each in data])
     if any(not each.inputs <= set(contexts) for each in decisions):
         raise RewriteError(
-            "export_explainer_onnx: the model decides by its inputs alone (a mask or a length that it reads off "
-            "them); DeepExplainer follows that for each sample, a file cannot: pass the mask or the length "
-            "as an input of its own"
+            "export_explainer_onnx: the model decides by its inputs alone (a mask or a length that it reads "
+            "off them); DeepExplainer follows that for each sample, a file cannot: pass the mask or the "
+            "length as an input of its own"
         )
 
 
@@ -215,8 +217,8 @@ def _outers(target: Target, data: Inputs) -> list[Outers]:
     found = layouts(target, data)
     if found.counts_rows:
         raise RewriteError(
-            "export_explainer_onnx: what the model runs depends on the number of rows (a loop over them, or over "
-            "parts of the batch), which a file fixes; run it on all rows"
+            "export_explainer_onnx: what the model runs depends on the number of rows (a loop over them, or "
+            "over parts of the batch), which a file fixes; run it on all rows"
         )
     return found.outers
 
@@ -268,7 +270,9 @@ def _compared(
         if not fixed:
             references = mixed_rows(data, len(data[0]) + 1, explanation.contexts)
             if time_axis is not None:
-                samples, references = ([_longer(each, time_axis, rows) for each in side] for side in (samples, references))
+                samples, references = (
+                    [_longer(each, time_axis, rows) for each in side] for side in (samples, references)
+                )
         found = session.run(samples if fixed else [*samples, *references])
         values = _engine(explainer, samples, references, explanation.chosen)
         checked.append(compare(found, values, explanation.chosen, rows, tolerance))

@@ -7,80 +7,44 @@ multipliers go back; so what is left of it in a graph that is written down is th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from passes.errors import RewriteError
 from rewriter.engine.linked_modules import RuleCall, RuleLink
-from rewriter.engine.tape import Outers, Pairing
+from rewriter.engine.tape import Outers
+from rewriter.onnx_explainer.recurrences import link_recurrence, run_recurrence
+from rewriter.onnx_explainer.rows import Rows, batch_of
 
 
 @dataclass(frozen=True)
-class Rows:
-    """How many rows there are of what.
+class LookedUp:
+    """One lookup by an embedding.
 
     Args:
-        pairing: samples and references.
-        outputs: explained at a time, K.
+        index: what was looked up, (rows, *).
+        found: what was found, (rows, *, features).
 
     """
-
-    pairing: Pairing
-    outputs: int
-
-    @property
-    def lead(self) -> tuple[Any, Any, Any]:
-        """K, N, M: the order in which the rows of the third run lie."""
-        return self.outputs, self.pairing.references, self.pairing.samples
-
-    def repeated(self, x: Tensor) -> Tensor:
-        """Return rows of samples, (M, *), as those of all pairs and outputs, (K x N x M, *)."""
-        return x.expand(*self.lead[:2], *x.shape).flatten(0, 2)
-
-    def split(self, d: Tensor, shape: Sequence[Any], outer: int) -> Tensor:
-        """Take multipliers of what pairs left to (K, N, *shape).
-
-        Args:
-            d: with the batch of all pairs where the samples have theirs.
-            shape: of what samples left.
-            outer: size of what is merged with the batch outside of it.
-
-        """
-        place = batch_of(shape, d.shape)
-        if place is None:
-            return d[None, None]
-        inner = shape[place] // self.pairing.samples // outer
-        d = torch.unflatten(d, place, (outer, *self.lead, inner)).movedim((place + 1, place + 2), (0, 1))
-        return d.flatten(place + 2, place + 4)
-
-    def join(self, d: Tensor, shape: Sequence[Any], outer: int) -> Tensor:
-        """Take multipliers (K, N, *of samples) to the shape of what pairs have there."""
-        place = batch_of(d.shape[2:], shape)
-        if place is None:
-            return d.sum((0, 1))
-        inner = d.shape[place + 2] // self.pairing.samples // outer
-        d = torch.unflatten(d, place + 2, (outer, self.pairing.samples, inner))
-        return d.movedim((0, 1), (place + 1, place + 2)).flatten(place, place + 4)
-
-
-def batch_of(samples: Sequence[Any], pairs: Sequence[Any]) -> int | None:
-    """Return the dimension in which shapes of samples and of pairs differ, None if there is none."""
-    return next((k for k, (a, b) in enumerate(zip(samples, pairs, strict=True)) if a != b), None)
-
-
-class LookedUp(NamedTuple):
-    """What an embedding looked up, (rows, *), and what it found, (rows, *, features)."""
 
     index: Tensor
     found: Tensor
 
 
-class Lookup(NamedTuple):
-    """A lookup by samples and by references, and the leaf of the pairs' graph that it is."""
+@dataclass(frozen=True)
+class Lookup:
+    """A lookup, linked.
+
+    Args:
+        name: of the embedding.
+        x: by the samples.
+        x0: by the references.
+        leaf: of the pairs' autograd graph, which it is.
+
+    """
 
     name: str
     x: LookedUp
@@ -106,8 +70,6 @@ class Run:
 
     def recurrence(self, *call: Any) -> Any:
         """Run a recurrence and note what it left."""
-        from rewriter.onnx_explainer.recurrences import run_recurrence
-
         left, result = run_recurrence(*call)
         self.entries.append((call[0], left))
         return result
@@ -164,8 +126,6 @@ class PairsRun:
 
     def recurrence(self, *call: Any) -> Any:
         """Link a recurrence."""
-        from rewriter.onnx_explainer.recurrences import link_recurrence
-
         return link_recurrence(self.rows, *self.next(call[0]), *call)
 
 

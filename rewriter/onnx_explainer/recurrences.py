@@ -13,7 +13,7 @@ from rewriter.engine.sweeps.cell_graph import whole
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.sweep import fused
 from rewriter.engine.tape import Outers
-from rewriter.onnx_explainer.pairs import Rows
+from rewriter.onnx_explainer.rows import Rows
 from rewriter.onnx_explainer.scans import scan
 
 State = tuple[Tensor, ...]
@@ -130,9 +130,7 @@ class TurnBody(nn.Module):
         zero = torch.zeros_like(next(iter(gates.values())))
         slots = [gates.get(j, zero) for j in range(self.slots.slots)]
         to_hidden = torch.cat(slots[self.slots.hidden], -1) @ weight
-        new = [
-            old[r] if r in old else torch.zeros_like(each) for r, each in enumerate(d)
-        ]
+        new = [old[r] if r in old else torch.zeros_like(each) for r, each in enumerate(d)]
         new[0] = new[0] + to_hidden if 0 in old else to_hidden
         if self.masked:
             new = [a + b for a, b in zip(new, held, strict=True)]
@@ -159,9 +157,7 @@ def run_recurrence(
         weights.append(projection.weight.detach().T)
         if projection.bias is not None:
             weights.append(projection.bias.detach())
-    body = StepBody(
-        sweep, biased=bias is not None, projected=projection is not None, masked=mask is not None
-    )
+    body = StepBody(sweep, biased=bias is not None, projected=projection is not None, masked=mask is not None)
     sequences = [gates] if mask is None else [gates, mask]
     finals, outputs = scan(name, body, state, sequences, weights, reverse=steps.reverse)
     before = [_before(first, each, reverse=steps.reverse) for first, each in zip(state, outputs, strict=True)]
@@ -198,7 +194,10 @@ def link_recurrence(
     """Link a recurrence of pairs."""
     link = TurnedRecurrence(name, sweep, steps, x, x0, rows, outers[0] if outers else 1)
     size = state[0].shape[-1]
-    result = (gates.new_zeros(gates.shape[0], gates.shape[1], size), *(torch.zeros_like(each) for each in state))
+    result = (
+        gates.new_zeros(gates.shape[0], gates.shape[1], size),
+        *(torch.zeros_like(each) for each in state),
+    )
     linked: State = LinkedPairs.apply(link, result, gates, *state)  # type: ignore[no-untyped-call]
     return linked
 
@@ -229,14 +228,25 @@ class TurnedRecurrence(NamedTuple):
             weight.new_zeros(*lead, width) if each is None else self._split(each, 0)
             for each, width in zip(d_state, widths, strict=True)
         ]
-        masked, projected = self.x.mask is not None, self.steps.projection is not None
-        body = TurnBody(sweep, places, projected=projected, masked=masked, given=d_out is not None)
+        mask, projection = self._mask(), self.steps.projection
+        body = TurnBody(
+            sweep,
+            places,
+            projected=projection is not None,
+            masked=mask is not None,
+            given=d_out is not None,
+        )
         sequences = [] if d_out is None else [self._split(d_out, 1)]
-        if masked:
-            sequences.append(self._mask())
-        weights = [weight] + ([self.steps.projection.weight.detach()] if projected else [])
+        if mask is not None:
+            sequences.append(mask)
+        weights = [weight] + ([] if projection is None else [projection.weight.detach()])
         finals, (gates,) = scan(
-            f"{self.name}.back", body, states, [*sequences, *coefficients], weights, reverse=not self.steps.reverse
+            f"{self.name}.back",
+            body,
+            states,
+            [*sequences, *coefficients],
+            weights,
+            reverse=not self.steps.reverse,
         )
         return self._join(gates, 1), [self._join(each, 0) for each in finals]
 
@@ -257,9 +267,12 @@ class TurnedRecurrence(NamedTuple):
             shape[2] = self.outer
         return each.expand(shape).flatten(1, 4)
 
-    def _mask(self) -> Tensor:
-        like = self.x.kept[0]
-        a, b = self._facing(self.x.mask.to(like.dtype), self.x0.mask.to(like.dtype))
+    def _mask(self) -> Tensor | None:
+        """Return the mean of both masks, (T, R, 1), or None."""
+        if self.x.mask is None or self.x0.mask is None:
+            return None
+        dtype = self.x.kept[0].dtype
+        a, b = self._facing(self.x.mask.to(dtype), self.x0.mask.to(dtype))
         return self._rows((a + b) / 2)
 
     def _split(self, d: Tensor, place: int) -> Tensor:

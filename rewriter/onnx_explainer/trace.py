@@ -63,9 +63,9 @@ def traced(function: Callable[..., Any], tensors: Sequence[Tensor], free: Sequen
     )
     inputs = [_without_numbers(mode, *each) for each in zip(tensors, free, strict=True)]
     with mode, noted_loops() as loops, FlatLinears():
-        graph = make_fx(
-            function, dict(DECOMPOSITIONS), tracing_mode="symbolic", _allow_non_fake_inputs=True
-        )(*inputs)
+        graph = make_fx(function, dict(DECOMPOSITIONS), tracing_mode="symbolic", _allow_non_fake_inputs=True)(
+            *inputs
+        )
     graph.graph.eliminate_dead_code()
     _infer_sizes(graph.graph)
     graph.recompile()
@@ -75,7 +75,7 @@ def traced(function: Callable[..., Any], tensors: Sequence[Tensor], free: Sequen
 def _without_numbers(mode: FakeTensorMode, tensor: Tensor, free: Free) -> Tensor:
     shape = [free.get(axis, size) for axis, size in enumerate(tensor.shape)]
     dims = [DimDynamic.DYNAMIC if axis in free else DimDynamic.STATIC for axis in range(tensor.dim())]
-    context = StatelessSymbolicContext(dynamic_sizes=dims)  # type: ignore[arg-type, call-arg]
+    context: Any = StatelessSymbolicContext(dynamic_sizes=dims)
     return mode.from_tensor(tensor.new_zeros(shape), symbolic_context=context)
 
 

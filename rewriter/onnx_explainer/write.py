@@ -97,8 +97,8 @@ def _without_form(error: BaseException) -> str:
     found = re.search(r"OpOverload\(op='(?:aten|prims)\.(\w+)'", said)
     if found:
         return (
-            f"export_explainer_onnx: torch.{found[1]}, which the explanation of the model takes, has no form in "
-            "ONNX; leave it out of the model, or put it in front of what is explained"
+            f"export_explainer_onnx: torch.{found[1]}, which the explanation of the model takes, has no form "
+            "in ONNX; leave it out of the model, or put it in front of what is explained"
         )
     return f"export_explainer_onnx: torch.onnx cannot export the explanation: {said.strip().splitlines()[0]}"
 
@@ -107,9 +107,7 @@ def _put_loops(model: Any, loops: Sequence[Loop], count: int) -> None:
     """Take the bodies out of the graph and put each into the Scan that it belongs to."""
     graph = model.graph
     inputs, outputs = list(graph.inputs), list(graph.outputs)
-    nodes = {
-        node.attributes["key"].as_int(): node for node in graph if node.domain == DOMAIN
-    }
+    nodes = {node.attributes["key"].as_int(): node for node in graph if node.domain == DOMAIN}
     begin = count
     end = len(outputs)
     first = end - sum(each.results for each in loops)
@@ -194,15 +192,14 @@ def _tidy(model: Any) -> None:
         each(model)
 
 
-def named(proto: Any, inputs: Sequence[str], outputs: Sequence[str], sizes: Sequence[int]) -> None:
+def named(proto: Any, inputs: Sequence[str], outputs: Sequence[str], names: Sequence[str]) -> None:
     """Name inputs, outputs and free axes."""
     name_interface(proto.graph, inputs, outputs)
-    symbols = {}
+    free: dict[str, str] = {}
     for value in proto.graph.input:
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                symbols.setdefault(dim.dim_param, None)
-    free = dict(zip(symbols, ("batch", "time", "references", "more"), strict=False))
+            if dim.dim_param and dim.dim_param not in free:
+                free[dim.dim_param] = names[len(free)]
     for value in (*proto.graph.input, *proto.graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:

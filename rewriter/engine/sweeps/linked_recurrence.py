@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -297,8 +297,7 @@ def linked_recurrence(
     """Run a recurrence for the references, or for the samples linked to them."""
     if tape.linking is not None:
         made = gates.made() if isinstance(gates, GatesToBe) else gates
-        linked: tuple[Tensor, ...] = tape.linking.recurrence(name, derived, steps, made, mask, state)
-        return linked
+        return cast("tuple[Tensor, ...]", tape.linking.recurrence(name, derived, steps, made, mask, state))
     sweep = compiled_sweep(steps, state[0]) or derived
     forward, (outputs, *finals) = run(sweep, steps, gates, mask, state)
     # The model's code may write to the final states, which are kept for the sweep.
@@ -311,5 +310,5 @@ def linked_recurrence(
     batch = x.shape[1]
     forward0 = tape.next(name, forward)
     link = RecurrentLink(steps, forward, forward0, tape.pairing, weight, batch, tape.outer(0))
-    linked = LinkedRecurrence.apply(link, result, x, *state)  # type: ignore[no-untyped-call]
+    linked: tuple[Tensor, ...] = LinkedRecurrence.apply(link, result, x, *state)  # type: ignore[no-untyped-call]
     return linked

@@ -49,7 +49,11 @@ class OwnCell(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.input, self.hidden, self.peephole = nn.Linear(3, 8), nn.Linear(4, 8), nn.Parameter(torch.randn(4))
+        self.input, self.hidden, self.peephole = (
+            nn.Linear(3, 8),
+            nn.Linear(4, 8),
+            nn.Parameter(torch.randn(4)),
+        )
         self.second, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
 
     def forward(self, x: Tensor) -> Tensor:

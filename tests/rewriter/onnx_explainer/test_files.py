@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,9 +54,9 @@ def written(case: Case, path: Path, rows: int = 3) -> Written:
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.__name__)
-def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Written]:
+def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
     torch.manual_seed(0)
-    yield written(request.param(), tmp_path_factory.mktemp("files") / "explainer.onnx")
+    return written(request.param(), tmp_path_factory.mktemp("files") / "explainer.onnx")
 
 
 def values_of(found: dict[str, Array]) -> list[Array]:
@@ -108,7 +108,10 @@ def test_prediction_and_base_value_are_the_models(file: Written) -> None:
 def test_weights_are_stored_once(file: Written) -> None:
     stored = [each.raw_data for each in onnx.load(file.path).graph.initializer]
     for weight in file.case[0].parameters():
-        forms = {weight.detach().numpy().tobytes(), weight.detach().movedim(0, -1).contiguous().numpy().tobytes()}
+        forms = {
+            weight.detach().numpy().tobytes(),
+            weight.detach().movedim(0, -1).contiguous().numpy().tobytes(),
+        }
         assert sum(each in forms for each in stored) <= 1
     model, background, options = file.case
     held = [*model.parameters(), *([] if "references_as_input" in options else background)]
@@ -135,4 +138,7 @@ def test_values_are_those_of_stock_shap_on_the_decomposed_model(file: Written) -
         stock = shap.DeepExplainer(decompose(model, x), background)
         expected = of_outputs(stock.shap_values(x, check_additivity=False), x.shape, options)
     # Stock shap computes in float32, too, by another path: rounding of both.
-    assert np.abs(values_of(file.found)[0].reshape(expected.shape) - expected).max() <= CLOSE * np.abs(expected).max()
+    assert (
+        np.abs(values_of(file.found)[0].reshape(expected.shape) - expected).max()
+        <= CLOSE * np.abs(expected).max()
+    )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from rewriter.engine.tape import Pairing
 from rewriter.onnx_explainer.operators import DECOMPOSITIONS
-from rewriter.onnx_explainer.pairs import Rows
+from rewriter.onnx_explainer.rows import Rows
 from rewriter.onnx_explainer.scans import scan
 from rewriter.onnx_explainer.trace import traced
 
