@@ -31,9 +31,8 @@ ROUNDS = 9
 NOTES = [
     "Size: T,H,I,N,K; M samples at a time. export: s. file: KB; of weights: its size over that of the",
     "weights and the background. ms: of the file in onnxruntime. of ours: over DeepExplainer's time without",
-    "its check, which runs LSTM and GRU in C. error: largest difference to it, relative; adds up: relative to",
-    "max(1, |f|).",
-    "Both with one thread, medians of 9 rounds, taken in turn.",
+    "its check, which runs LSTM and GRU in C. error: largest difference to it, relative; adds up: relative",
+    "to max(1, |f|). Both with one thread, medians of 9 rounds, taken in turn.",
 ]
 
 

@@ -31,11 +31,11 @@ np.save(f"{folder}/values.npy", values)
 
 
 class Classifier(nn.Module):
-    """Two LSTM layers and a linear head on the last output."""
+    """An LSTM and a linear head on its last output."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(4, 16, num_layers=2, batch_first=True)
+        self.lstm = nn.LSTM(4, 16, batch_first=True)
         self.head = nn.Linear(16, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -159,6 +159,8 @@ KNOWN = {
     "rewriter/engine/loops/roll.py": {"add", "getitem", "unbind"},
     # It writes ONNX, node by node.
     "rewriter/onnx/write.py": {"add", "cat", "chunk", "getitem", "int", "sub"},
+    # What it writes of sizes into a graph of ATen's operators.
+    "rewriter/onnx_explainer/trace.py": {"mul", "sym_size", "view"},
     # Words of a table, and properties of parameters.
     "rewriter/equivalence/report.py": {"absolute", "and", "dtype", "equal"},
     # Fields of a packed sequence, and a size.

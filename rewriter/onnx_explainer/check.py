@@ -71,8 +71,8 @@ def compare(
     if not difference <= tolerance:
         raise RewriteError(
             "export_explainer_onnx: values from onnxruntime and from DeepExplainer differ by "
-            f"{difference:.1e} (relative) {what}, more than tolerance={tolerance:.0e}; nothing was written: a "
-            "graph fixes what the model's code decides by values or sizes"
+            f"{difference:.1e} (relative) {what}, more than tolerance={tolerance:.0e}; nothing was written: "
+            "a graph fixes what the model's code decides by values or sizes"
         )
     if not additivity <= _ADDITIVE.get(prediction.dtype, 1e-2):
         raise RewriteError(
