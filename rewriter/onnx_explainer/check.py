@@ -14,6 +14,8 @@ from passes.errors import RewriteError
 from rewriter.engine.problem import Inputs
 
 Array = np.ndarray[Any, Any]
+# Above, differences have other reasons.
+_ROUNDING = 1e-3
 # Additivity of what is computed in one precision, relative to the size of the outputs.
 _ADDITIVE = {np.dtype("float32"): 1e-5, np.dtype("float64"): 1e-11}
 
@@ -72,7 +74,7 @@ def compare(
         raise RewriteError(
             "export_explainer_onnx: values from onnxruntime and from DeepExplainer differ by "
             f"{difference:.1e} (relative) {what}, more than tolerance={tolerance:.0e}; nothing was written: "
-            "a graph fixes what the model's code decides by values or sizes"
+            f"{_advice(difference)}"
         )
     if not additivity <= _ADDITIVE.get(prediction.dtype, 1e-2):
         raise RewriteError(
@@ -80,6 +82,12 @@ def compare(
             "nothing was written"
         )
     return Compared(rows, difference, additivity)
+
+
+def _advice(difference: float) -> str:
+    if difference < _ROUNDING:
+        return "if that is rounding to you, pass a larger tolerance"
+    return "a graph fixes what the model's code decides by values or sizes"
 
 
 def mixed_rows(background: Inputs, rows: int, contexts: Sequence[int]) -> Inputs:

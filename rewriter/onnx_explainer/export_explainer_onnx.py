@@ -157,6 +157,7 @@ def export_explainer_onnx(
             proto = to_onnx(noted, fixed, _weights(model), opset=opset)
         axes = ["batch"] + ["time"] * (time_axis is not None) + ["references"]
         named(proto, *_names(names, references_as_input), axes)
+        _check_free(proto)
         check_model(proto)
         content: bytes = proto.SerializeToString()
         checked = _compared(content, explainer, explanation, fixed, time_axis, tolerance)
@@ -186,6 +187,15 @@ def _noted(explanation: Explanation, data: Inputs, free: Sequence[Mapping[int, i
             f"export_explainer_onnx: torch cannot follow the model{place} for any number of samples: "
             f"{type(error).__name__}: {said[0]}; it must not decide by values of tensors"
         ) from error
+
+
+def _check_free(proto: Any) -> None:
+    for value in proto.graph.input:
+        if isinstance(shape_of(value)[0], int):
+            raise RewriteError(
+                f"export_explainer_onnx: the batch dimension of {value.name} is frozen: the model's code fixes "
+                "it, as does len(x), int(...) or a loop over rows; take the size from x.shape[0]"
+            )
 
 
 def _weights(model: nn.Module) -> dict[int, str]:

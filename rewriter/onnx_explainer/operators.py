@@ -81,11 +81,30 @@ def cumprod(x: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     return x
 
 
+def expm1(x: Tensor) -> Tensor:
+    """Return ``exp(x) - 1`` with all its digits; torch.onnx would write just that difference."""
+    return torch.tanh(x / 2) * (torch.exp(x) + 1)
+
+
+def log1p(x: Tensor) -> Tensor:
+    """Return ``log(1 + x)`` with all its digits.
+
+    What is lost of ``x`` where 1 is added is put right by a factor (Kahan's; Goldberg 1991, theorem 4).
+    """
+    whole = 1 + x
+    kept = whole - 1
+    lossless = (kept == 0) | (whole == torch.inf)
+    factor = torch.where(lossless, 1, x / torch.where(lossless, 1, kept))
+    return torch.where(kept == 0, x, torch.log(whole) * factor)
+
+
 DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
     aten.convolution_backward.default: convolution_backward,
     aten.avg_pool2d_backward.default: _pooled_backward,
     aten.avg_pool3d_backward.default: _pooled_backward,
     aten.cumprod.default: cumprod,
+    aten.expm1.default: expm1,
+    aten.log1p.default: log1p,
 }
 
 

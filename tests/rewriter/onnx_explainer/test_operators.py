@@ -50,6 +50,18 @@ def test_products_of_all_before(size: int) -> None:
     assert torch.allclose(found, torch.cumprod(x, 1), rtol=1e-14)
 
 
+@pytest.mark.parametrize("function", [torch.expm1, torch.log1p])
+def test_small_differences_keep_their_digits(function: Any) -> None:
+    small = torch.logspace(-40, 1, 500, dtype=torch.float64)
+    x = torch.cat([small, -small[small < 1], 100 * small, torch.tensor([0.0, torch.inf])])
+    (found,) = (found for operator, found in DECOMPOSITIONS.items() if function.__name__ in str(operator))
+    a, b = found(x), function(x)
+    finite = b.isfinite()
+    # A few roundings of float64.
+    assert (a[finite] - b[finite]).abs().le(1e-15 * 4 * b[finite].abs()).all()
+    assert torch.equal(a[~finite], b[~finite])
+
+
 @pytest.mark.parametrize("outer", [1, 2])
 def test_rows_of_pairs_are_taken_apart_and_put_together(outer: int) -> None:
     rows = Rows(Pairing(3, 4, end=4), 2)

@@ -55,6 +55,12 @@ def test_decisions_by_values(tmp_path: Path) -> None:
         "test_refusals.py:.*must not decide by values",
     )
 
+    class Counted(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).tanh() * (len(x) / x.shape[0])
+
+    refused(Counted(4, 2), path, r"frozen.*len\(x\)")
+
     class Masked(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x * (x > 0).any(1, keepdim=True))
