@@ -193,8 +193,8 @@ def _check_free(proto: Any) -> None:
     for value in proto.graph.input:
         if isinstance(shape_of(value)[0], int):
             raise RewriteError(
-                f"export_explainer_onnx: the batch dimension of {value.name} is frozen: the model's code fixes "
-                "it, as does len(x), int(...) or a loop over rows; take the size from x.shape[0]"
+                f"export_explainer_onnx: the batch dimension of {value.name} is frozen: the model's code "
+                "fixes it, as does len(x), int(...) or a loop over rows; take the size from x.shape[0]"
             )
 
 

@@ -72,8 +72,8 @@ class Lengths(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gru = nn.GRU(3, 4, batch_first=True, bidirectional=True)
-        self.head = nn.Linear(16, 1)
+        self.gru = nn.GRU(3, 4, batch_first=True)
+        self.head = nn.Linear(8, 1)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
@@ -101,10 +101,10 @@ class Free(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(2, 3, batch_first=True)
+        self.rnn = nn.RNN(2, 3, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.lstm(x)[0]
+        y: Tensor = self.rnn(x)[0]
         return y.mean(1)
 
 
