@@ -49,7 +49,6 @@ class Explanation:
         samples = list(given[: self.count])
         references = list(given[self.count :])
         with torch.no_grad():
-            own_context = self._run(references, Run())
             faced = self._faced(samples, references)
             pairing = Pairing(
                 samples[0].shape[0], references[0].shape[0], bool(self.contexts), end=references[0].shape[0]
@@ -57,6 +56,7 @@ class Explanation:
             rows = Rows(pairing, len(self.chosen))
             ran, ran0 = Run(), Run()
             base = self._run(faced, ran0)
+            own_context = self._run(references, Run()) if self.contexts else base
             prediction = self._run(samples, ran)
         values = self._values(samples, faced, PairsRun(ran, ran0, rows, self.outers))
         if self.contexts:
