@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from passes.recurrent.recurrence import Recurrence
 from rewriter.engine.sweeps.cell_graph import whole
@@ -47,7 +47,7 @@ class Place(NamedTuple):
     place: int
 
 
-class StepBody(nn.Module):
+class StepBody:
     """One step of a recurrence: of the state and the gates, to the new state, twice.
 
     Args:
@@ -59,12 +59,11 @@ class StepBody(nn.Module):
     """
 
     def __init__(self, sweep: DerivedSweep, *, biased: bool, projected: bool, masked: bool) -> None:
-        super().__init__()
         self.cell = sweep.forward
         self.joined, self.biased, self.projected, self.masked = sweep.joined, biased, projected, masked
         self.states = len(sweep.step.new)
 
-    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
         """Return the new state, to be carried and to be stacked."""
         state, (gates, *rest) = given[: self.states], given[self.states :]
         mask = rest.pop(0) if self.masked else None
@@ -85,7 +84,7 @@ class StepBody(nn.Module):
         return *new, *new
 
 
-class TurnBody(nn.Module):
+class TurnBody:
     """One step of a sweep: of multipliers of the new state, to those of the old one and of the gates.
 
     Args:
@@ -100,12 +99,11 @@ class TurnBody(nn.Module):
     def __init__(
         self, sweep: DerivedSweep, places: Sequence[Place], *, projected: bool, masked: bool, given: bool
     ) -> None:
-        super().__init__()
         self.direct, self.slots = sweep.direct, sweep.slots
         self.places, self.projected, self.masked, self.given = places, projected, masked, given
         self.states = len(sweep.step.new)
 
-    def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """Return multipliers of the old state, (K, R, H) each, and those of the gates, (K, R, slots x H)."""
         d, rest = list(arguments[: self.states]), list(arguments[self.states :])
         if self.given:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 #: ONNX domain and name of the nodes that stand for loops while torch exports.
 DOMAIN, SCAN = "rewriter", "Scan"
+Body = Callable[..., tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Loop:
     """
 
     name: str
-    body: nn.Module
+    body: Body
     states: int
     sequences: int
     reverse: bool
@@ -64,7 +65,7 @@ def noted_loops() -> Iterator[Loops]:
 
 def scan(
     name: str,
-    body: nn.Module,
+    body: Body,
     states: Sequence[Tensor],
     sequences: Sequence[Tensor],
     weights: Sequence[Tensor],
@@ -85,10 +86,9 @@ def scan(
         The last states, and what the body gave beside them, stacked in the order of time.
 
     Example:
-        >>> class Sum(nn.Module):
-        ...     def forward(self, total, x):
-        ...         return total + x, total + x
-        >>> scan("sum", Sum(), [torch.zeros(())], [torch.tensor([1.0, 2.0])], [])
+        >>> def step(total, x):
+        ...     return total + x, total + x
+        >>> scan("sum", step, [torch.zeros(())], [torch.tensor([1.0, 2.0])], [])
         ([tensor(3.)], [tensor([1., 3.])])
 
     """
@@ -116,7 +116,7 @@ def scan(
 
 
 def _run(
-    body: nn.Module,
+    body: Body,
     states: Sequence[Tensor],
     sequences: Sequence[Tensor],
     weights: Sequence[Tensor],
