@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from passes.recurrent.layout import SequenceBegin, SequenceEnd, SequenceLayout, check_tensor
+from passes.replacement import become
 
 
 class PaddedWhilePacked(TorchFunctionMode):
@@ -36,7 +37,7 @@ class PaddedWhilePacked(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "_pack_padded_sequence":
             return _packed(*args)
-        if name == "_pad_packed_sequence" and args[0].dim() > 1:
+        if name == "_pad_packed_sequence":
             return _padded(*args)
         return func(*args, **(kwargs or {}))
 
@@ -115,17 +116,8 @@ class _End(SequenceEnd):
 def take_padded(model: nn.Module) -> None:
     """Let the rewritten layers of ``model``, which is changed in place, take sequences packed so."""
     for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is SequenceBegin:
-                made: nn.Module = _Begin(
-                    child.name,
-                    child.input_size,
-                    child.state_sizes,
-                    child.directions,
-                    batch_first=child.batch_first,
-                )
-            elif type(child) is SequenceEnd:
-                made = _End(batch_first=child.batch_first, states=child.states)
-            else:
-                continue
-            setattr(module, name, made)
+        if type(module) is SequenceBegin:
+            sizes = (module.input_size, module.state_sizes, module.directions)
+            become(module, _Begin(module.name, *sizes, batch_first=module.batch_first))
+        elif type(module) is SequenceEnd:
+            become(module, _End(batch_first=module.batch_first, states=module.states))
