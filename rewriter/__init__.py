@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rewriter.explainer.explainer import DeepExplainer
     from rewriter.onnx.certificate.verify import verify
     from rewriter.onnx.export_onnx import ONNX_OPERATORS, export_onnx
+    from rewriter.onnx_explainer.export_explainer_onnx import export_explainer_onnx
 
 __all__ = [
     "ONNX_OPERATORS",
@@ -33,6 +34,7 @@ __all__ = [
     "check_equivalence",
     "decompose",
     "diagnose",
+    "export_explainer_onnx",
     "export_onnx",
     "register_captum",
     "register_rule",
@@ -55,6 +57,7 @@ _PLACES = {
     "check_equivalence": "rewriter.equivalence.check",
     "decompose": "rewriter.compiler.decompose",
     "diagnose": "rewriter.diagnosis.diagnose",
+    "export_explainer_onnx": "rewriter.onnx_explainer.export_explainer_onnx",
     "export_onnx": "rewriter.onnx.export_onnx",
     "register_captum": "rewriter.adapters.captum",
     "register_rule": "passes.operations.registered",
