@@ -73,16 +73,18 @@ class Remembered:
 
     Args:
         sizes: by the shapes and dtypes of a row.
+        undecided: shapes and dtypes of rows of which the model decides nothing, whatever numbers they hold.
         references: the run, with the checksums of the weights, and the rule of cells, that it was made by.
 
     """
 
     sizes: dict[Any, Size] = field(default_factory=dict)
+    undecided: set[Any] = field(default_factory=set)
     references: tuple[tuple[Any, ...], Tape, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the run, which may be large: whoever needs it can make it again."""
-        return {"sizes": self.sizes, "references": None}
+        return {"sizes": self.sizes, "undecided": self.undecided, "references": None}
 
     def size(self, target: Target, problem: Problem) -> Size:
         """Return the size of a run, for which one row is measured unless one has told all of it before."""

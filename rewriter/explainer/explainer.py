@@ -336,7 +336,9 @@ class DeepExplainer(Subject):
             return collect(parts, problem, tail, progress=self._progress)
 
         mixed = ways is not None
-        return explained_as_read(self._target, problem, contexts, self._run, explain, mixed=mixed)
+        # A function of the output may go by numbers.
+        undecided = set() if self._asked.computes else self._remembered.undecided
+        return explained_as_read(self._target, problem, contexts, self._run, explain, undecided, mixed=mixed)
 
     def _ways(
         self, problem: Problem, contexts: Sequence[int], nearness: Nearness
