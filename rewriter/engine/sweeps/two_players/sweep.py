@@ -36,7 +36,8 @@ class TwoPlayerSweep(DerivedSweep):
 
     def __init__(self, derived: DerivedSweep) -> None:
         self.step, self.forward = derived.step, derived.forward
-        self.program = cell_of_the_library(self.step) or program_of_players(self.step)
+        self.cell = cell_of_the_library(self.step)
+        self.program = self.cell or program_of_players(self.step)
         self.joined, self.direct = derived.joined, derived.direct
         count = self.step.gates
         # Input and hidden state have multipliers of their own, also where they are only added up.
@@ -44,7 +45,8 @@ class TwoPlayerSweep(DerivedSweep):
 
     def record(self, steps: Recurrence, gates: Tensor) -> Recording:
         """See the base class."""
-        return _Recording(self, steps, gates)
+        fast = None if self.cell is None else self.cell.record(steps, gates)
+        return fast or _Recording(self, steps, gates)
 
     def coefficients(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[int, Coefficients]]:
         """See the base class."""
