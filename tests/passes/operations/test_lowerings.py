@@ -86,6 +86,17 @@ def test_a_pool_in_cpp_returns_places_beside(function: Any, size: Any) -> None:
     assert_same(textbook[0](x), function(x, size), str(function))
 
 
+def test_a_whole_exponent_may_be_negative() -> None:
+    """Torch's own gradient of ``ldexp`` is zero there."""
+    exponents = torch.tensor([1, 2, -3, 0])
+    x = torch.randn(4, dtype=DOUBLE, requires_grad=True)
+    textbook = lowered(torch.ldexp, lambda value: value is x, (x, exponents), {})
+    assert textbook is not None
+    module, operands = textbook
+    (slopes,) = torch.autograd.grad(module(*operands).sum(), x)
+    assert torch.equal(slopes, 2.0 ** exponents.double())
+
+
 def test_an_exported_pool_is_the_same_function() -> None:
     model, x = nn.Sequential(nn.AdaptiveMaxPool1d(2), nn.Flatten(), nn.Linear(6, 2)), torch.randn(4, 3, 8)
     rewritten = decompose(torch.export.export(model, (x,)).module())
