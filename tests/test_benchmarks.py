@@ -12,7 +12,15 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 SLOW = [
     pytest.param(name, marks=pytest.mark.slow)
-    for name in ("additivity", "decompose_time", "explain", "forward", "shap_growth", "truth_paths")
+    for name in (
+        "additivity",
+        "decompose_time",
+        "explain",
+        "forward",
+        "shap_growth",
+        "truth_paths",
+        "truth_references",
+    )
 ]
 
 
