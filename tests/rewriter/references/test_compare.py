@@ -162,3 +162,25 @@ def test_refused() -> None:
             compare_references(explainer, x, {"right": x, "wrong": wrong})
     with pytest.raises(RewriteError, match=r"references\['wrong'\]: expected as many references for each"):
         compare_references(explainer, x, {"wrong": [x, x]})
+
+
+def test_of_tokens_and_of_a_layer() -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.rest = nn.Embedding(9, 2), Last()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rest(self.embedding(x))
+
+    model = Reader().double()
+    data = torch.randint(0, 9, (12, 5), generator=torch.Generator().manual_seed(0))
+    proposed = propose_references(data, 3)
+    tokens = compare_references(DeepExplainer(model, data), data[:2], proposed)
+    layer = compare_references(DeepExplainer((model, model.embedding), data), data[:2], proposed)
+    for name in proposed:
+        assert tokens.values[name].shape == (2, 5, 2)
+        assert layer.values[name].shape == (2, 5, 2, 2)
+        assert layer.by_sample[name].shape == (2, 10, 2)
+        # A token's value is the sum over the features of what is looked up.
+        assert np.abs(layer.values[name].sum(2) - tokens.values[name]).max() < 1e-14

@@ -282,3 +282,27 @@ def test_refused_of_several_inputs_and_of_samples() -> None:
         make(data[0])
     with pytest.raises(RewriteError, match=r"samples, input 0: expected rows of shape \(4, 2\)"):
         make(drawn(6, 5, 2))
+
+
+def test_an_input_that_is_held_altogether_is_the_samples() -> None:
+    data = [drawn(9, 5, 2), torch.randint(1, 6, (9,), generator=torch.Generator().manual_seed(1))]
+    with pytest.raises(
+        RewriteError, match=r"time, input 1: expected a dimension of rows of shape \(\), got 0"
+    ):
+        propose_references(data, 3, time=[0, 0])
+    for name, make in propose_references(data, 3, held=[None, True]).items():
+        x, lengths = make([each[:2] for each in data])
+        assert torch.equal(lengths, data[1][:2, None].expand(2, 3)), name
+        assert x.shape == (2, 3, 5, 2)
+
+
+def test_tokens_are_at_a_distance_where_they_differ() -> None:
+    """Three rows of one kind and two of another, which differ everywhere: one medoid each."""
+    tokens = torch.tensor([[5, 6, 7], [5, 6, 8], [5, 6, 7], [900, 1, 2], [900, 1, 3]])
+    proposed = propose_references(tokens, 2)
+    rows = proposed["medoids"].background
+    assert rows.dtype == torch.int64
+    assert torch.equal(rows[0], tokens[0])
+    assert rows[1, :2].tolist() == [900, 1]
+    made = proposed["permuted"](tokens)
+    assert torch.equal(made.sort(2).values, tokens.sort(1).values[:, None].expand(5, 2, 3))
