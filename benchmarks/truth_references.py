@@ -42,7 +42,7 @@ class Effort(NamedTuple):
     updates: tuple[int, int]
 
 
-FULL, QUICK = Effort(2, 10, 8, 100, (150, 2500)), Effort(1, 2, 2, 5, (1, 1))
+FULL, QUICK = Effort(2, 6, 8, 100, (150, 2500)), Effort(1, 2, 2, 5, (1, 1))
 
 
 def sets_of(data: Tensor, count: int, seed: int, held: Any = None) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def marked_part(effort: Effort, records: list[Record]) -> None:
     for seed in range(effort.seeds):
         net, error = calculator(task, seed, effort.updates[1])
         generator = Generator().manual_seed(1000 + seed)
-        data, test = sums(task, 300, 8, generator), sums(task, 4 * effort.samples, 8, generator)
+        data, test = sums(task, 300, 8, generator), sums(task, 8 * effort.samples, 8, generator)
         x, rows = test.x.double(), data.x.double()
         sets = sets_of(rows, effort.references, seed, held=[False, True])
         for (name, method), (values, ms) in timed(METHODS, net, rows, x, sets).items():
@@ -204,7 +204,7 @@ def main() -> None:
     marked_part(effort, records)
     fits = {each["problem"]: each["fit"] for each in records}
     notes = [
-        f"{effort.seeds} models each, {effort.samples} samples ({4 * effort.samples} of the marked task), "
+        f"{effort.seeds} models each, {effort.samples} samples ({8 * effort.samples} of the marked task), "
         f"{effort.references} references, one of zeros",
         f"and of the mean. Integrated gradients with {POINTS} points. In brackets milliseconds per sample.",
         f"state: {effort.steps} steps; ARMA: 50 steps of 50 features: areas under the curve of rates / of",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +150,16 @@ def test_it_reads_as_a_table() -> None:
     assert lines[2].split() == ["zeros", "1", "2", "-", "-", "1.00", "(100%)"]
     assert lines[3].split() == ["pair", "2", "0", "0.00", "1.00", "(100%)", "-"]
     assert lines[-1] == "50% of the values have one sign whatever the references."
+
+
+def test_the_page_about_references_runs() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "references.md").read_text(encoding="utf-8")
+    found: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], found)
+    assert set(found["report"].values) == {"medoids", "permuted", "zeros"}
+    wanted = np.abs(found["report"].values["permuted"] - found["values"]).max()
+    # Float32, sums of eight.
+    assert wanted < 1e-5
 
 
 def test_refused() -> None:
