@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from tests.support.oracles.samples import all_samples
+
 DOUBLE = torch.float64
 #: Draws of each sample: half of them are explained, half are their background.
 ROWS = 4
@@ -86,7 +88,7 @@ def _calls(entry: Any, seed: int) -> list[Any]:
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
-    return list(entry.sample_inputs("cpu", DOUBLE, requires_grad=False, set_seed=False))
+    return all_samples(entry)
 
 
 def drawn(entry: Any, count: int) -> Iterator[Drawn]:

@@ -19,7 +19,7 @@ from rewriter import decompose
 from tests.support.oracles.samples import DOUBLE, calls, entries, run, tensors_of
 
 # Torch's samples would be made at half the speed under a measurement that is not about them.
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.unmeasured
 # They round to fewer digits, or make numbers of which no sample is in float64.
 COARSE = {"float", "half", "bfloat16", "cfloat", "chalf", "cdouble"}
 

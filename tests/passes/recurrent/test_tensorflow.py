@@ -35,7 +35,7 @@ SEEDS = range(5)
 
 pytestmark = [
     # TensorFlow would run at half the speed under a measurement that is not about it.
-    pytest.mark.no_cover,
+    pytest.mark.unmeasured,
     # shap says so whenever its TensorFlow backend starts.
     pytest.mark.filterwarnings("ignore:Your TensorFlow version is newer than 2.4.0:UserWarning"),
     # shap's own additivity check subtracts NumPy arrays from tensors.

@@ -52,7 +52,7 @@ def _in_threads(works: list[Callable[[], None]]) -> None:
 
 
 # Thousands of calls, which coverage would run at half the speed.
-@pytest.mark.no_cover
+@pytest.mark.unmeasured
 def test_models_are_served_while_others_are_decomposed_and_explained() -> None:
     served, explained = Branches().eval(), Attends().eval()
     x, background = torch.randn(3, 5, 3), torch.randn(4, 5, 3)
