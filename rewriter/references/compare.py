@@ -12,6 +12,7 @@ from torch import Tensor
 
 from passes.errors import InputError
 from rewriter.compiler.report import render_table
+from rewriter.explainer.arguments import samples_of
 from rewriter.explainer.explainer import DeepExplainer
 from rewriter.inputs import as_inputs
 
@@ -125,7 +126,7 @@ def compare_references(
 
     """
     several = isinstance(X, list | tuple)
-    samples = as_inputs(X, None, "X")
+    samples = samples_of(X, explainer._data, explainer._multi_input)
     if not samples or not len(samples[0]):
         raise InputError("X: expected at least one sample, got none")
     if not references:
@@ -169,10 +170,10 @@ def _of_each(
     if callable(given):
         copies = [each.clone() for each in samples]
         given = given(copies if several else copies[0])
-    parts = as_inputs(given, None, what)
+    parts = as_inputs(given, samples, what)
     rows = len(samples[0])
     sets = []
-    for k, (each, sample) in enumerate(zip(parts, samples, strict=False)):
+    for k, (each, sample) in enumerate(zip(parts, samples, strict=True)):
         of_all = each.dim() == sample.dim() and each.shape[1:] == sample.shape[1:]
         whole = each.unsqueeze(0).expand(rows, *each.shape) if of_all else each
         if whole.dim() < 2 or whole.shape[2:] != sample.shape[1:] or len(whole) != rows or not whole.shape[1]:
@@ -181,7 +182,7 @@ def _of_each(
                 f"each of {rows} samples of shape {tuple(sample.shape[1:])}, got {tuple(each.shape)}"
             )
         sets.append(whole)
-    if len(parts) != len(samples) or len({each.shape[1] for each in sets}) > 1:
+    if len({each.shape[1] for each in sets}) > 1:
         raise InputError(
             f"{what}: expected as many references for each of {len(samples)} inputs, got "
             f"{[tuple(each.shape) for each in parts]}"

@@ -37,23 +37,24 @@ class References(ABC):
 
     def __call__(self, samples: Any) -> Any:
         """Return references (M, count, *shape) of samples (M, *shape); lists for several inputs."""
-        inputs = as_inputs(samples, self.data, "samples")
-        check_like(inputs, self.data, "samples")
-        inputs = [
-            each.to(given.device) if isinstance(given, Tensor) else each
-            for each, given in zip(inputs, samples if self.several else [samples], strict=True)
+        given = as_inputs(samples, None, "samples")
+        # Data may be in the float64 of numpy, samples in the dtype of the model.
+        alike = [
+            each.to(own.dtype) if each.is_floating_point() and own.is_floating_point() else each
+            for each, own in zip(given, self.data, strict=False)
         ]
-        masks = masks_of(self.held, inputs, self.several)
+        check_like(as_inputs(alike + given[len(alike) :], self.data, "samples"), self.data, "samples")
+        masks = masks_of(self.held, given, self.several)
         made = [
-            torch.where(mask.unsqueeze(1), sample.unsqueeze(1), each)
-            for mask, sample, each in zip(masks, inputs, self._made(inputs, masks), strict=True)
+            torch.where(mask.unsqueeze(1), sample.unsqueeze(1), each.to(sample))
+            for mask, sample, each in zip(masks, given, self._made(alike, masks), strict=True)
         ]
         return self._as_given(made)
 
     @property
     def background(self) -> Any:
         """Rows for ``DeepExplainer(model, background)``: all that they may be made of, or the medoids."""
-        return self._as_given(self.data)
+        return self._as_given([each.clone() for each in self.data])
 
     def _as_given(self, inputs: Inputs) -> Any:
         return inputs if self.several else inputs[0]

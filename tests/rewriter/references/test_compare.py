@@ -29,6 +29,15 @@ class Last(nn.Module):
         return self.head(self.rnn(x)[0][:, -1])
 
 
+class Added(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = Last()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.last(x + y)
+
+
 class Weighed(nn.Module):
     """Linear, of one output (B,)."""
 
@@ -140,6 +149,22 @@ def test_several_inputs() -> None:
         assert np.abs(report.by_sample[name].sum(1)[:, 0] - change.numpy()).max() < 1e-13
 
 
+def test_arrays_in_float64_of_a_model_in_float32() -> None:
+    data, x = drawn(9, 5, 2).numpy(), drawn(2, 5, 2, seed=1).numpy()
+    model = Last()
+    explainer = DeepExplainer(model, data)
+    proposed = propose_references(data, 3, held=[False, True])
+    assert all(make(torch.from_numpy(x).float()).dtype == torch.float32 for make in proposed.values())
+    report = compare_references(explainer, x, proposed | {"data": data})
+    for name, make in proposed.items():
+        wanted = explainer.shap_values(x, references=make)
+        # Float32, sums of three.
+        assert np.abs(report.values[name] - wanted).max() < 1e-6
+    assert np.abs(report.values["data"] - explainer.shap_values(x)).max() < 1e-6
+    with pytest.raises(RewriteError, match=r"X: expected one tensor like the background, got list"):
+        compare_references(explainer, [x], proposed)
+
+
 def test_it_reads_as_a_table() -> None:
     x = torch.ones(2, 2, 1, dtype=DOUBLE)
     explainer = DeepExplainer(Weighed(torch.ones(2, dtype=DOUBLE)), torch.zeros(1, 2, 1, dtype=DOUBLE))
@@ -172,8 +197,11 @@ def test_refused() -> None:
     for wrong in (drawn(2, 4, 5, 2), drawn(4, 6, 2), drawn(3, 0, 5, 2), drawn(5, 2)):
         with pytest.raises(RewriteError, match=r"references\['wrong'\], input 0: expected references"):
             compare_references(explainer, x, {"right": x, "wrong": wrong})
-    with pytest.raises(RewriteError, match=r"references\['wrong'\]: expected as many references for each"):
+    with pytest.raises(RewriteError, match=r"references\['wrong'\]: expected 1 inputs like the background"):
         compare_references(explainer, x, {"wrong": [x, x]})
+    two = DeepExplainer(Added().double(), [x, x])
+    with pytest.raises(RewriteError, match=r"references\['wrong'\]: expected as many references for each"):
+        compare_references(two, [x, x], {"wrong": [x, x[:2]]})
 
 
 def test_of_tokens_and_of_a_layer() -> None:
