@@ -197,8 +197,10 @@ def tables(text: str) -> list[dict[tuple[str, str], str]]:
     found: list[dict[tuple[str, str], str]] = []
     header: list[str] = []
     for line in text.splitlines():
-        if not line.startswith("| "):
+        if not line.startswith("|"):
             header = []
+        elif line.startswith("|-"):
+            continue
         elif not header:
             header = line.strip("| ").split(" | ")
             found.append({})
