@@ -25,7 +25,7 @@ from torch import Generator, Tensor
 from rewriter import DeepExplainer
 
 FULL, QUICK = Size(3, 10, 6, 8, (1500, 200)), Size(1, 1, 1, 2, (5, 2))
-PAIRS, QUICK_PAIRS = 1024, 8
+PAIRS, QUICK_PAIRS = 4096, 8
 Record = dict[str, Any]
 
 
@@ -126,6 +126,13 @@ def fingerprint(records: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(list(records)).encode()).hexdigest()[:16]
 
 
+def redraw() -> None:
+    """Draw the results that are written."""
+    records = json.loads((RESULTS / "truth_paths.json").read_text(encoding="utf-8"))["results"]
+    ours = [method.name for method in OURS]
+    draw(points_of(records), ours, RESULTS / "truth_paths.png", fingerprint(records))
+
+
 def main() -> None:
     """Compare on all models."""
     options = arguments("Distance to exact Shapley values of paths from references to samples.")
@@ -160,8 +167,7 @@ def main() -> None:
     header = ("method", *made, "distance", "time", "front", "nearer", "additivity")
     publish("truth_paths", options, header, rows_of(records, list(made)), notes, records)
     if not options.no_write:
-        ours = [method.name for method in OURS]
-        draw(points_of(records), ours, RESULTS / "truth_paths.png", fingerprint(records))
+        redraw()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 import shap
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from problems.truth.models import Problem
 from problems.truth.permutations import permuted
 from torch import Generator, Tensor
@@ -155,20 +156,25 @@ def draw(points: Mapping[str, tuple[float, float]], ours: Sequence[str], path: P
         run: which results these are, noted in the file.
 
     """
-    figure = Figure(figsize=(8, 5.2), layout="constrained")
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.subplots()
     along = front(points)
     axes.plot(*zip(*(points[name] for name in along), strict=True), color="0.7", zorder=1, label="front")
-    for group, label, marker in ((True, "ours", "o"), (False, "others", "s")):
-        names = [name for name in points if (name in ours) is group]
-        axes.scatter(*zip(*(points[name] for name in names), strict=True), label=label, marker=marker)
-    for name, at in points.items():
-        axes.annotate(name, at, xytext=(4, 4), textcoords="offset points", fontsize=7)
+    for number, (name, at) in enumerate(points.items(), 1):
+        mine = name in ours
+        axes.scatter(
+            *at, color="C0" if mine else "C1", marker="o" if mine else "s", label=f"{number}  {name}"
+        )
+        axes.annotate(str(number), at, xytext=(5, 4), textcoords="offset points", fontsize=8)
     axes.set(
         xscale="log",
         yscale="log",
-        xlabel="time, over that of integrated gradients with 50 points (geometric mean)",
-        ylabel="distance to Shapley values, over DeepSHAP's (geometric mean)",
+        xlabel="time, over that of integrated gradients with 50 points",
+        ylabel="distance to Shapley values, over DeepSHAP's",
+        title="Geometric means over all models; round: ours",
     )
-    axes.legend()
+    for axis, ticks in ((axes.xaxis, (0.1, 0.2, 0.5, 1, 2, 5)), (axes.yaxis, (0.2, 0.3, 0.5, 0.7, 1))):
+        axis.set_ticks(ticks, labels=[f"{each:g}" for each in ticks])
+        axis.set_minor_locator(NullLocator())
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     figure.savefig(path, dpi=110, metadata={"Description": run, "Software": None})
