@@ -1,5 +1,6 @@
 """Settings for all tests, doctests among them."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -47,3 +48,9 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     sys.settrace(None)
     yield
     sys.settrace(tracer)
+
+
+def pytest_collection_finish() -> None:
+    """Spare each collection of garbage what all tests were imported for: it stays to the end."""
+    gc.collect()
+    gc.freeze()

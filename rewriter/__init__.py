@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rewriter.explainer.explainer import DeepExplainer
     from rewriter.onnx.certificate.verify import verify
     from rewriter.onnx.export_onnx import ONNX_OPERATORS, export_onnx
+    from rewriter.onnx_explainer.export_explainer_onnx import export_explainer_onnx
     from rewriter.references.compare import ReferenceReport, compare_references
     from rewriter.references.propose import propose_references
 
@@ -37,6 +38,7 @@ __all__ = [
     "compare_references",
     "decompose",
     "diagnose",
+    "export_explainer_onnx",
     "export_onnx",
     "propose_references",
     "register_captum",
@@ -62,6 +64,7 @@ _PLACES = {
     "compare_references": "rewriter.references.compare",
     "decompose": "rewriter.compiler.decompose",
     "diagnose": "rewriter.diagnosis.diagnose",
+    "export_explainer_onnx": "rewriter.onnx_explainer.export_explainer_onnx",
     "export_onnx": "rewriter.onnx.export_onnx",
     "propose_references": "rewriter.references.propose",
     "register_captum": "rewriter.adapters.captum",

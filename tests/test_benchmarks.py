@@ -19,6 +19,7 @@ SLOW = [
         "forward",
         "shap_growth",
         "truth_paths",
+        "onnx_explainer",
         "truth_references",
     )
 ]

@@ -249,13 +249,13 @@ def test_docs_show_the_committed_run_of_paths() -> None:
         assert shown.pop((name, "front")) == ("" if beaten else "yes"), name
         assert shown.pop((name, "nearer")) == f"{nearer}/{len(by_method[name])}"
         for part, many in (("12", False), ("larger", True)):
-            of = [
+            ratios = [
                 (a["ms"] / b["ms"], a["distance"] / c["distance"])
                 for a, b, c in zip(*(by_method[each] for each in (name, BASELINE, "DeepSHAP")), strict=True)
                 # Their names end in the number of players.
                 if a["problem"][-2:].isdigit() is many
             ]
-            times, distances = (statistics.geometric_mean(each) for each in zip(*of, strict=True))
+            times, distances = (statistics.geometric_mean(each) for each in zip(*ratios, strict=True))
             assert shown.pop((name, f"time, {part}")) == f"{times:.2f}"
             assert shown.pop((name, f"distance, {part}")) == f"{distances:.2f}"
     assert not shown

@@ -6,7 +6,7 @@ import typer
 
 from rewriter.command_line.check import check
 from rewriter.command_line.explain import explain
-from rewriter.command_line.export import export
+from rewriter.command_line.export import export, export_explainer
 from rewriter.command_line.inspection import inspect
 from rewriter.command_line.verification import verify
 
@@ -24,6 +24,7 @@ for command, name in (
     (inspect, "inspect"),
     (check, "check"),
     (export, "export"),
+    (export_explainer, "export-explainer"),
     (verify, "verify"),
     (explain, "explain"),
 ):

@@ -9,17 +9,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from torch import Tensor
 
-from rewriter.command_line.failures import CommandError, Exit, told
-from rewriter.command_line.inputs import tensors
+from rewriter.command_line.failures import Exit, told
 from rewriter.command_line.models import load_model
-from rewriter.command_line.options import Debug, Json, Model, Trust
+from rewriter.command_line.options import Debug, Json, Model, Reshape, Rows, Trust
+from rewriter.command_line.references import references_of, shape_of_rows
 from rewriter.jobs.formats import open_table
 from rewriter.jobs.job import Engine, Job, Outcome, Summary, run_here, run_job
-from rewriter.jobs.tables import reshaped
 
 
 class Accuracy(StrEnum):
@@ -49,10 +46,8 @@ def explain(
             "--background", "-b", help="Reference samples; the first rows of the data if not given."
         ),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of the background that are used.")] = 50,
-    reshape: Annotated[
-        str | None, typer.Option(help="Shape of a row, such as 50,16, where the file is flat.")
-    ] = None,
+    rows: Rows = 50,
+    reshape: Reshape = None,
     rows_per_part: Annotated[
         int, typer.Option(min=1, help="Rows of a part: what a killed run does again.")
     ] = 1024,
@@ -81,8 +76,8 @@ def explain(
     """
     with told(debug=debug):
         named = load_model(model, trusted=trust)
-        shape = None if reshape is None else _shape(reshape)
-        references = _background(background or data, rows, shape, chosen=background is not None)
+        shape = shape_of_rows(reshape)
+        references = references_of(background or data, rows, reshape, chosen=background is not None)
         whole = out.suffix in (".npz", ".parquet")
         folder = out.with_name(f".{out.name}.parts") if whole else out
         asked = {"accuracy": accuracy, "blocks": blocks, "segments": segments, "draws": draws, "seed": seed}
@@ -104,32 +99,6 @@ def _engine(machines: Machines) -> Engine:
     from rewriter.jobs.on_ray import run_on_ray
 
     return run_on_ray
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(each) for each in text.split(",") if each.strip())
-    except ValueError:
-        raise CommandError(f"--reshape {text}: expected sizes such as 50,16") from None
-
-
-def _background(path: Path, rows: int, shape: tuple[int, ...] | None, *, chosen: bool) -> dict[str, Tensor]:
-    """Return references: rows of a file of their own, all finite, or the first finite ones of the data."""
-    table = open_table(path)
-    found = reshaped(table.read(0, min(rows if chosen else 4 * rows, table.rows)), shape)
-    finite = np.logical_and.reduce(
-        [np.isfinite(each).reshape(len(each), -1).all(1) for each in found.values() if each.dtype.kind == "f"]
-        or [np.ones(len(next(iter(found.values()))), bool)]
-    )
-    if not finite.all() and chosen:
-        raise CommandError(
-            f"{path}: row {int(np.argmin(finite))} of the background is not finite; give other references"
-        )
-    if not finite.any():
-        raise CommandError(
-            f"{path}: none of the first {len(finite)} rows is finite: give references by --background"
-        )
-    return tensors({name: each[finite][:rows] for name, each in found.items()})
 
 
 @contextmanager

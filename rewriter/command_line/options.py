@@ -35,3 +35,8 @@ Trust = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Background = Annotated[
+    Path, typer.Option("--background", "-b", help="Reference samples: .npy, .npz, .csv, .parquet or .arrow.")
+]
+Rows = Annotated[int, typer.Option(min=1, help="Rows of the background that are used.")]
+Reshape = Annotated[str | None, typer.Option(help="Shape of a row, such as 50,16, where the file is flat.")]

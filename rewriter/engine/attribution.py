@@ -203,6 +203,18 @@ def _part(
     return Part(begin, begin + problem.rows, outputs, total, sums, pairs, multipliers)
 
 
+def layouts(target: Target, rows: Inputs) -> Layouts:
+    """Return where the batch is in what each operation leaves of some rows.
+
+    Args:
+        target: what is explained.
+        rows: of each input.
+
+    """
+    chosen = torch.zeros(len(rows[0]), 1, dtype=torch.int64)
+    return Remembered().size(target, Problem(rows, rows, chosen)).layouts
+
+
 def _rows(problem: Problem) -> Iterator[Inputs]:
     """Yield all samples and references, a few at a time."""
     for rows in (problem.samples, problem.all_references()):

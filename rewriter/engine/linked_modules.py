@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -164,6 +164,8 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
         for operand in operands
     )
     output = result.clone()
+    if tape.linking is not None:
+        return tape.linking.rule(RuleCall(name, rule, noted, output), result, operands)
     if tape.pairing is None:
         tape.add(name, (noted, output))
     else:
@@ -178,6 +180,23 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
 
 def _has_slope(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
+
+
+class RuleCall(NamedTuple):
+    """One call of an operation with a rule.
+
+    Args:
+        name: of the operation.
+        rule: its rule.
+        operands: as the rule takes them.
+        output: what the operation made of them.
+
+    """
+
+    name: str
+    rule: BoundRule
+    operands: Operands
+    output: Tensor
 
 
 @dataclass

@@ -101,7 +101,7 @@ class Pairing:
         differing = [d for d in range(x.dim()) if x.shape[d] != x0.shape[d]]
         rows = self.references * (self.samples if self.own else 1)
         batch = differing[0]
-        each, rest = divmod(x.shape[batch], self.samples)
+        each, rest = x.shape[batch] // self.samples, x.shape[batch] % self.samples
         if len(differing) > 1 or rest or x0.shape[batch] != rows * each:
             raise RowCountError(
                 f"the batch cannot be told in tensors of shape {tuple(x.shape)} for {self.samples} samples "
@@ -176,6 +176,7 @@ class Tape:
         fits: whether what an operation, by its place, leaves has a part for each row; None if that is not
             asked.
         origins: tells which elements of the samples' inputs integers are.
+        linking: takes the place of the engine's own links, for who writes the whole explanation down.
 
     """
 
@@ -194,6 +195,7 @@ class Tape:
     fits: Callable[[int, Any], bool] | None = None
     origins: Callable[[Tensor], Tensor] | None = None
     decisions: Any = None
+    linking: Any = None
 
     def add(self, name: str, entry: Any) -> None:
         """Note one operation of the references' run.

@@ -118,6 +118,9 @@ def _forward(plain: Any, name: str, input: Tensor) -> Tensor:
     found: Tensor = plain(index)
     if tape is None or not tape.tokens:
         return found
+    if tape.linking is not None:
+        linked: Tensor = tape.linking.lookup(name, index, found)
+        return linked
     if tape.pairing is None:
         tape.indices.append(index.clone())
         if tape.marked is not None:

@@ -242,11 +242,14 @@ class CellGraph:
                 values[node] = graph.node_copy(node, values.__getitem__)
         return fx.GraphModule(self.model, graph)
 
-    def backward(self, pairs: Mapping[fx.Node, tuple[Tensor, Tensor]]) -> list[tuple[int, Reached]]:
+    def backward(
+        self, pairs: Mapping[fx.Node, tuple[Tensor, Tensor]], *, anew: bool = True
+    ) -> list[tuple[int, Reached]]:
         """Take a one from each new state back to the next ones, the gates and the old states.
 
         Args:
             pairs: what is kept, of samples and references, in shapes that broadcast.
+            anew: read the cell's parameters as they are now; else as they were when they were read last.
 
         Returns:
             The number of each new state with what it reaches; none before one that it is made of.
@@ -255,7 +258,8 @@ class CellGraph:
         assert not self.norms, "a norm mixes what is taken back element by element here"
         multipliers = {node: self._multipliers(node, pairs) for node in self.atoms}
         # The parameters may have been written to.
-        self.scaled = {node: self.factors(node) for node in self.scaled}
+        if anew:
+            self.scaled = {node: self.factors(node) for node in self.scaled}
         place = {node: k for k, node in enumerate(self.graph.nodes)}
         ordered = sorted(range(len(self.new)), key=lambda k: place[self.new[k]], reverse=True)
         return [(k, self._reached(self.new[k], multipliers)) for k in ordered]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -289,6 +289,9 @@ def linked_recurrence(
     state: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
     """Run a recurrence for the references, or for the samples linked to them."""
+    if tape.linking is not None:
+        made = gates.made() if isinstance(gates, GatesToBe) else gates
+        return cast("tuple[Tensor, ...]", tape.linking.recurrence(name, derived, steps, made, mask, state))
     sweep = compiled_sweep(steps, state[0]) or derived
     forward, (outputs, *finals) = run(sweep, steps, gates, mask, state)
     # The model's code may write to the final states, which are kept for the sweep.

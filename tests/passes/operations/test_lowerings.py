@@ -43,7 +43,10 @@ def assert_same(got: Any, expected: Any, what: str) -> None:
 @pytest.mark.parametrize("entry", entries(lambda each: each.lower is not None))
 def test_computes_what_torch_computes(entry: Any) -> None:
     compared = 0
-    for sample in calls(entry, 60):
+    for sample in calls(entry, 16, spread=True):
+        if not next(iter(tensors_of(sample[1:]))).numel():
+            # There are no numbers to compare.
+            continue
         for call, expected in in_all_forms(sample):
             for varies in choices(call):
                 textbook = lowered(call[0], varies, *call[1:])

@@ -123,6 +123,16 @@ def test_export_runs_in_onnxruntime(shop: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
+def test_an_explanation_is_exported(shop: Any) -> None:
+    done = run("export-explainer", "shop:ready", "why.onnx", "-b", "x.npy", "--rows", "6", "--json")
+    assert done.exit_code == 0, done.output
+    x = np.load("x.npy")
+    session = onnxruntime.InferenceSession("why.onnx")
+    found = dict(zip([each.name for each in session.get_outputs()], session.run(None, {"x": x}), strict=True))
+    expected = DeepExplainer(shop.ready, torch.from_numpy(x[:6])).shap_values(torch.from_numpy(x))
+    np.testing.assert_allclose(found["shap_values"], expected, rtol=0, atol=1e-6)
+
+
 def test_verify_finds_a_file_that_was_changed(shop: Any) -> None:
     assert run("export", "shop:with_example", "model.onnx").exit_code == 0
     assert run("verify", "model.onnx").exit_code == 0
@@ -248,7 +258,7 @@ def test_debug_shows_the_traceback(shop: Any) -> None:
     assert "Traceback" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["inspect", "check", "export", "explain"])
+@pytest.mark.parametrize("command", ["inspect", "check", "export", "export-explainer", "explain"])
 def test_help_shows_examples(command: str) -> None:
     done = run(command, "--help")
     assert done.exit_code == 0

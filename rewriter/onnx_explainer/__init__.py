@@ -1,0 +1,1 @@
+"""Export an explanation as a model."""
