@@ -20,6 +20,7 @@ SLOW = [
         "shap_growth",
         "truth_paths",
         "onnx_explainer",
+        "truth_references",
     )
 ]
 
