@@ -177,10 +177,11 @@ def _slices_of(node: fx.Node, varies: Any) -> Slices | None:
         return None
     if isinstance(index, int):
         return Slices(source, 0, index, 0)
-    if isinstance(index, tuple) and sum(isinstance(each, int) for each in index) == 1:
-        dim = next(k for k, each in enumerate(index) if isinstance(each, int))
-        if all(each == slice(None) for each in (*index[:dim], *index[dim + 1 :])):
-            return Slices(source, dim, index[dim], 0)
+    items = list(index) if isinstance(index, tuple) else []
+    places = [(dim, each) for dim, each in enumerate(items) if isinstance(each, int)]
+    if len(places) == 1 and items.count(slice(None)) == len(items) - 1:
+        ((dim, first),) = places
+        return Slices(source, dim, first, 0)
     return None
 
 
