@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from problems.truth_methods import EXACT, LRP, METHODS, target
-from problems.truth_tasks import (
+from problems.truth.methods import EXACT, LRP, METHODS, target
+from problems.truth.tasks import (
     LENGTHS,
     Net,
     Sums,

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from problems.truth_methods import exact
-from problems.truth_motions import GROUPS, by_group, exact_of_groups, motions, series
-from problems.truth_tasks import interactions, nonlinear, untrained
+from problems.truth.methods import exact
+from problems.truth.models import SAMPLE_SEED, Attention
+from problems.truth.motions import GROUPS, by_group, exact_of_groups, motions, series
+from problems.truth.tasks import interactions, nonlinear, untrained
 from timing import arguments, publish
 from torch import Generator, Tensor, nn
-from truth_paths import SAMPLE_SEED, Attention
 
 from rewriter import DeepExplainer
 from rewriter.engine.path.nearness import Nearer

@@ -1,168 +1,173 @@
-"""How near to exact Shapley values paths come: blocks, segments and draws beside integrated gradients.
+"""How near to Shapley values paths come, in what time: blocks, segments and draws beside other methods.
 
-Models are small and in float64, as in ``truth.py``. Cost is counted, not timed: switches for each pair of
-a sample and a reference, of which DeepSHAP has one, and of integrated gradients points. A switch takes about
-two passes forwards and backwards where there are several.
+Models are in float64, as in ``truth.py``. With 12 inputs the truth is brute force; with more it is many
+permutations, whose error is said.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import statistics
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from problems.truth_methods import exact
-from problems.truth_tasks import FEATURES, interactions, nonlinear, untrained
-from timing import arguments, publish
-from torch import Generator, Tensor, nn
+from problems.truth.methods import exact
+from problems.truth.models import LARGER, TWELVE, Problem, Size
+from problems.truth.paths import BASELINE, METHODS, OURS, draw, explained, front
+from problems.truth.permutations import permuted
+from timing import RESULTS, arguments, publish
+from torch import Generator, Tensor
 
 from rewriter import DeepExplainer
-from rewriter.engine.path.nearness import Nearer
 
-SAMPLE_SEED, STEPS = 1000, 4
-
-
-class Method(NamedTuple):
-    """What is compared.
-
-    Args:
-        name: as it is shown.
-        cost: switches, or gradients, for each pair.
-        asked: of our explainer; of integrated gradients None.
-
-    """
-
-    name: str
-    cost: int
-    asked: Nearer | None
+FULL, QUICK = Size(3, 10, 6, 8, (1500, 200)), Size(1, 1, 1, 2, (5, 2))
+PAIRS, QUICK_PAIRS = 4096, 8
+Record = dict[str, Any]
 
 
-METHODS = [
-    Method("DeepSHAP", 1, Nearer()),
-    Method("integrated gradients, 8 points", 8, None),
-    Method("integrated gradients, 50 points", 50, None),
-    Method("segments 2", 2, Nearer(segments=2)),
-    Method("segments 4", 4, Nearer(segments=4)),
-    Method("blocks 2", 4, Nearer(blocks=2)),
-    Method("blocks 2, 8 draws", 32, Nearer(blocks=2, draws=8)),
-    Method("blocks 2 x segments 2, 2 draws", 16, Nearer(blocks=2, segments=2, draws=2)),
-    Method("blocks 4, 2 draws", 16, Nearer(blocks=4, draws=2)),
-    Method("blocks 4, 8 draws", 64, Nearer(blocks=4, draws=8)),
-    Method("permutations, 1 draw", 24, Nearer(blocks=12)),
-    Method("permutations, 4 draws", 96, Nearer(blocks=12, draws=4)),
-    Method('accuracy="fast"', 4, Nearer(accuracy="fast")),
-    Method('accuracy="near"', 32, Nearer(accuracy="near")),
-    Method('accuracy="nearest"', 128, Nearer(accuracy="nearest")),
-]
+def truth_of(problem: Problem, pairs: int) -> tuple[Tensor, float]:
+    """Return the values of the players, and the error of these over their size, sums of absolute numbers."""
+    if problem.x[0].numel() == problem.players == math.prod((4, 3)):
+        return problem.by_group(exact(problem.net, problem.x, problem.references)), 0.0
+    generator = Generator().manual_seed(1)
+    # Outputs are good to seven digits: the rest is what orders are drawn.
+    net, single = problem.net.float(), [each.float() for each in (problem.x, problem.references)]
+    found = [permuted(net, x, single[1], problem.groups, pairs, generator) for x in single[0]]
+    problem.net.double()
+    values, errors = (torch.stack(each) for each in zip(*found, strict=True))
+    return values, float(errors.abs().sum() * (2 / math.pi) ** 0.5 / values.abs().sum())
 
 
-class Attention(nn.Module):
-    """A recurrent layer whose steps are weighed by attention, at random weights."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.rnn = nn.LSTM(FEATURES, 16, batch_first=True)
-        self.query, self.head = nn.Linear(16, 1), nn.Linear(16, 1)
-        for weight in self.rnn.parameters():
-            weight.data *= 3
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return one number for each row."""
-        y = self.rnn(x)[0]
-        return self.head((torch.softmax(3 * self.query(y), 1) * y).sum(1))
-
-
-class Transformer(nn.Module):
-    """A layer of a transformer, at random weights."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.into, self.head = nn.Linear(FEATURES, 16), nn.Linear(16, 1)
-        self.layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
-        self.places = nn.Parameter(torch.randn(STEPS, 16))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return one number for each row."""
-        return self.head(self.layer(3 * self.into(x) + self.places).mean(1))
+def measured(name: str, seed: int, problem: Problem, pairs: int) -> list[Record]:
+    """Return what each method makes of a problem."""
+    truth, error = truth_of(problem, pairs)
+    explainer = DeepExplainer(problem.net, problem.references, progress=False)
+    explainer.shap_values(problem.x)
+    with torch.no_grad():
+        change = (problem.net(problem.x) - problem.net(problem.references).mean(0)).view(-1)
+    found = []
+    for method in METHODS:
+        values, ms = explained(method, problem, explainer)
+        found.append(
+            {
+                "problem": name,
+                "seed": seed,
+                "method": method.name,
+                "distance": float((values - truth).abs().sum() / truth.abs().sum()),
+                "ms": ms,
+                "additivity": float((values.sum(1) - change).abs().max()),
+                "truth": error,
+                "fit": problem.fit,
+            }
+        )
+    return found
 
 
-def integrated_gradients(net: nn.Module, x: Tensor, references: Tensor, points: int) -> Tensor:
-    """Return the mean over the references, by the midpoint rule."""
-    total = torch.zeros_like(x)
-    for reference in references:
-        for k in range(points):
-            at = (reference + (k + 0.5) / points * (x - reference)).requires_grad_()
-            (gradient,) = torch.autograd.grad(net(at).sum(), at)
-            total += gradient * (x - reference)
-    return total / (points * len(references))
+def geometric(numbers: Sequence[float]) -> float:
+    """Return the geometric mean."""
+    return math.exp(statistics.fmean(math.log(max(each, 1e-12)) for each in numbers))
 
 
-def explained(method: Method, net: nn.Module, x: Tensor, references: Tensor) -> Tensor:
-    """Return the attributions of a method."""
-    if method.asked is None:
-        return integrated_gradients(net, x, references, method.cost)
-    values = DeepExplainer(net, references, progress=False).shap_values(x, **method.asked)
-    return torch.from_numpy(values).view_as(x)
+def points_of(records: Sequence[Record]) -> dict[str, tuple[float, float]]:
+    """Return time over the baseline's, and distance over DeepSHAP's, by method: geometric means."""
+    cells: dict[str, list[Record]] = {}
+    for record in records:
+        cells.setdefault(record["method"], []).append(record)
+    return {
+        name: (
+            geometric([a["ms"] / b["ms"] for a, b in zip(of, cells[BASELINE], strict=True)]),
+            geometric([a["distance"] / b["distance"] for a, b in zip(of, cells["DeepSHAP"], strict=True)]),
+        )
+        for name, of in cells.items()
+    }
+
+
+def nearer_than_baseline(records: Sequence[Record], method: str) -> str:
+    """Return in how many cells a method is nearer than integrated gradients with 50 points."""
+    by_cell: dict[tuple[str, int], dict[str, float]] = {}
+    for each in records:
+        by_cell.setdefault((each["problem"], each["seed"]), {})[each["method"]] = each["distance"]
+    return f"{sum(cell[method] < cell[BASELINE] for cell in by_cell.values())}/{len(by_cell)}"
+
+
+def rows_of(records: Sequence[Record], problems: Sequence[str]) -> list[tuple[str, ...]]:
+    """Lay out a row for each method: distance and milliseconds per sample on each problem."""
+    points = points_of(records)
+    along = front(points)
+    rows = []
+    for method in METHODS:
+        of = [each for each in records if each["method"] == method.name]
+        cells = [cell(of, name) for name in problems]
+        time, distance = points[method.name]
+        last = (
+            f"{distance:.2f}",
+            f"{time:.2f}",
+            "yes" if method.name in along else "",
+            nearer_than_baseline(records, method.name),
+            f"{max(each['additivity'] for each in of):.0e}",
+        )
+        rows.append((method.name, *cells, *last))
+    return rows
+
+
+def cell(records: Sequence[Record], problem: str) -> str:
+    """Show the mean distance and, in brackets, milliseconds per sample."""
+    of = [each for each in records if each["problem"] == problem]
+    ms = statistics.median(each["ms"] for each in of)
+    return f"{statistics.fmean(each['distance'] for each in of):.3f} ({ms:.3g})"
+
+
+def fingerprint(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return what tells the results of one run from another's."""
+    return hashlib.sha256(json.dumps(list(records)).encode()).hexdigest()[:16]
+
+
+def redraw() -> None:
+    """Draw the results that are written."""
+    records = json.loads((RESULTS / "truth_paths.json").read_text(encoding="utf-8"))["results"]
+    ours = [method.name for method in OURS]
+    draw(points_of(records), ours, RESULTS / "truth_paths.png", fingerprint(records))
 
 
 def main() -> None:
     """Compare on all models."""
     options = arguments("Distance to exact Shapley values of paths from references to samples.")
     warnings.simplefilter("ignore")
-    seeds, count, others, updates = (1, 1, 2, 5) if options.quick else (5, 10, 8, 1500)
-    models: dict[str, Callable[[int], nn.Module]] = {
-        "LSTM, trained": lambda seed: nonlinear("LSTM", seed, updates)[0],
-        "GRU, trained": lambda seed: nonlinear("GRU", seed, updates)[0],
-        "LSTM, 5 x random": lambda seed: untrained("LSTM", seed, 5),
-        "GRU, 5 x random": lambda seed: untrained("GRU", seed, 5),
-        "attention": lambda seed: Attention(seed).double().eval(),
-        "transformer": lambda seed: Transformer(seed).double().eval(),
-    }
-    methods = METHODS[:6] if options.quick else METHODS
-    found: dict[tuple[str, str], list[float]] = {}
-    worst: dict[str, float] = {}
-    for name, made in models.items():
-        for seed in range(seeds):
-            net = made(seed)
-            generator = Generator().manual_seed(SAMPLE_SEED + seed)
-            x, references = (interactions(n, generator)[0].double() for n in (count, others))
-            assert x.shape[1:] == (STEPS, FEATURES)
-            truth = exact(net, x, references)
-            with torch.no_grad():
-                change = (net(x) - net(references).mean(0)).view(-1)
-            for method in methods:
-                values = explained(method, net, x, references)
-                distance = float((values - truth).abs().sum() / truth.abs().sum())
-                found.setdefault((method.name, name), []).append(distance)
-                gap = float((values.flatten(1).sum(1) - change).abs().max())
-                worst[method.name] = max(worst.get(method.name, 0.0), gap)
-    rows, records = [], []
-    for method in methods:
-        cells = [found[method.name, name] for name in models]
-        ratios = [
-            math.log(mine / plain)
-            for name in models
-            for mine, plain in zip(found[method.name, name], found["DeepSHAP", name], strict=True)
-        ]
-        ratio = math.exp(statistics.fmean(ratios))
-        shown = [f"{statistics.fmean(each):.3f}" for each in cells]
-        rows.append((method.name, str(method.cost), *shown, f"{ratio:.2f}", f"{worst[method.name]:.0e}"))
-        records.append(
-            {"method": method.name, "cost": method.cost, "ratio": ratio, "additivity": worst[method.name]}
-            | dict(zip(models, cells, strict=True))
-        )
-    notes = [
-        f"{seeds} models each, {count} samples of {STEPS} x {FEATURES} numbers, {others} references.",
-        "Each cell: sum of |value - exact Shapley value| over sum of |exact|, the mean over the models.",
-        "cost: switches, or gradients, for each pair. ratio: to DeepSHAP's distance, the geometric mean.",
-        "additivity: worst |sum - (f(x) - mean f(references))|.",
+    size, pairs = (QUICK, QUICK_PAIRS) if options.quick else (FULL, PAIRS)
+    made = TWELVE | LARGER
+    records: list[Record] = []
+    for name, make in made.items():
+        for seed in range(size.seeds):
+            records += measured(name, seed, make(seed, size), pairs)
+    fits = [
+        f"{name} {statistics.fmean(each['fit'] for each in of):.3f}"
+        for name in made
+        if not math.isnan((of := [each for each in records if each["problem"] == name])[0]["fit"])
     ]
-    publish("truth_paths", options, ("method", "cost", *models, "ratio", "additivity"), rows, notes, records)
+    errors = [
+        f"{name} {max(each['truth'] for each in records if each['problem'] == name):.3f}" for name in LARGER
+    ]
+    notes = [
+        f"{size.seeds} models each, {size.samples} samples ({size.larger} of the larger ones), "
+        f"{size.references} references.",
+        "Each cell: sum of |value - Shapley value| over sum of |Shapley value|, the mean over the models,",
+        "and milliseconds per sample, the median. The explainer is made, and has run once, before.",
+        "distance: over DeepSHAP's; time: over that of integrated gradients with 50 points; geometric means",
+        "over all models. front: nothing is nearer in as little time. nearer: on how many of the models than",
+        "integrated gradients with 50 points. additivity: worst |sum - (f(x) - mean f(references))|.",
+        "12 inputs: brute force. The larger ones: players are single numbers, or a channel's numbers in a",
+        f"part of the time; truth by {pairs} orders and their reverses, whose own error over the sum of the",
+        f"values is at most: {', '.join(errors)}.",
+        f"R², or accuracy on test data: {', '.join(fits)}.",
+    ]
+    header = ("method", *made, "distance", "time", "front", "nearer", "additivity")
+    publish("truth_paths", options, header, rows_of(records, list(made)), notes, records)
+    if not options.no_write:
+        redraw()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rewriter.onnx.certificate.verify import verify
     from rewriter.onnx.export_onnx import ONNX_OPERATORS, export_onnx
     from rewriter.onnx_explainer.export_explainer_onnx import export_explainer_onnx
+    from rewriter.references.compare import ReferenceReport, compare_references
+    from rewriter.references.propose import propose_references
 
 __all__ = [
     "ONNX_OPERATORS",
@@ -28,14 +30,17 @@ __all__ = [
     "Diagnosis",
     "EquivalenceError",
     "EquivalenceReport",
+    "ReferenceReport",
     "Report",
     "RewriteError",
     "assert_equivalent",
     "check_equivalence",
+    "compare_references",
     "decompose",
     "diagnose",
     "export_explainer_onnx",
     "export_onnx",
+    "propose_references",
     "register_captum",
     "register_rule",
     "register_shap",
@@ -51,14 +56,17 @@ _PLACES = {
     "Diagnosis": "rewriter.diagnosis.diagnose",
     "EquivalenceError": "rewriter.equivalence.report",
     "EquivalenceReport": "rewriter.equivalence.report",
+    "ReferenceReport": "rewriter.references.compare",
     "Report": "rewriter.compiler.report",
     "RewriteError": "passes.errors",
     "assert_equivalent": "rewriter.equivalence.check",
     "check_equivalence": "rewriter.equivalence.check",
+    "compare_references": "rewriter.references.compare",
     "decompose": "rewriter.compiler.decompose",
     "diagnose": "rewriter.diagnosis.diagnose",
     "export_explainer_onnx": "rewriter.onnx_explainer.export_explainer_onnx",
     "export_onnx": "rewriter.onnx.export_onnx",
+    "propose_references": "rewriter.references.propose",
     "register_captum": "rewriter.adapters.captum",
     "register_rule": "passes.operations.registered",
     "register_shap": "rewriter.adapters.shap",

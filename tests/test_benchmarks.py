@@ -21,6 +21,7 @@ SLOW = [
         "truth_cells",
         "truth_paths",
         "onnx_explainer",
+        "truth_references",
     )
 ]
 

@@ -79,7 +79,34 @@ def register_rule(
 
 def _slope_of_chord(atom: Atom) -> Multipliers:
     # Not the instance's forward, which is another one while it is explained.
-    return partial(chord_multiplier, partial(type(atom).forward, atom))
+    function = partial(type(atom).forward, atom)
+
+    def slope(x: Operands, x0: Operands, y: Tensor, y0: Tensor) -> Operands:
+        if len(x) != 1 or y.shape[1:] != x[0].shape[1:] or _mixes(function, x[0]):
+            raise RewriteError(
+                f"register_rule: {type(atom).__name__} is no function of each element of one operand, for "
+                "which the slope of the chord is the rule; register it with multipliers= or pull="
+            )
+        return chord_multiplier(function, x, x0, y, y0)
+
+    return slope
+
+
+def _mixes(function: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Whether an element of the result hangs on others: then gradients mix random weights."""
+    with torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        value = function(leaf)
+        if not value.requires_grad:
+            return False
+        weights = (
+            torch.rand(value.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
+        )
+        weights = weights.to(value)
+        (plain,) = torch.autograd.grad(value.sum(), leaf, retain_graph=True)
+        (weighted,) = torch.autograd.grad((value * weights).sum(), leaf)
+    # Weights are apart by far more than float16 rounds.
+    return not torch.allclose(weighted, plain * weights, rtol=1e-2, atol=0.0, equal_nan=True)
 
 
 def _multipliers(

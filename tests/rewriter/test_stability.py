@@ -20,7 +20,12 @@ from rewriter import decompose
 from tests.support import saved
 
 # Files of which all classes are results that users get.
-RESULTS = {"rewriter.compiler.report", "rewriter.equivalence.report", "rewriter.diagnosis.diagnose"}
+RESULTS = {
+    "rewriter.compiler.report",
+    "rewriter.equivalence.report",
+    "rewriter.diagnosis.diagnose",
+    "rewriter.references.compare",
+}
 NAMES = saved.FOLDER / "names.txt"
 
 

@@ -29,7 +29,6 @@ from passes.operations.contract import (
 )
 from passes.operations.operation import (
     DIVISOR,
-    NO_RULE,
     PRODUCT,
     Kind,
     Operation,
@@ -353,9 +352,8 @@ CALLS: tuple[Operation, ...] = (
         fresh=True,
     ),
     described("lerp(input, end, weight)", Kind.LINEAR, fixed=("weight",), lower=_lerp, fresh=True),
-    described(
-        "ldexp(input, other)", Kind.LINEAR, fixed=("other",), because=NO_RULE, lower=_ldexp, fresh=True
-    ),
+    # Always: torch's own gradient is zero where a whole exponent is negative.
+    nonlinear("ldexp(input, other)", lower=_ldexp, fresh=True),
     nonlinear("polar(abs, angle)", lower=_polar),
     *(
         described(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rewriter.engine.loops.repeated import Period, Steps, is_linear, plain
+from rewriter.engine.loops.repeated import Period, Steps, is_linear, nodes_of, plain
 
 
 class NoLoopError(Exception):
@@ -116,6 +116,10 @@ def loop_at(
         loop.initial = [loop.at(each, 0) for each in loop.states]  # type: ignore[misc]  # a place before
     if loop.count - loop.first < 3:
         raise NoLoopError("the steps differ")
+    assert loop.slices is not None
+    ends = [loop.slices.first + (step - 1) * loop.slices.stride for step in (loop.first, loop.count - 1)]
+    if min(ends) < 0 <= max(ends):
+        raise NoLoopError("the steps begin at one end of the sequence and go on at the other")
     return loop
 
 
@@ -173,8 +177,11 @@ def _slices_of(node: fx.Node, varies: Any) -> Slices | None:
         return None
     if isinstance(index, int):
         return Slices(source, 0, index, 0)
-    if isinstance(index, tuple) and len(index) == 2 and index[0] == slice(None) and isinstance(index[1], int):
-        return Slices(source, 1, index[1], 0)
+    items = list(index) if isinstance(index, tuple) else []
+    places = [(dim, each) for dim, each in enumerate(items) if isinstance(each, int)]
+    if len(places) == 1 and items.count(slice(None)) == len(items) - 1:
+        ((dim, first),) = places
+        return Slices(source, dim, first, 0)
     return None
 
 
@@ -193,7 +200,7 @@ def _is_same(loop: Loop, step: int) -> bool:
 
 
 def _inputs_match(loop: Loop, node: fx.Node, other: fx.Node, step: int) -> bool:
-    mine, theirs = node.all_input_nodes, other.all_input_nodes
+    mine, theirs = nodes_of(node), nodes_of(other)
     if len(mine) != len(theirs):
         return False
     for a, b in zip(mine, theirs, strict=True):
@@ -231,7 +238,7 @@ def _is_first(loop: Loop, lowers: Callable[[fx.Node, fx.Node], bool]) -> bool:
             return False
         if same and plain(node) != plain(other):
             return False
-        mine, theirs = node.all_input_nodes, other.all_input_nodes
+        mine, theirs = nodes_of(node), nodes_of(other)
         if len(mine) != len(theirs):
             return False
         for a, b in zip(mine, theirs, strict=True):

@@ -12,6 +12,7 @@ from typing import Any
 from torch import fx, nn
 
 from passes.leaves import Atom
+from passes.operations.registered import REGISTERED
 from passes.recurrent.gates import SplitGates
 from passes.recurrent.layout import CellBegin, CellEnd
 
@@ -92,6 +93,9 @@ class Steps:
     def label(self, node: fx.Node) -> Any:
         """Return the same for two nodes that call the same, whatever they call it with."""
         module = self.module(node)
+        if type(module) in REGISTERED:
+            # What its class does not show, it may hold.
+            return type(module), id(module)
         if isinstance(module, Atom):
             return type(module), repr(module)
         return node.op, node.target
@@ -106,6 +110,13 @@ def look_through_cells(model: fx.GraphModule) -> None:
     for node in reversed(model.graph.nodes):
         if not node.users and isinstance(_called(model, node), CellBegin | CellEnd | None):
             erase_if_unused(model.graph, node)
+
+
+def nodes_of(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes among the arguments of a node, each as often as it is one, keywords by name."""
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, dict(sorted(node.kwargs.items()))), found.append)
+    return found
 
 
 def erase_if_unused(graph: fx.Graph, node: fx.Node) -> None:

@@ -150,6 +150,27 @@ def test_without_more_the_rule_is_the_slope_of_the_chord() -> None:
     assert_same(DeepExplainer(atom, background).shap_values(x), expected, 1e-12)
 
 
+@pytest.mark.parametrize("mixes", [lambda x: x.flip(-1), lambda x: x.cumsum(-1), lambda x: x.softmax(-1)])
+def test_the_slope_of_the_chord_is_no_rule_for_what_mixes_elements(mixes: Callable[[Tensor], Tensor]) -> None:
+    """The sums of such values add up, so that nothing else would say it."""
+
+    class Mixes(Atom):
+        def forward(self, x: Tensor) -> Tensor:
+            return mixes(x)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mixes = Mixes()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mixes(x) * torch.tensor([1.0, 0.0, 0.0])
+
+    register_rule(Mixes)
+    with pytest.raises(RewriteError, match=r"Mixes is no function of each element .* multipliers= or pull="):
+        DeepExplainer(Model(), torch.zeros(1, 3)).shap_values(torch.tensor([[1.0, 2.0, 3.0]]))
+
+
 def test_replacements_serve_what_is_built_and_so_do_ours() -> None:
     class Outer(nn.Module):
         def __init__(self) -> None:

@@ -109,11 +109,12 @@ def all_samples(entry: Any) -> list[Any]:
         return list(entry.sample_inputs("cpu", DOUBLE, requires_grad=False, set_seed=False))
 
 
-def calls(entry: Any, count: int = 8) -> Iterator[Call]:
-    """Yield the calls of an operation that torch's samples make, as Python sees them."""
+def calls(entry: Any, count: int = 8, *, spread: bool = False) -> Iterator[Call]:
+    """Yield calls of an operation that torch's samples make, as Python sees them: first ones, or of all."""
     torch.manual_seed(0)
     with _quietly():
-        for sample in all_samples(entry)[:count]:
+        samples = all_samples(entry)
+        for sample in samples[:: -(-len(samples) // count) or 1] if spread else samples[:count]:
             recorded = Recorded()
             with recorded:
                 entry.op(sample.input, *sample.args, **sample.kwargs)

@@ -57,6 +57,16 @@ class MinGRU(Loop):
         return ((1 - z) * state[0] + z * self.c(x),)
 
 
+class AllOfAPart(Loop):
+    """Takes parts with all of what they hold."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, _ = self.start(x)
+        for t in range(STEPS):
+            h = torch.tanh(self.z(x[:, t, :]) + self.hz(h))
+        return self.head(h)
+
+
 class GRUFromALayer(Loop):
     """Begins with what varies, and takes all outputs."""
 
@@ -303,6 +313,7 @@ ROLLED: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "peephole": (Peephole, 1),
     "minGRU": (MinGRU, 1),
     "GRU": (GRUFromALayer, 1),
+    "all of a part": (AllOfAPart, 1),
     "backwards": (Backwards, 1),
     "time first": (TimeFirst, 1),
     "unbound": (Unbound, 1),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rewriter import DeepExplainer
+from rewriter import Atom, DeepExplainer, register_rule
 from tests.rewriter.engine.loops.models import STEPS, Loop, State, data
 from tests.rewriter.engine.loops.step_by_step import loops_in, step_by_step
 
@@ -102,6 +102,57 @@ class OfAState(Loop):
         return torch.tanh(self.z(x) + self.hz(torch.tanh(h))), c + h
 
 
+class OverTheEnd(Loop):
+    """Parts that begin at one end and go on at the other."""
+
+    def __init__(self, place: Callable[[int], int]) -> None:
+        super().__init__()
+        self.place = place
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, _ = self.start(x)
+        for t in range(STEPS):
+            h = torch.tanh(self.z(x[:, self.place(t)]) + self.hz(h))
+        return self.head(h)
+
+
+class Scaled(Atom):
+    """An atom whose class does not show what it holds."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x * self.factor)
+
+
+class AtomOfEachStep(Loop):
+    """An atom of its own in each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.atoms = nn.ModuleList([Scaled(1 + 0.1 * t) for t in range(STEPS)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, _ = self.start(x)
+        for t, atom in enumerate(self.atoms):
+            h = atom(self.z(x[:, t]) + self.hz(h))
+        return self.head(h)
+
+
+class OtherArrangement(Loop):
+    """The same parts, in another arrangement in every second step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, _ = self.start(x)
+        for t in range(STEPS):
+            a, b = self.z(x[:, t]), self.hz(h)
+            p, q, r = torch.tanh(torch.cat([a, b, a] if t % 2 else [a, b, b], 1)).chunk(3, 1)
+            h = p * q + r
+        return self.head(h)
+
+
 LOOPS: dict[str, Callable[[], nn.Module]] = {
     "nothing handed on": Each,
     "two steps before": TwoBefore,
@@ -113,11 +164,16 @@ LOOPS: dict[str, Callable[[], nn.Module]] = {
     "a Linear of a Linear": OfWhatIsMade,
     "a state of a Linear": GivenAsItIs,
     "a Linear of a function of a state": OfAState,
+    "from the last part on": lambda: OverTheEnd(lambda t: t - 1),
+    "from the first part back": lambda: OverTheEnd(lambda t: -t),
+    "an atom of each step": AtomOfEachStep,
+    "another arrangement": OtherArrangement,
 }
 
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_explained_step_by_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    register_rule(Scaled)
     model = LOOPS[name]().double().eval()
     x, background = data()
     explainer = DeepExplainer(model, background)

@@ -12,9 +12,9 @@ import captum.attr
 import numpy as np
 import shap
 import torch
-from problems.truth_lrp import lrp
-from problems.truth_shapley import shapley_values
-from problems.truth_tasks import Net
+from problems.truth.lrp import lrp
+from problems.truth.shapley import shapley_values
+from problems.truth.tasks import Net
 from torch import Tensor
 
 import rewriter

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from aeon.datasets import load_basic_motions
-from problems.truth_shapley import shapley_values
+from problems.truth.shapley import shapley_values
 from torch import Tensor, nn
 
 CHANNELS, STEPS, CLASSES = 6, 100, 4

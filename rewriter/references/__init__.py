@@ -1,0 +1,1 @@
+"""References for sequences: what to compare samples with, and how much explanations depend on that."""
