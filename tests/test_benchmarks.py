@@ -18,7 +18,6 @@ SLOW = [
         "explain",
         "forward",
         "shap_growth",
-        "truth_cells",
         "truth_paths",
         "onnx_explainer",
         "truth_references",

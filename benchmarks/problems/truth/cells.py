@@ -10,6 +10,7 @@ import math
 import statistics
 import time
 import warnings
+from argparse import Namespace
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from problems.truth.methods import exact
 from problems.truth.models import SAMPLE_SEED, Attention
 from problems.truth.motions import GROUPS, by_group, exact_of_groups, motions, series
 from problems.truth.tasks import interactions, nonlinear, untrained
-from timing import arguments, publish
+from timing import publish
 from torch import Generator, Tensor, nn
 
 from rewriter import DeepExplainer
@@ -77,9 +78,8 @@ def real(seed: int, count: int, others: int, updates: int) -> Problem:
     return Problem(net, x, references, exact_of_groups(net, x, references), Nearer(groups=GROUPS))
 
 
-def main() -> None:
+def compare(options: Namespace) -> None:
     """Compare on all models."""
-    options = arguments("Distance to exact Shapley values of cells with two players.")
     warnings.simplefilter("ignore")
     seeds, count, others, updates = (1, 1, 2, 5) if options.quick else (5, 6, 8, 1500)
     made: dict[str, Callable[[int], Problem]] = {
@@ -141,7 +141,3 @@ def main() -> None:
     ]
     head = ("method", *made, "ratio", "ms", "additivity")
     publish("truth_cells", options, head, rows, notes, records)
-
-
-if __name__ == "__main__":
-    main()
