@@ -15,6 +15,9 @@ import rewriter
 from passes.operations.catalogue import operation_of
 from tests.support import laws
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 ROOT = Path(rewriter.__file__).parent.parent
 PUBLIC = [
     "ONNX_OPERATORS",

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from passes.lowering.running_code import LowerRunning
 from rewriter import DeepExplainer, decompose
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 
 class Code(nn.Module):
     """A forward that decides by values, so that no graph of it is right."""

@@ -18,6 +18,9 @@ from passes.operations.in_place import out_of_place, writes_first
 from passes.operations.operation import Kind, Operation
 from tests.support.oracles.samples import DOUBLE, calls, entries, name_of, named, tensors_of
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 # Methods of Python's that an object need not have, arrays of numpy's, and sequences packed by C++.
 ELSEWHERE = {
     *("float_", "index_", "complex_", "rmod", "rdiv", "rfloordiv", "rtruediv", "rnn_pad", "array"),

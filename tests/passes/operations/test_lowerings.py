@@ -16,6 +16,9 @@ from passes.operations.contract import Varies
 from rewriter import decompose
 from tests.support.oracles.samples import DOUBLE, Call, calls, entries, in_all_forms, tensors_of
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 
 def choices(call: Call) -> Iterator[Varies]:
     """Let all floating-point tensors among the arguments of a call vary, and each alone."""

@@ -17,6 +17,9 @@ from tests.support.compare import assert_same_model
 from tests.support.oracles.pairs import RESTATED, RestatedPair
 from tests.support.oracles.shapley import shapley_of_orders
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 Function = Callable[[Tensor, Any], Tensor]
 
 

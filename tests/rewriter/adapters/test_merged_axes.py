@@ -11,6 +11,9 @@ from rewriter import DeepExplainer, decompose
 from tests.support.models.batch_elsewhere import MODELS, TimeMajorRows, additivity
 from tests.support.stock import stock
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 DOUBLE = torch.float64
 
 

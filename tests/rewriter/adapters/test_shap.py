@@ -18,6 +18,9 @@ from tests.support.models import gallery
 from tests.support.models.recurrent_models import OPTIONS, CellState, Packs, TimeFirst
 from tests.support.watching import snapshot
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 # Relative to max(1, max |f|), what the library promises.
 ADDITIVITY = {torch.float32: 1e-6, torch.float64: 1e-11}
 

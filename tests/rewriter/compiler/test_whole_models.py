@@ -13,6 +13,9 @@ from captum.attr import DeepLift
 
 import rewriter
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 NAMES = [
     "LSTM + additive attention",

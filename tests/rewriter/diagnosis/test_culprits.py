@@ -259,7 +259,11 @@ def lost_by_hand(model: Graph, kind: str, x: Any, background: Any) -> float:
 
 
 # Of torch's, about what it has no form for that takes several outputs at once.
-pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
+    # Other tests run the same code; coverage would take as long again.
+    pytest.mark.unmeasured,
+]
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from rewriter import DeepExplainer
 from tests.support.stock import assert_same, check, stock
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 STEPS = 6
 
 

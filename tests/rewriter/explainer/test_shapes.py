@@ -18,6 +18,9 @@ from tests.support.models import gallery
 from tests.support.models.recurrent_models import CellState
 from tests.support.stock import assert_same, stock
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 
 class Everything(nn.Module):
     """Returns a tuple, a tensor per step, and a dictionary."""

@@ -18,6 +18,9 @@ from tests.support.models import gallery
 from tests.support.models.recurrent_models import OPTIONS, CellState, Packs, TimeFirst
 from tests.support.stock import TOLERANCE, assert_same, check, stock
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_equals_stock_shap(option: str) -> None:

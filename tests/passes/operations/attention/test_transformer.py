@@ -21,7 +21,11 @@ from passes.leaves import ReLUAtom
 
 B, T, S = 3, 4, 5
 # Torch tells of each layer for which its fast path is closed.
-pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:enable_nested_tensor is True"),
+    # Other tests run the same code; coverage would take as long again.
+    pytest.mark.unmeasured,
+]
 
 
 def drawn(model: nn.Module) -> nn.Module:

@@ -18,6 +18,9 @@ from passes.operations.elementwise.records import MODULES
 from rewriter import decompose
 from tests.support.additive import TOLERANCE, assert_additive, assert_copies_compute_the_same
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 Function = Callable[..., Tensor]
 ANY, POSITIVE, INNER, ABOVE_ONE = "any", "positive", "inner", "above one"
 

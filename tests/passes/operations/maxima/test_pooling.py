@@ -27,6 +27,8 @@ from tests.support.stock import stock
 
 DOUBLE = torch.float64
 pytestmark = [
+    # Other tests run the same code; coverage would take as long again.
+    pytest.mark.unmeasured,
     pytest.mark.filterwarnings("ignore:Setting forward, backward hooks:UserWarning"),
     pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning"),
     pytest.mark.filterwarnings("ignore:Input Tensor . did not already:UserWarning"),

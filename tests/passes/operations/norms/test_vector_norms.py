@@ -24,6 +24,9 @@ from tests.support.compare import assert_close, assert_same_model
 from tests.support.models.softmaxes import Call
 from tests.support.oracles.rows import length, restated_norm, restated_normalize, restated_variance
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 DOUBLE = torch.float64
 NUMBER = st.floats(-100, 100)
 

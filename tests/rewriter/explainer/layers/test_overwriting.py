@@ -15,6 +15,9 @@ from rewriter import DeepExplainer, decompose
 from tests.support.models.overwriting import OVERWRITING, WAYS, FromPart, Overwritten
 from tests.support.stock import assert_same, stock
 
+# Other tests run the same code; coverage would take as long again.
+pytestmark = pytest.mark.unmeasured
+
 # float64.
 EXACT = 1e-11
 
