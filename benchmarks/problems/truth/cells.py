@@ -61,6 +61,12 @@ class Problem(NamedTuple):
     asked: Nearer
 
 
+def attention(seed: int) -> nn.Module:
+    """Return an LSTM whose steps are weighed by attention, at random weights."""
+    torch.manual_seed(seed)
+    return Attention(3).double().eval()
+
+
 def small(net: nn.Module, seed: int, count: int, others: int) -> Problem:
     """Return a problem of 12 inputs."""
     generator = Generator().manual_seed(SAMPLE_SEED + seed)
@@ -87,7 +93,7 @@ def compare(options: Namespace) -> None:
         "GRU, trained": lambda s: small(nonlinear("GRU", s, updates)[0], s, count, others),
         "LSTM, 5 x random": lambda s: small(untrained("LSTM", s, 5), s, count, others),
         "GRU, 5 x random": lambda s: small(untrained("GRU", s, 5), s, count, others),
-        "attention": lambda s: small(Attention(s).double().eval(), s, count, others),
+        "attention": lambda s: small(attention(s), s, count, others),
         MOTIONS: lambda s: real(s, -(-count // 2), others // 2, -(-updates // 15)),
     }
     methods = dict(list(METHODS.items())[:4]) if options.quick else METHODS
