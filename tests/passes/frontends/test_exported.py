@@ -33,8 +33,11 @@ def exported(model: nn.Module, *inputs: Tensor) -> torch.export.ExportedProgram:
     return torch.export.export(model.eval(), inputs, dynamic_shapes=free)
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}])
+@pytest.mark.unmeasured
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("LSTM", {}), ("GRU", {}), ("RNN", {}), ("LSTM", {"bidirectional": True, "num_layers": 2})],
+)
 def test_a_program_with_recurrent_layers_is_exact(kind: str, options: dict[str, Any]) -> None:
     model = gallery.Classifier(kind, **options).double()
     x, background = torch.randn(4, 5, 3).double(), torch.randn(6, 5, 3).double()
