@@ -42,8 +42,6 @@ from tests.support.watching import snapshot
 
 # captum says of every model that its hooks are being set, and of torch that they are its own.
 pytestmark = [
-    # Other tests run the same code; coverage would take as long again.
-    pytest.mark.unmeasured,
     pytest.mark.filterwarnings("ignore:Setting forward, backward hooks:UserWarning"),
     pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning"),
     pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already:UserWarning"),

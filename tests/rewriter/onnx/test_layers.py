@@ -12,9 +12,6 @@ import rewriter
 from rewriter import export_onnx
 from tests.support.exports import FORBIDDEN, check_against_torch
 
-# Other tests run the same code; coverage would take as long again.
-pytestmark = pytest.mark.unmeasured
-
 
 class EveryLayer(nn.Module):
     """All kinds and options side by side on one batch-first input."""

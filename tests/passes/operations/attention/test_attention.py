@@ -22,9 +22,6 @@ from torch.nn import functional as F
 import rewriter
 from passes.leaves import Atom
 
-# Other tests run the same code; coverage would take as long again.
-pytestmark = pytest.mark.unmeasured
-
 L, S, B, HEADS = 4, 5, 3, 2
 Some = TypeVar("Some", bound=nn.Module)
 ADDITIVITY = {torch.float64: 1e-10, torch.float32: 1e-5}
