@@ -20,9 +20,6 @@ from tests.fuzz.programs import programs
 from tests.fuzz.properties import PROPERTIES
 from tests.fuzz.running import Found, Property, search
 
-# Other tests run the same code; coverage would take as long again.
-pytestmark = pytest.mark.unmeasured
-
 
 @pytest.mark.parametrize("each", PROPERTIES, ids=lambda each: each.name)
 def test_holds(each: Property) -> None:

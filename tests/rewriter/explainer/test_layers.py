@@ -168,7 +168,6 @@ class Words(nn.Module):
         return self.head(self.encoder(h).mean(1))
 
 
-@pytest.mark.unmeasured
 def test_every_layer_of_a_transformer_of_tokens() -> None:
     """What goes around a layer, from the tokens on, counts in the sums, which are checked."""
     model = Words().double().eval()
