@@ -15,7 +15,6 @@ from rewriter.command_line.failures import Exit, told
 from rewriter.command_line.models import load_model
 from rewriter.command_line.options import Debug, Json, Model, Reshape, Rows, Trust
 from rewriter.command_line.references import references_of, shape_of_rows
-from rewriter.jobs.formats import open_table
 from rewriter.jobs.job import Job, Outcome, Summary, run_job
 
 
@@ -75,7 +74,7 @@ def explain(
         asked = {"accuracy": accuracy, "blocks": blocks, "segments": segments, "draws": draws, "seed": seed}
         nearer: Any = {name: each for name, each in asked.items() if each is not None}
         job = Job(named.model, references, data, folder, shape, rows_per_part, nearer=nearer)
-        with _progress(open_table(data).rows, rows_per_part, quiet) as told_of:
+        with _progress(job.table.rows, quiet) as told_of:
             summary = run_job(job, on_part=told_of)
         if whole:
             from rewriter.jobs.whole import gather
@@ -86,7 +85,7 @@ def explain(
 
 
 @contextmanager
-def _progress(rows: int, size: int, quiet: bool) -> Iterator[Any]:
+def _progress(rows: int, quiet: bool) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
