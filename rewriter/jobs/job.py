@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rewriter.engine.path.nearness import Nearer
-from rewriter.equivalence.provenance import hash_of_weights, versions
+from rewriter.equivalence.provenance import hash_of_tensors, hash_of_weights, versions
 from rewriter.explainer.explainer import DeepExplainer
 from rewriter.jobs.formats import open_table
 from rewriter.jobs.parts import JobError, Parts
@@ -78,7 +76,8 @@ class Job:
             "shape": None if self.shape is None else list(self.shape),
             "rows_per_part": self.size,
             "weights": hash_of_weights(self.model),
-            "background": _hash_of(self.background),
+            "inputs": list(self.background),
+            "background": hash_of_tensors(self.background.items()),
             "options": {name: each for name, each in self.options.items() if name != "progress"},
             "nearer": dict(self.nearer),
             "versions": versions(),
@@ -192,11 +191,3 @@ def failed_rows(folder: Path) -> Iterator[tuple[int, str]]:
         for row, why in zip(table["row"].to_pylist(), table["error"].to_pylist(), strict=True):
             if why is not None:
                 yield row, why
-
-
-def _hash_of(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, each in tensors.items():
-        digest.update(f"{name} {each.dtype} {tuple(each.shape)}".encode())
-        digest.update(each.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
