@@ -27,6 +27,9 @@ bench: .venv/test.stamp
 	$(BIN)/python -m pytest -m slow tests/test_benchmarks.py
 	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
 
+examples: .venv/test.stamp
+	$(BIN)/python -m pytest tests/test_examples.py
+
 clean:
 	rm -rf .venv out
 

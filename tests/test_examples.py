@@ -36,7 +36,17 @@ def figure(printed: str, label: str) -> float:
     return float(found[1])
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+# Each is a process of its own, with all that it imports: `make examples` runs the others, too.
+ALWAYS = {"02_lstm_classifier", "06_layers_of_your_own"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if path.stem in ALWAYS else pytest.mark.slow, id=path.stem)
+        for path in EXAMPLES
+    ],
+)
 def test_example_runs(path: Path, tmp_path: Path) -> None:
     printed = run(tmp_path, str(path))
     assert FINDINGS.get(path.stem, "") in printed
@@ -52,6 +62,7 @@ def test_example_runs(path: Path, tmp_path: Path) -> None:
 
 
 def test_every_figure_belongs_to_an_example() -> None:
+    assert {path.stem for path in EXAMPLES} >= ALWAYS
     assert ADDITIVITY.keys() | FINDINGS.keys() | EACH.keys() <= {path.stem for path in EXAMPLES}
 
 

@@ -15,8 +15,7 @@ from rewriter.command_line.failures import Exit, told
 from rewriter.command_line.models import load_model
 from rewriter.command_line.options import Debug, Json, Model, Reshape, Rows, Trust
 from rewriter.command_line.references import references_of, shape_of_rows
-from rewriter.jobs.formats import open_table
-from rewriter.jobs.job import Engine, Job, Outcome, Summary, run_here, run_job
+from rewriter.jobs.job import Job, Outcome, Summary, run_job
 
 
 class Accuracy(StrEnum):
@@ -25,13 +24,6 @@ class Accuracy(StrEnum):
     FAST = "fast"
     NEAR = "near"
     NEAREST = "nearest"
-
-
-class Machines(StrEnum):
-    """What runs the parts."""
-
-    LOCAL = "local"
-    RAY = "ray"
 
 
 def explain(
@@ -52,13 +44,12 @@ def explain(
         int, typer.Option(min=1, help="Rows of a part: what a killed run does again.")
     ] = 1024,
     accuracy: Annotated[
-        Accuracy | None, typer.Option(help="Nearer to Shapley values, at a price: fast is DeepSHAP.")
+        Accuracy | None, typer.Option(help="Nearer to Shapley values, each at its price.")
     ] = None,
     blocks: Annotated[int | None, typer.Option(min=1, help="Blocks of inputs, switched one by one.")] = None,
     segments: Annotated[int | None, typer.Option(min=1, help="Pieces of the way to the sample.")] = None,
     draws: Annotated[int | None, typer.Option(min=1, help="Orders of the blocks for each reference.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the orders.")] = None,
-    engine: Annotated[Machines, typer.Option(help="What runs the parts.")] = Machines.LOCAL,
     json_: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     trust: Trust = False,
@@ -83,8 +74,8 @@ def explain(
         asked = {"accuracy": accuracy, "blocks": blocks, "segments": segments, "draws": draws, "seed": seed}
         nearer: Any = {name: each for name, each in asked.items() if each is not None}
         job = Job(named.model, references, data, folder, shape, rows_per_part, nearer=nearer)
-        with _progress(open_table(data).rows, rows_per_part, quiet) as told_of:
-            summary = run_job(job, engine=_engine(engine), on_part=told_of)
+        with _progress(job.table.rows, quiet) as told_of:
+            summary = run_job(job, on_part=told_of)
         if whole:
             from rewriter.jobs.whole import gather
 
@@ -93,16 +84,8 @@ def explain(
         raise typer.Exit(Exit.FAILS if summary.failed else Exit.HOLDS)
 
 
-def _engine(machines: Machines) -> Engine:
-    if machines is Machines.LOCAL:
-        return run_here
-    from rewriter.jobs.on_ray import run_on_ray
-
-    return run_on_ray
-
-
 @contextmanager
-def _progress(rows: int, size: int, quiet: bool) -> Iterator[Any]:
+def _progress(rows: int, quiet: bool) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -31,11 +31,12 @@ def told(*, debug: bool) -> Iterator[None]:
     """End the command with one line for an error; with ``debug`` the traceback comes before it.
 
     Example:
-        >>> with told(debug=False):
-        ...     raise CommandError("no such file")
-        Traceback (most recent call last):
-        ...
-        click.exceptions.Exit: 2
+        >>> try:
+        ...     with told(debug=False):
+        ...         raise CommandError("no such file")
+        ... except typer.Exit as ended:
+        ...     ended.exit_code
+        <Exit.CANNOT: 2>
 
     """
     try:

@@ -34,7 +34,7 @@ def example_inputs(given: Any, path: Path | None, shapes: Sequence[str]) -> Any:
         return _of_file(path)
     if shapes:
         generator = torch.Generator().manual_seed(0)
-        drawn = tuple(torch.randn(_sizes(shape), generator=generator) for shape in shapes)
+        drawn = tuple(torch.randn(sizes_of(shape, "--shape"), generator=generator) for shape in shapes)
         return drawn if len(drawn) > 1 else drawn[0]
     if given is None:
         raise CommandError(
@@ -70,11 +70,21 @@ def tensors(arrays: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Tensor]:
     }
 
 
-def _sizes(shape: str) -> tuple[int, ...]:
+def sizes_of(text: str, option: str) -> tuple[int, ...]:
+    """Return the sizes that an option gives.
+
+    Raises:
+        CommandError: for what is no list of sizes.
+
+    Example:
+        >>> sizes_of("8,50,16", "--shape")
+        (8, 50, 16)
+
+    """
     try:
-        sizes = tuple(int(each) for each in shape.replace("x", ",").split(",") if each.strip())
+        sizes = tuple(int(each) for each in text.replace("x", ",").split(",") if each.strip())
     except ValueError:
         sizes = ()
     if not sizes or min(sizes) < 1:
-        raise CommandError(f"--shape {shape}: expected sizes such as 8,50,16")
+        raise CommandError(f"{option} {text}: expected sizes such as 8,50,16")
     return sizes

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from rewriter.command_line.failures import CommandError
-from rewriter.command_line.inputs import tensors
+from rewriter.command_line.inputs import sizes_of, tensors
 from rewriter.jobs.formats import open_table
 from rewriter.jobs.tables import reshaped
 
@@ -24,10 +24,7 @@ def shape_of_rows(text: str | None) -> tuple[int, ...] | None:
         ((50, 16), None)
 
     """
-    try:
-        return None if text is None else tuple(int(each) for each in text.split(",") if each.strip())
-    except ValueError:
-        raise CommandError(f"--reshape {text}: expected sizes such as 50,16") from None
+    return None if text is None else sizes_of(text, "--reshape")
 
 
 def references_of(path: Path, rows: int, reshape: str | None, *, chosen: bool) -> dict[str, Tensor]:

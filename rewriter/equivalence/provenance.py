@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +41,20 @@ def hash_of_weights(model: nn.Module) -> str:
         False
 
     """
-    digest = hashlib.sha256()
-    named = (
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
+    return hash_of_tensors(
+        (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     )
+
+
+def hash_of_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
+    """Return SHA-256 of the names, shapes, dtypes and numbers of tensors, in whatever order they come.
+
+    Example:
+        >>> hash_of_tensors([("x", torch.zeros(2))]) == hash_of_tensors([("x", torch.zeros(3))])
+        False
+
+    """
+    digest = hashlib.sha256()
     for name, tensor in sorted(named, key=lambda each: each[0]):
         digest.update(f"{name} {_described(tensor)};".encode())
         digest.update(_bytes(tensor))

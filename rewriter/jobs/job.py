@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rewriter.engine.path.nearness import Nearer
-from rewriter.equivalence.provenance import hash_of_weights, versions
+from rewriter.equivalence.provenance import hash_of_tensors, hash_of_weights, versions
 from rewriter.explainer.explainer import DeepExplainer
 from rewriter.jobs.formats import open_table
 from rewriter.jobs.parts import JobError, Parts
 from rewriter.jobs.rows import Attributor
-from rewriter.jobs.tables import Arrays, fingerprint, reshaped
+from rewriter.jobs.tables import Arrays, Table, fingerprint, reshaped
 
-#: Runs parts: a function that yields what each of them gives, in any order.
-Engine = Callable[["Job", Sequence[int]], Iterable["Outcome"]]
 _SHOWN = 20
 
 
@@ -42,7 +39,7 @@ class Outcome:
 
 @dataclass
 class Job:
-    """What is to be done; small, so that it can be sent to other processes.
+    """What is to be done.
 
     Args:
         model: explained as it is.
@@ -65,23 +62,30 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     nearer: Nearer = field(default_factory=Nearer)
 
+    @cached_property
+    def table(self) -> Table:
+        """The data, opened once: some formats are read through for it."""
+        return open_table(self.data)
+
     def described(self) -> dict[str, Any]:
         """Return what the results depend on, as plain data."""
         return {
             "format": 1,
             "data": fingerprint(self.data),
-            "rows": open_table(self.data).rows,
+            "rows": self.table.rows,
             "shape": None if self.shape is None else list(self.shape),
             "rows_per_part": self.size,
             "weights": hash_of_weights(self.model),
-            "background": _hash_of(self.background),
+            "inputs": list(self.background),
+            "background": hash_of_tensors(self.background.items()),
             "options": {name: each for name, each in self.options.items() if name != "progress"},
             "nearer": dict(self.nearer),
             "versions": versions(),
         }
 
+    @cached_property
     def attributor(self) -> Attributor:
-        """Make the explainer of the rows."""
+        """The explainer of the rows."""
         several = list(self.background.values())
         explainer = DeepExplainer(
             self.model, several if len(several) > 1 else several[0], progress=False, **self.options
@@ -122,9 +126,7 @@ class Summary:
         return "\n".join(lines)
 
 
-def run_job(
-    job: Job, *, engine: Engine | None = None, on_part: Callable[[Outcome], None] | None = None
-) -> Summary:
+def run_job(job: Job, *, on_part: Callable[[Outcome], None] | None = None) -> Summary:
     """Explain all rows that are not explained yet.
 
     A part of the results is there as a whole or not at all, so that a run that was killed at any moment
@@ -133,7 +135,6 @@ def run_job(
 
     Args:
         job: what is to be done.
-        engine: what runs the parts; by default this process.
         on_part: is told of each part that is done.
 
     Returns:
@@ -145,67 +146,40 @@ def run_job(
 
     """
     parts = Parts(job.folder, job.described())
-    table = open_table(job.data)
-    count = -(-table.rows // job.size)
+    count = -(-job.table.rows // job.size)
     with parts.locked():
         left = [part for part in range(count) if not parts.done(part)]
-        for outcome in (engine or run_here)(job, left):
+        for part in left:
+            outcome = _run(job, parts, part)
             if on_part is not None:
                 on_part(outcome)
-    missing = [part for part in range(count) if not parts.done(part)]
-    if missing:
-        raise JobError(
-            f"{job.folder}: {len(missing)} of {count} parts are not there; run the same command again"
-        )
-    return Summary(job.folder, table.rows, tuple(failed_rows(job.folder)), count - len(left))
+    return Summary(job.folder, job.table.rows, tuple(failed_rows(job.folder)), count - len(left))
 
 
-def run_here(job: Job, parts: Sequence[int]) -> Iterator[Outcome]:
-    """Run parts in this process, one after the other."""
-    if not parts:
-        return
-    worker = Worker(job)
-    for part in parts:
-        yield worker.run(part)
+def _run(job: Job, parts: Parts, part: int) -> Outcome:
+    """Explain a part and write it."""
+    first = part * job.size
+    arrays = reshaped(job.table.read(first, first + job.size), job.shape)
+    rows = replace(job.attributor.explain(first, _named(arrays, job)), names=job.table.columns)
+    parts.write(part, rows)
+    failed = tuple((first + k, why) for k, why in enumerate(rows.errors) if why is not None)
+    return Outcome(part, len(rows.errors), failed)
 
 
-class Worker:
-    """Explains parts of a job, in this process.
-
-    Args:
-        job: what is to be done.
-
-    """
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self._table = open_table(job.data)
-        self._parts = Parts(job.folder, job.described())
-        self._attributor = job.attributor()
-
-    def run(self, part: int) -> Outcome:
-        """Explain a part and write it."""
-        first = part * self.job.size
-        arrays = self._named(reshaped(self._table.read(first, first + self.job.size), self.job.shape))
-        rows = replace(self._attributor.explain(first, arrays), names=self._table.columns)
-        self._parts.write(part, rows)
-        failed = tuple((first + k, why) for k, why in enumerate(rows.errors) if why is not None)
-        return Outcome(part, len(rows.errors), failed)
-
-    def _named(self, arrays: Arrays) -> Arrays:
-        """Return arrays by the names of the background's, and see that their shapes are those."""
-        names = self._attributor.names
-        if set(arrays) != set(names):
-            if len(arrays) != len(names) or len(names) > 1:
-                raise JobError(f"{self.job.data}: expected {', '.join(names)}, got {', '.join(arrays)}")
-            arrays = dict(zip(names, arrays.values(), strict=True))
-        for name, shape in zip(names, self._attributor.shapes, strict=True):
-            if arrays[name].shape[1:] != shape:
-                raise JobError(
-                    f"{self.job.data}: {name}: expected rows of shape {shape}, as the background has them, "
-                    f"got {arrays[name].shape[1:]}"
-                )
-        return arrays
+def _named(arrays: Arrays, job: Job) -> Arrays:
+    """Return arrays by the names of the background's, and see that their shapes are those."""
+    names = job.attributor.names
+    if set(arrays) != set(names):
+        if len(arrays) != len(names) or len(names) > 1:
+            raise JobError(f"{job.data}: expected {', '.join(names)}, got {', '.join(arrays)}")
+        arrays = dict(zip(names, arrays.values(), strict=True))
+    for name, shape in zip(names, job.attributor.shapes, strict=True):
+        if arrays[name].shape[1:] != shape:
+            raise JobError(
+                f"{job.data}: {name}: expected rows of shape {shape}, as the background has them, "
+                f"got {arrays[name].shape[1:]}"
+            )
+    return arrays
 
 
 def failed_rows(folder: Path) -> Iterator[tuple[int, str]]:
@@ -217,11 +191,3 @@ def failed_rows(folder: Path) -> Iterator[tuple[int, str]]:
         for row, why in zip(table["row"].to_pylist(), table["error"].to_pylist(), strict=True):
             if why is not None:
                 yield row, why
-
-
-def _hash_of(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, each in tensors.items():
-        digest.update(f"{name} {each.dtype} {tuple(each.shape)}".encode())
-        digest.update(each.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

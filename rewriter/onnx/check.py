@@ -59,8 +59,12 @@ def check_model(proto: Any) -> None:
         raise RewriteError(f"export_onnx: onnx.checker refuses the model: {error}") from error
 
 
-def opened(content: bytes) -> Session:
+def opened(content: bytes, caller: str = "export_onnx") -> Session:
     """Load a model in onnxruntime.
+
+    Args:
+        content: the serialised model.
+        caller: begins the message of an error.
 
     Raises:
         RewriteError: if onnxruntime does not load it.
@@ -69,7 +73,7 @@ def opened(content: bytes) -> Session:
     try:
         return Session(content)
     except SessionError as error:
-        raise RewriteError(f"export_onnx: onnxruntime does not load the model: {error}") from error
+        raise RewriteError(f"{caller}: onnxruntime does not load the model: {error}") from error
 
 
 def compare(session: Session, model: nn.Module, example: Example, what: str) -> float:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -60,8 +60,54 @@ _ROUNDING = 1e-3
 _PER_ROW = 6
 
 
+Shapes: TypeAlias = Mapping[str, tuple[int | str, ...]]
+
+
 @dataclass(frozen=True)
-class OnnxReport:
+class WrittenFile:
+    """What is true of every ONNX file that this package writes.
+
+    Args:
+        path: the file.
+        size: its size in bytes.
+        opset: version of the ONNX operator set.
+        operators: how often each operator occurs, in loop bodies and functions too.
+        inputs: name and shape of each input, with names for the axes that can have any size.
+        outputs: the same for each output.
+
+    """
+
+    path: str
+    size: int
+    opset: int
+    operators: Mapping[str, int]
+    inputs: Shapes
+    outputs: Shapes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, ready for ``json.dumps``."""
+        return asdict(self)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """Return the file, its inputs and its outputs as rows of a table."""
+        rows = [("file", f"{self.path}, {self.size:,} bytes, opset {self.opset}")]
+        for what, values in (("input", self.inputs), ("output", self.outputs)):
+            rows += [(what, f"{name} ({', '.join(map(str, shape))})") for name, shape in values.items()]
+        return rows
+
+
+def facts_of(
+    path: str | os.PathLike[str], content: bytes, opset: int, proto: Any
+) -> tuple[str, int, int, Mapping[str, int], Shapes, Shapes]:
+    """Return what a :class:`WrittenFile` says, in its order."""
+    inputs, outputs = (
+        {each.name: shape_of(each) for each in values} for values in (proto.graph.input, proto.graph.output)
+    )
+    return os.fspath(path), len(content), opset, count_operators(proto), inputs, outputs
+
+
+@dataclass(frozen=True)
+class OnnxReport(WrittenFile):
     """What :func:`rewriter.export_onnx` wrote, and how it was checked; ``print`` shows it as a table.
 
     Args:
@@ -82,19 +128,11 @@ class OnnxReport:
 
     """
 
-    path: str
-    size: int
-    opset: int
-    operators: Mapping[str, int]
-    inputs: Mapping[str, tuple[int | str, ...]]
-    outputs: Mapping[str, tuple[int | str, ...]]
     errors: Mapping[str, float]
     bounds: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        rows = [("file", f"{self.path}, {self.size:,} bytes, opset {self.opset}")]
-        rows += [("input", f"{name} {_shown(shape)}") for name, shape in self.inputs.items()]
-        rows += [("output", f"{name} {_shown(shape)}") for name, shape in self.outputs.items()]
+        rows = self._rows()
         counts = [f"{count} {op}" for op, count in self.operators.items()]
         for k in range(0, len(counts), _PER_ROW):
             rows += [("" if k else "operators", ", ".join(counts[k : k + _PER_ROW]))]
@@ -103,10 +141,6 @@ class OnnxReport:
                 rows += [(name, f"at least {least}" if most is None else f"{least} to {most}")]
         rows += [(what, f"relative error {error:.1e}") for what, error in self.errors.items()]
         return printable(render_table(("onnx", ""), rows))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data, ready for ``json.dumps``."""
-        return asdict(self)
 
 
 def export_onnx(
@@ -218,16 +252,7 @@ def export_onnx(
         stated = certify(proto, content, errors, bounds, probes, tolerance, source)
         files[certificate_path(file)] = stated
     write_files(files)
-    return OnnxReport(
-        os.fspath(path),
-        len(content),
-        opset,
-        count_operators(proto),
-        {each.name: shape_of(each) for each in proto.graph.input},
-        {each.name: shape_of(each) for each in proto.graph.output},
-        errors,
-        bounds,
-    )
+    return OnnxReport(*facts_of(path, content, opset, proto), errors, bounds)
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:
@@ -320,7 +345,3 @@ def _advice(error: float, trial: Trial, own: Mapping[str, int], line: str) -> st
         f"{where} goes another way than for {other}, and a graph has one; compute the same for every size, "
         "or bound the axis: dynamic_axes={input: {axis: torch.export.Dim(name, min=..., max=...)}}"
     )
-
-
-def _shown(shape: tuple[int | str, ...]) -> str:
-    return f"({', '.join(map(str, shape))})"

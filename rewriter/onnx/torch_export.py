@@ -50,7 +50,7 @@ def exported(model: nn.Module, program: torch.export.ExportedProgram, opset: int
         RewriteError: if torch has no operators for it.
 
     """
-    with _quiet():
+    with _following():
         try:
             done: Any = torch.onnx.export(
                 program, dynamo=True, optimize=False, verbose=False, opset_version=opset, external_data=False
@@ -79,7 +79,7 @@ def program_of(model: nn.Module, example: Example, free: FreeAxes) -> torch.expo
         RewriteError: if torch cannot follow the model.
 
     """
-    with _quiet():
+    with _following():
         return _program(model, example, free)
 
 
@@ -148,8 +148,14 @@ def _fold_constants(model: Any) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what torch's exporter says about itself: nothing that a user could act on."""
+def quiet() -> Iterator[None]:
+    """Silence what torch's exporter says about itself: nothing that a user could act on.
+
+    Example:
+        >>> with quiet():
+        ...     logging.getLogger("onnxscript").warning("heard by nobody")
+
+    """
     # Loggers that are made meanwhile go by the level of those above them.
     names = {"torch", "onnxscript", "onnx_ir", *logging.root.manager.loggerDict}
     loggers = [logging.getLogger(name) for name in names if _TALKATIVE.match(name)]
@@ -162,14 +168,21 @@ def _quiet() -> Iterator[None]:
             # torch.export and torch.onnx call functions that torch itself has deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            # A counter that the model keeps: it counts on the clone.
-            warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
-            # What torch says of its own code while it follows it; running the model says it, too.
-            warnings.filterwarnings("ignore", category=UserWarning, module=_TALKATIVE.pattern)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _following() -> Iterator[None]:
+    """Silence, too, what torch says while it follows a model's code."""
+    with quiet():
+        # A counter that the model keeps: it counts on the clone.
+        warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
+        # What torch says of its own code while it follows it; running the model says it, too.
+        warnings.filterwarnings("ignore", category=UserWarning, module=_TALKATIVE.pattern)
+        yield
 
 
 def _no_program(error: Exception) -> str:

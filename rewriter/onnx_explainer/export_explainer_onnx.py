@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,13 +23,16 @@ from rewriter.explainer.explainer import DeepExplainer
 from rewriter.explainer.target import Output
 from rewriter.inputs import Model, as_module
 from rewriter.onnx.arguments import check_arguments, check_installed, checked_path, write_files
-from rewriter.onnx.check import check_model
+from rewriter.onnx.check import check_model, opened
 from rewriter.onnx.example import read_example
-from rewriter.onnx_explainer.check import Compared, Session, compare, mixed_rows
+from rewriter.onnx.export_onnx import WrittenFile, facts_of
+from rewriter.onnx.graph import shape_of
+from rewriter.onnx.runtime.session import Session, SessionError
+from rewriter.onnx.torch_export import quiet
+from rewriter.onnx_explainer.check import Compared, compare, mixed_rows
 from rewriter.onnx_explainer.explanation import Explanation, contexts_of, places_of_tokens, target_to_trace
-from rewriter.onnx_explainer.quiet import quiet
 from rewriter.onnx_explainer.trace import Traced, traced
-from rewriter.onnx_explainer.write import count_operators, named, shape_of, to_onnx
+from rewriter.onnx_explainer.write import named, to_onnx
 
 # Of free axes while a graph is made: all are different, and larger than what torch takes for a constant.
 _SIZES = (13, 17, 19)
@@ -37,7 +40,7 @@ _BATCHES = (1, 4)
 
 
 @dataclass(frozen=True)
-class ExplainerReport:
+class ExplainerReport(WrittenFile):
     """What :func:`rewriter.export_explainer_onnx` wrote, and how it was checked; ``print`` shows a table.
 
     Args:
@@ -51,28 +54,16 @@ class ExplainerReport:
 
     """
 
-    path: str
-    size: int
-    opset: int
-    operators: Mapping[str, int]
-    inputs: Mapping[str, tuple[int | str, ...]]
-    outputs: Mapping[str, tuple[int | str, ...]]
     compared: tuple[Compared, ...]
 
     def __str__(self) -> str:
-        rows = [("file", f"{self.path}, {self.size:,} bytes, opset {self.opset}")]
-        rows += [("input", f"{name} ({', '.join(map(str, shape))})") for name, shape in self.inputs.items()]
-        rows += [("output", f"{name} ({', '.join(map(str, shape))})") for name, shape in self.outputs.items()]
+        rows = self._rows()
         rows += [("operators", f"{sum(self.operators.values())} of {len(self.operators)} kinds")]
         rows += [
             (f"batch of {each.rows}", f"differs by {each.difference:.1e}, adds up to {each.additivity:.1e}")
             for each in self.compared
         ]
         return printable(render_table(("explainer", ""), rows))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data, ready for ``json.dumps``."""
-        return asdict(self)
 
 
 def export_explainer_onnx(
@@ -163,15 +154,7 @@ def export_explainer_onnx(
         content: bytes = proto.SerializeToString()
         checked = _compared(content, explainer, explanation, fixed, time_axis, tolerance)
     write_files({file: content})
-    return ExplainerReport(
-        os.fspath(path),
-        len(content),
-        opset,
-        count_operators(proto),
-        {each.name: shape_of(each) for each in proto.graph.input},
-        {each.name: shape_of(each) for each in proto.graph.output},
-        checked,
-    )
+    return ExplainerReport(*facts_of(path, content, opset, proto), checked)
 
 
 def _noted(explanation: Explanation, data: Inputs, free: Sequence[Mapping[int, int]]) -> Traced:
@@ -274,20 +257,31 @@ def _compared(
     tolerance: float,
 ) -> tuple[Compared, ...]:
     """Run the engine and onnxruntime, at several sizes."""
-    session, data = Session(content), explainer._data
+    data = explainer._data
     checked = []
-    for rows in _BATCHES:
-        samples, references = mixed_rows(data, rows, explanation.contexts), data
-        if not fixed:
-            references = mixed_rows(data, len(data[0]) + 1, explanation.contexts)
-            if time_axis is not None:
-                samples, references = (
-                    [_longer(each, time_axis, rows) for each in side] for side in (samples, references)
-                )
-        found = session.run(samples if fixed else [*samples, *references])
-        values = _engine(explainer, samples, references, explanation.chosen)
-        checked.append(compare(found, values, explanation.chosen, rows, tolerance))
+    with opened(content, "export_explainer_onnx") as session:
+        for rows in _BATCHES:
+            samples, references = mixed_rows(data, rows, explanation.contexts), data
+            if not fixed:
+                references = mixed_rows(data, len(data[0]) + 1, explanation.contexts)
+                if time_axis is not None:
+                    samples, references = (
+                        [_longer(each, time_axis, rows) for each in side] for side in (samples, references)
+                    )
+            found = _run(session, samples if fixed else [*samples, *references])
+            values = _engine(explainer, samples, references, explanation.chosen)
+            checked.append(compare(found, values, explanation.chosen, rows, tolerance))
     return tuple(checked)
+
+
+def _run(session: Session, inputs: Inputs) -> Sequence[Any]:
+    try:
+        return session.run({name: each.numpy() for name, each in zip(session.inputs, inputs, strict=True)})
+    except SessionError as error:
+        raise RewriteError(
+            f"export_explainer_onnx: onnxruntime does not run a batch of {len(inputs[0])}; a size is "
+            f"frozen in the graph: {error}"
+        ) from error
 
 
 def _longer(x: Tensor, axis: int, steps: int) -> Tensor:

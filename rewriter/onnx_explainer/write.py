@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from passes.errors import RewriteError
-from rewriter.onnx.graph import count_operators as count_operators
-from rewriter.onnx.graph import name_interface
-from rewriter.onnx.graph import shape_of as shape_of
+from rewriter.onnx.graph import name_axes, name_interface, shape_of
 from rewriter.onnx_explainer.program import Table, TracedProgram, functional
 from rewriter.onnx_explainer.scans import DOMAIN, Loop
 from rewriter.onnx_explainer.trace import Traced
@@ -195,12 +193,5 @@ def _tidy(model: Any) -> None:
 def named(proto: Any, inputs: Sequence[str], outputs: Sequence[str], names: Sequence[str]) -> None:
     """Name inputs, outputs and free axes."""
     name_interface(proto.graph, inputs, outputs)
-    free: dict[str, str] = {}
-    for value in proto.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param and dim.dim_param not in free:
-                free[dim.dim_param] = names[len(free)]
-    for value in (*proto.graph.input, *proto.graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = free.get(dim.dim_param, dim.dim_param)
+    axes = [each for value in proto.graph.input for each in shape_of(value) if isinstance(each, str)]
+    name_axes(proto.graph, dict(zip(dict.fromkeys(axes), names, strict=False)))

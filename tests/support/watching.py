@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -35,6 +38,32 @@ def calls_noted(monkeypatch: pytest.MonkeyPatch, steps: type) -> list[int]:
 
     monkeypatch.setattr(steps, "__call__", call)
     return made
+
+
+def tapes_noted(record: Any) -> tuple[Any, list[weakref.ref[Any]]]:
+    """Return what records as ``record`` does but fails while an earlier tape is held, and its tapes."""
+    tapes: list[weakref.ref[Any]] = []
+
+    def alone(*args: Any, **kwargs: Any) -> Any:
+        assert not any(tape() for tape in tapes)
+        tape, base = record(*args, **kwargs)
+        tapes.append(weakref.ref(tape))
+        return tape, base
+
+    return alone, tapes
+
+
+def assert_threads_change_nothing(explain: Callable[[], Any]) -> None:
+    """Explain with one thread of torch and with four."""
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 4):
+            torch.set_num_threads(count)
+            found.append(explain())
+    finally:
+        torch.set_num_threads(threads)
+    # torch divides its matrix products among threads as it likes.
+    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-6 * np.abs(found[0]).max())
 
 
 class NoFusedKernels(TorchFunctionMode):

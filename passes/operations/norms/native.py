@@ -130,15 +130,7 @@ def _scaled(last: Any, weight: Any, bias: Any) -> Any:
 
 
 def lower_instance_norm(
-    varies: Varies,
-    input: Any,
-    running_mean: Any = None,
-    running_var: Any = None,
-    weight: Any = None,
-    bias: Any = None,
-    use_input_stats: Any = True,
-    momentum: Any = 0.1,
-    eps: Any = 1e-5,
+    input: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, use_input_stats: Any, eps: Any
 ) -> Textbook | None:
     """Lower ``F.instance_norm`` that has statistics of earlier batches.
 

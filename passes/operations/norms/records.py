@@ -114,9 +114,7 @@ def _instance_norm(
     eps: Any = 1e-5,
 ) -> Textbook | None:
     if running_mean is not None or use_input_stats is not True or not is_number(eps):
-        return lower_instance_norm(
-            varies, input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
-        )
+        return lower_instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, eps)
     return _with_weights(Scaled(Standardize(2, eps), channels=True), input, weight, bias)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from types import CodeType, FrameType
@@ -65,6 +66,9 @@ def _steps(model: nn.Module, example: Example) -> list[Step]:
         return trace
 
     before = sys.gettrace()
+    collects = gc.isenabled()
+    # A collection would run other people's callbacks, whose instructions are not this model's.
+    gc.disable()
     sys.settrace(trace)
     try:
         run_torch(model, example)
@@ -72,4 +76,6 @@ def _steps(model: nn.Module, example: Example) -> list[Step]:
         return steps
     finally:
         sys.settrace(before)
+        if collects:
+            gc.enable()
     return steps

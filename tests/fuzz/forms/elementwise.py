@@ -16,6 +16,7 @@ from tests.support.oracles.pairs import FIRST_SIGNED, RESTATED, SECOND_SIGNED, R
 _OTHER = {
     "powers": "torch.pow({base}, {v})",
     "polygamma": "torch.polygamma({n}, {v})",
+    "frexp": "torch.frexp({v})[0]",
     "div": "torch.div({v}, {other}, rounding_mode='{rounding_mode}')",
 }
 _WIDE = -2.0

@@ -35,7 +35,6 @@ ANYWHERE = forms(
     "torch.linalg.inv(torch.diag_embed({a}.flatten(1).exp()))",
     "torch.linalg.det(torch.diag_embed({a}.flatten(1)[:, :3].exp()))[:, None]",
     "torch.matrix_exp(torch.diag_embed({a}.flatten(1)[:, :2] * 0.1))",
-    "torch.frexp({a})[0]",
     "torch.linalg.cholesky(torch.diag_embed({a}.flatten(1).exp()))",
     "torch.vmap(lambda row: row[[.sin()| * 2|.sum()]])({a})",
     "torch.utils.checkpoint.checkpoint(torch.tanh, {a}, use_reentrant=False)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from rewriter import DeepExplainer
 from rewriter.engine.sweeps.compiled import CompiledSteps, compiled_cell
 from rewriter.engine.sweeps.sweep import Swept
 from tests.support.models import gallery
-from tests.support.watching import calls_noted
+from tests.support.watching import assert_threads_change_nothing, calls_noted
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 # Relative to the largest attribution: sums of some hundred roundings.
@@ -103,16 +104,7 @@ def test_references_of_its_own_for_each_sample(kind: str, max_memory: int | None
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_threads_of_torch_change_nothing(kind: str) -> None:
     explainer = DeepExplainer(last(kind), torch.randn(40, 6, 3))
-    x, threads = torch.randn(4, 6, 3), torch.get_num_threads()
-    found = []
-    try:
-        for count in (1, 4):
-            torch.set_num_threads(count)
-            found.append(explainer.shap_values(x))
-    finally:
-        torch.set_num_threads(threads)
-    # torch divides its matrix products among threads as it likes.
-    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-6 * np.abs(found[0]).max())
+    assert_threads_change_nothing(partial(explainer.shap_values, torch.randn(4, 6, 3)))
 
 
 @needs_compiler

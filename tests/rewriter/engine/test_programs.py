@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from rewriter.engine.sweeps.cell_graph import CellGraph
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.program import Program, ProgramSteps, program_of
 from tests.support.models import gallery
-from tests.support.watching import calls_noted
+from tests.support.watching import assert_threads_change_nothing, calls_noted
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 # Relative to the largest attribution: sums of some hundred roundings.
@@ -83,15 +84,7 @@ def test_layers_of_torchs_as_programs(
 
 def test_threads_change_nothing() -> None:
     explainer = DeepExplainer(Cell(9).eval(), torch.randn(40, 5, 3))
-    x, threads, found = torch.randn(4, 5, 3), torch.get_num_threads(), []
-    try:
-        for count in (1, 4):
-            torch.set_num_threads(count)
-            found.append(explainer.shap_values(x))
-    finally:
-        torch.set_num_threads(threads)
-    # torch divides its matrix products among threads as it likes.
-    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-6 * np.abs(found[0]).max())
+    assert_threads_change_nothing(partial(explainer.shap_values, torch.randn(4, 5, 3)))
 
 
 def test_what_the_library_has_no_operations_for_has_no_program() -> None:

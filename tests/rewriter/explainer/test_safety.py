@@ -7,7 +7,6 @@ import pickle
 import sys
 import threading
 import types
-import weakref
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from rewriter.engine.tape import current
 from rewriter.explainer import result
 from tests.support.models import gallery
 from tests.support.stock import assert_same, stock
-from tests.support.watching import snapshot
+from tests.support.watching import snapshot, tapes_noted
 
 
 def test_threads_share_an_explainer() -> None:
@@ -315,15 +314,7 @@ def test_state_between_calls_neither_stays_nor_counts() -> None:
 def test_what_references_left_is_gone_before_others_run(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise twice the memory that was planned with would be needed."""
     x, background = torch.randn(20, 5, 3), torch.randn(30, 5, 3)
-    tapes: list[weakref.ref[Any]] = []
-    plain = attribution.record
-
-    def record(*args: Any, **kwargs: Any) -> Any:
-        assert not any(tape() for tape in tapes)
-        tape, base = plain(*args, **kwargs)
-        tapes.append(weakref.ref(tape))
-        return tape, base
-
+    record, tapes = tapes_noted(attribution.record)
     explainer = DeepExplainer(gallery.Classifier(), background, max_memory=20_000)
     expected = explainer.shap_values(x)
     monkeypatch.setattr(attribution, "record", record)

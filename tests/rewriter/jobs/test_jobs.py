@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rewriter import DeepExplainer
-from rewriter.jobs.job import Job, Outcome, run_here, run_job
+from rewriter.jobs.job import Job, Outcome, run_job
 from rewriter.jobs.parts import JobError
 from rewriter.jobs.whole import gather
 
@@ -172,12 +171,11 @@ def test_a_full_disk_is_said_with_the_rows_and_nothing_is_half_there(job: Job) -
 
 
 def test_two_runs_into_one_folder_are_refused(job: Job) -> None:
-    def both(first: Job, parts: Sequence[int]) -> Iterator[Outcome]:
+    def other(_: Outcome) -> None:
         with pytest.raises(JobError, match="another run is writing to it"):
-            run_job(first)
-        yield from run_here(first, parts)
+            run_job(job)
 
-    assert run_job(job, engine=both).rows == ROWS
+    assert run_job(job, on_part=other).rows == ROWS
 
 
 @pytest.mark.parametrize(

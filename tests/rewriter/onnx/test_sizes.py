@@ -1,5 +1,6 @@
 """A file is right for every size that its axes claim, or is refused with the line of the branch."""
 
+import gc
 import json
 import re
 from collections.abc import Callable
@@ -240,3 +241,31 @@ def test_the_line_at_which_two_runs_part() -> None:
     even, odd, longer = (read_example(model, torch.randn(2, steps, 3)) for steps in (6, 7, 8))
     assert parting_line(model, even, odd) == line(pairs, 1)
     assert parting_line(model, even, longer) == ""
+
+
+def test_what_the_collector_of_garbage_runs_is_not_the_models() -> None:
+    class Ring:
+        """Garbage that only a collection finds, and that then runs code of this file."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            self.gone = True
+
+    model = Before(pairs, 6).eval()
+    even, odd = (read_example(model, torch.randn(2, steps, 3)) for steps in (6, 7))
+    thresholds = gc.get_threshold()
+    found = set()
+    try:
+        # One of these collects in the first run, before the model's own code begins.
+        for threshold in range(1, 60):
+            gc.collect()
+            Ring()
+            gc.set_threshold(threshold)
+            found.add(parting_line(model, even, odd))
+            gc.set_threshold(*thresholds)
+    finally:
+        gc.set_threshold(*thresholds)
+    assert found == {line(pairs, 1)}
+    assert gc.isenabled()

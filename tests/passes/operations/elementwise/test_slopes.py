@@ -12,9 +12,6 @@ from passes.operations.elementwise.atom import Elementwise
 from passes.operations.elementwise.records import FUNCTIONS, multipliers_of
 from tests.support.oracles.functions import EVERYWHERE, POSITIVE, WITHIN, Restated
 
-# Other tests run the same code; coverage would take as long again.
-pytestmark = pytest.mark.unmeasured
-
 STARTS = (-30.0, -3.25, -0.3, -1e-9, 1e-9, 0.5, 2.9, 17.0, 1e3)
 STEPS = [0.0, *(10.0**e for e in (-300, -200, -100, -40, *(k / 2 for k in range(-36, 5))))]
 # Slopes are of size 1, and smaller ones are what such leave: a hundred rounding errors. Where digits are

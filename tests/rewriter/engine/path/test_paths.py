@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from itertools import pairwise, product
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +24,7 @@ from tests.support.models import gallery
 from tests.support.models.recurrent_models import TimeFirst
 from tests.support.stock import assert_same
 from tests.support.walked import by_permutations, walked
+from tests.support.watching import tapes_noted
 
 # Sums of float64 numbers in another order.
 EXACT = 1e-11
@@ -107,15 +106,7 @@ def test_tiles_fit_into_the_memory(budget: int) -> None:
 def test_what_a_tile_left_is_gone_before_another_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise twice the memory that was planned with would be needed."""
     x, background = data(4, 3)
-    tapes: list[weakref.ref[Any]] = []
-    plain = attribution.record
-
-    def record(*args: Any, **kwargs: Any) -> Any:
-        assert not any(tape() for tape in tapes)
-        tape, base = plain(*args, **kwargs)
-        tapes.append(weakref.ref(tape))
-        return tape, base
-
+    record, tapes = tapes_noted(attribution.record)
     monkeypatch.setattr(along, "record", record)
     explainer = DeepExplainer(gallery.Classifier().double(), background, max_memory=1)
     explainer.shap_values(x, blocks=2, segments=2)
