@@ -174,6 +174,7 @@ KNOWN = {
     "rewriter/engine/sweeps/library.py": {"cpu", "double", "float", "gru", "lstm"},
     # Operations of that library, and a register that one writes to.
     "rewriter/engine/sweeps/program.py": {"add", "mean", "multiply", "set", "to"},
+    "rewriter/engine/sweeps/two_players/program.py": {"add", "multiply", "set"},
     # What it writes into a graph: items, a sum of two parts of the gates, steps apart.
     "rewriter/engine/loops/roll.py": {"add", "dim", "getitem", "unbind"},
     # It writes ONNX, node by node.

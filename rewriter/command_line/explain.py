@@ -26,6 +26,13 @@ class Accuracy(StrEnum):
     NEAREST = "nearest"
 
 
+class Cells(StrEnum):
+    """By what rule steps of recurrences are explained, see :meth:`rewriter.DeepExplainer.shap_values`."""
+
+    DEEPLIFT = "deeplift"
+    SHAPLEY = "shapley"
+
+
 def explain(
     model: Model,
     data: Annotated[Path, typer.Argument(help="Samples: .npy, .npz, .csv, .parquet or .arrow.")],
@@ -50,6 +57,9 @@ def explain(
     segments: Annotated[int | None, typer.Option(min=1, help="Pieces of the way to the sample.")] = None,
     draws: Annotated[int | None, typer.Option(min=1, help="Orders of the blocks for each reference.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the orders.")] = None,
+    cells: Annotated[
+        Cells | None, typer.Option(help="shapley: input and state of a step are two players.")
+    ] = None,
     json_: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     trust: Trust = False,
@@ -71,7 +81,14 @@ def explain(
         references = references_of(background or data, rows, reshape, chosen=background is not None)
         whole = out.suffix in (".npz", ".parquet")
         folder = out.with_name(f".{out.name}.parts") if whole else out
-        asked = {"accuracy": accuracy, "blocks": blocks, "segments": segments, "draws": draws, "seed": seed}
+        asked = {
+            "accuracy": accuracy,
+            "blocks": blocks,
+            "segments": segments,
+            "draws": draws,
+            "seed": seed,
+            "cells": cells,
+        }
         nearer: Any = {name: each for name, each in asked.items() if each is not None}
         job = Job(named.model, references, data, folder, shape, rows_per_part, nearer=nearer)
         with _progress(job.table.rows, quiet) as told_of:
