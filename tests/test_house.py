@@ -40,6 +40,7 @@ PUBLIC = [
     "export_explainer_onnx",
     "export_onnx",
     "propose_references",
+    "ray",
     "register_captum",
     "register_rule",
     "register_shap",
