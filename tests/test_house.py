@@ -106,6 +106,7 @@ ORDER = {
         "onnx",
         "onnx_explainer",
         "jobs",
+        "ray",
         "command_line",
         "pytest_plugin",
         "__main__",
