@@ -32,7 +32,7 @@ examples: .venv/test.stamp
 
 # Jobs on many processes: Ray is large, and takes seconds to begin.
 ray: .venv/ray.stamp
-	$(BIN)/python -m pytest tests/rewriter/jobs/test_on_ray.py
+	$(BIN)/python -m pytest tests/rewriter/jobs/test_on_ray.py tests/rewriter/jobs/test_serving.py
 
 clean:
 	rm -rf .venv out

@@ -1,4 +1,4 @@
-"""Files that were cut, written over, or are another kind than they say end in one line, never in a traceback."""
+"""Files that were cut, written over, or are of another kind than they say end in one line of error."""
 
 from __future__ import annotations
 
