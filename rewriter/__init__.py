@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rewriter.references.compare import ReferenceReport, compare_references
     from rewriter.references.propose import propose_references
 
-    from . import ray
+    from . import plot, ray
 
 __all__ = [
     "ONNX_OPERATORS",
@@ -42,6 +42,7 @@ __all__ = [
     "diagnose",
     "export_explainer_onnx",
     "export_onnx",
+    "plot",
     "propose_references",
     "ray",
     "register_captum",
@@ -80,8 +81,8 @@ _PLACES = {
 register_when_imported()
 
 
-# What belongs to another library has its own room.
-_ROOMS = ("ray",)
+# What needs another library has its own room.
+_ROOMS = ("plot", "ray")
 
 
 def __getattr__(name: str) -> Any:
