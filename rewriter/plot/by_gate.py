@@ -76,7 +76,8 @@ def gate_values(
 
     Returns:
         A ``shap.Explanation``: values (M, T, gates), or (M, T, gates, outputs) of a model with several, the
-        gates' names as ``feature_names``. A bidirectional layer has the gates of both directions.
+        gates' names as ``feature_names``; the data are the means of what the Linears gave.
+        A bidirectional layer has the gates of both directions.
 
     Raises:
         RewriteError: if the layer is none of these, or not in the model, or runs more than once.
@@ -107,18 +108,21 @@ def gate_values(
     if not 0 <= level < layer.num_layers:
         raise RewriteError(f"level: expected 0 to {layer.num_layers - 1}, got {level}")
     (name, *_) = names_of(model, layer)
-    parts, base = [], None
+    parts, inputs, base = [], [], None
     directions = ("forward", "reverse") if layer.bidirectional else ("forward",)
     for direction in directions:
         apart, end = _apart(model, f"{name}.layer{level}".lstrip("."), f"{direction}_input")
         found = DeepExplainer((apart, end), data, output=output, progress=False)(X, **nearer)
         values = found.values
-        parts.append(values.reshape(*values.shape[:2], len(gates), -1, *values.shape[3:]).sum(3))
+        shape = (*values.shape[:2], len(gates), -1)
+        parts.append(values.reshape(*shape, *values.shape[3:]).sum(3))
+        inputs.append(found.data.reshape(shape).mean(3))
         base = found.base_values
     several = len(directions) > 1
     return shap.Explanation(
         values=np.concatenate(parts, 2),
         base_values=base,
+        data=np.concatenate(inputs, 2),
         feature_names=[f"{gate}, {each}" if several else gate for each in directions for gate in gates],
         output_names=found.output_names,
     )

@@ -14,7 +14,6 @@ from passes.operations.names import name_of_call
 from passes.operations.table import rule_of_module
 from passes.recurrent.recurrence import Recurrence
 from rewriter.compiler.report import Report
-from rewriter.compiler.uncovered import is_inside
 from rewriter.plot.style import axes_of
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ LINEAR, RULE, SWEPT, CODE, NONE = (
 )
 COLOURS = {LINEAR: "#e3e3e3", RULE: "#a6d8ff", SWEPT: "#d5c8f5", CODE: "#ffe2a0", NONE: "#ff9db9"}
 _HEIGHT, _GAP = 0.8, 0.2
+# Beside each other in a row.
+_KINDS = 4
 
 
 @dataclass
@@ -50,6 +51,25 @@ class Part:
     def add(self, kind: str, how: str) -> None:
         """Count one more."""
         self.became[kind, how] = self.became.get((kind, how), 0) + 1
+
+    @property
+    def label(self) -> str:
+        """Name and kind, once if a call is named by what it calls."""
+        name = self.name or "the model"
+        return name if name == self.kind else f"{name}: {self.kind}"
+
+    @property
+    def boxes(self) -> list[tuple[str, str]]:
+        """Label and treatment of what there is room for: of many kinds those of one treatment together."""
+        kinds = [(kind, how, count) for (kind, how), count in self.became.items()]
+        if len(kinds) > _KINDS:
+            treatments = dict.fromkeys(how for _, how, _ in kinds)
+            of_each = {how: [each for each in kinds if each[1] == how] for how in treatments}
+            kinds = [
+                (", ".join(kind for kind, _, _ in of), how, sum(count for _, _, count in of))
+                for how, of in of_each.items()
+            ]
+        return [(kind if count == 1 else f"{count} {kind}", how) for kind, how, count in kinds]
 
 
 def rewrite(
@@ -84,10 +104,9 @@ def rewrite(
     ax.text(0.2, 1, "before", ha="center", weight="bold")
     ax.text(0.7, 1, "after", ha="center", weight="bold")
     for row, part in enumerate(shown):
-        _box(ax, 0.01, -row, 0.38, f"{part.name or 'the model'}: {part.kind}", "#ffffff")
-        width = 0.55 / len(part.became)
-        for k, ((kind, how), count) in enumerate(part.became.items()):
-            label = kind if count == 1 else f"{count} {kind}"
+        _box(ax, 0.01, -row, 0.38, part.label, "#ffffff")
+        width = 0.55 / len(part.boxes)
+        for k, (label, how) in enumerate(part.boxes):
             _box(ax, 0.44 + k * width, -row, width - 0.01, label, COLOURS[how])
         ax.plot((0.395, 0.435), (0.5 - row,) * 2, color="#777777", marker=">", markevery=[1], markersize=4)
     if left > 0:
@@ -148,6 +167,8 @@ def _pieces(decomposed: nn.Module, report: Report) -> Iterator[tuple[str, str, s
     inside = tuple(f"{name}." for name, module in modules.items() if isinstance(module, Recurrence))
     for name, module in modules.items():
         leaf = not any(True for _ in module.children()) or isinstance(module, Recurrence)
+        if name in report.islands and not leaf:
+            yield name, type(module).__name__, CODE, True
         if leaf and not isinstance(module, Layout) and not name.startswith(inside or ("\0",)):
             yield name, type(module).__name__, _how(name, module, report, uncovered), True
 
@@ -159,17 +180,21 @@ def _how(name: str, module: nn.Module, report: Report, uncovered: set[str]) -> s
         return SWEPT
     if isinstance(module, Atom) or rule_of_module(module) is not None:
         return RULE
-    if name in report.islands or (not name and is_inside(name, report.islands)):
+    if name in report.islands:
         return CODE
     return LINEAR
 
 
 def _owner(name: str, modules: Collection[str], joint: str) -> str | None:
     """Return the longest name of a module that ``name`` is, or lies in."""
+    # A node's name begins with an underscore where a module's begins with a digit.
+    place = f"{name}{joint}".lstrip("_")
     found = [
-        each for each in modules if each and f"{name}{joint}".startswith(f"{each.replace('.', joint)}{joint}")
+        each
+        for each in modules
+        if each and place.startswith(f"{each.replace('.', joint)}{joint}".lstrip("_"))
     ]
-    if not found and joint == "." and len(modules) == 1:
+    if not found and joint == "." and (not name or len(modules) == 1):
         return ""
     return max(found, key=len, default=None)
 

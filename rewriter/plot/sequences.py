@@ -73,7 +73,7 @@ def one_sequence(
     """
     values, base, data = (_array(each) for each in _parts(explanation))
     assert values is not None
-    several = _has_outputs(explanation, values)
+    several = _has_outputs(explanation, values, data)
     if values.ndim not in (2 + several, 3 + several):
         raise RewriteError(
             "explanation: expected values of shape (T, F), (M, T, F) or (M, T, F, outputs), got "
@@ -130,8 +130,10 @@ def _array(given: Any) -> Array | None:
     return made
 
 
-def _has_outputs(explanation: Any, values: Array) -> bool:
-    """Whether the last dimension is that of the outputs: shap lists names as long as it is."""
+def _has_outputs(explanation: Any, values: Array, data: Array | None) -> bool:
+    """Whether the last dimension is that of the outputs: shap lists as many names."""
+    if data is not None and data.shape in (values.shape, values.shape[:-1]):
+        return data.ndim < values.ndim
     names = getattr(explanation, "output_names", None)
     listed = names is not None and not isinstance(names, str) and len(names) == values.shape[-1]
     return listed or values.ndim == 4
