@@ -67,6 +67,10 @@ def heatmap(
     if sequence.data is not None:
         _draw_signal(rows[1], sequence.data, sequence.names)
     image = draw_image(rows[-1], sequence, around_zero(sequence.values))
+    if sequence.data is not None and len(sequence.names) <= _LINES:
+        # The names below tell the lines above apart.
+        for name, colour in zip(rows[-1].get_yticklabels(), DISTINCT, strict=False):
+            name.set_color(colour)
     rows[-1].set_xlabel("time step")
     figure.colorbar(image, ax=rows[-1], label="SHAP value", aspect=12)
     return figure
@@ -108,5 +112,3 @@ def _draw_signal(axes: Axes, data: Array, names: Sequence[str]) -> None:
         axes.plot(data[:, k], color=colour, linewidth=0.9, alpha=1.0 if few else 0.4, label=name)
     axes.set_ylabel("signal")
     axes.spines[["top", "right"]].set_visible(False)
-    if few:
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)

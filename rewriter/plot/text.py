@@ -9,13 +9,13 @@ import numpy as np
 
 from passes.errors import RewriteError
 from rewriter.plot.sequences import one_sequence
-from rewriter.plot.style import around_zero, axes_of, red_blue
+from rewriter.plot.style import Array, around_zero, axes_of, red_blue
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Of the height of a line, the width of the axes, and the width of a letter, in inches.
-_LINE, _WIDTH, _LETTER = 0.42, 7.0, 0.103
+_LINE, _WIDTH, _LETTER = 0.42, 7.0, 0.0845
 
 
 def tokens(
@@ -46,7 +46,7 @@ def tokens(
         >>> import pytest; _ = pytest.importorskip("matplotlib")
         >>> ax = tokens(np.array([0.1, 0.9]), ["not", "bad"])
         >>> [text.get_text() for text in ax.texts]
-        ['not', '+0.1', 'bad', '+0.9']
+        ['not', '+0.10', 'bad', '+0.90']
 
     """
     given = (
@@ -65,7 +65,9 @@ def tokens(
             f"tokens: {len(tokens)} for {len(values)} steps, but what is beyond them added {left:.3g}, so "
             "that it is no padding; give a token for each step"
         )
-    placed = _placed([str(token) for token in tokens])
+    letters = 3.5 if show_values else 0.0
+    placed = _placed([max(len(str(token)), letters) for token in tokens])
+    digits = _digits(values)
     lines = placed[-1][1] + 1
     ax = axes_of(ax, (_WIDTH, _LINE * (1.6 if show_values else 1) * lines + 0.2))
     scale, colours = around_zero(values), red_blue()
@@ -83,22 +85,28 @@ def tokens(
             color=_ink(colours(scale(value))),
         )
         if show_values:
-            ax.text(x, y - 0.4 / lines, f"{value:+.2g}", fontsize=7, va="center", color="#555555")
+            ax.text(x, y - 0.4 / lines, f"{value:+.{digits}f}", fontsize=7, va="center", color="#555555")
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.axis("off")
     return ax
 
 
-def _placed(words: Sequence[str]) -> list[tuple[float, int]]:
+def _placed(lengths: Sequence[float]) -> list[tuple[float, int]]:
     """Return where each token begins, of the width, and in which line: as many in one as fit."""
     x, line, found = 0.01, 0, []
-    for word in words:
-        width = (len(word) + 1.6) * _LETTER / _WIDTH
+    for length in lengths:
+        width = (length + 1.7) * _LETTER / _WIDTH
         if x + width > 1 and x > 0.01:
             x, line = 0.01, line + 1
         found.append((x, line))
         x += width
     return found
+
+
+def _digits(values: Array) -> int:
+    """Return behind how many digits the largest number has two that count."""
+    largest = np.abs(values).max()
+    return int(np.clip(1 - np.floor(np.log10(largest)), 0, 9)) if largest else 0
 
 
 def _plain(text: str) -> str:

@@ -55,6 +55,8 @@ class TestHeatMap:
         assert np.array_equal(drawn.get_array(), explanation.values[2].T)
         assert [label.get_text() for label in image.get_yticklabels()] == NAMES
         assert np.array_equal([line.get_ydata() for line in signal.lines], explanation.data[2].T)
+        colours = [line.get_color() for line in signal.lines]
+        assert [label.get_color() for label in image.get_yticklabels()] == colours
         dashed, line = course.lines
         assert np.allclose(dashed.get_ydata(), explanation.base_values[2], rtol=0, atol=1e-15)
         # Sums of 18 numbers of the order of 0.1, in float64.
@@ -129,21 +131,22 @@ class TestTokens:
         ax = plot.tokens(values, ["so", "bad", "$"])
         words, numbers = ax.texts[::2], ax.texts[1::2]
         assert [each.get_text() for each in words] == ["so", "bad", r"\$"]
-        assert [each.get_text() for each in numbers] == ["+2", "-2", "+0.5"]
+        assert [each.get_text() for each in numbers] == ["+2.0", "-2.0", "+0.5"]
         faces = [each.get_bbox_patch().get_facecolor() for each in words]
         assert faces[:2] == [to_rgba(RED), to_rgba(BLUE)]
         assert faces[2][0] == 1 > faces[2][1] > 0.5
         ax.figure.canvas.draw()
 
-    def test_lines_are_broken_and_none_leaves_the_axes(self) -> None:
-        words = ["word" * (1 + k % 3) for k in range(60)]
-        ax = plot.tokens(np.linspace(-1, 1, 60), words, show_values=False)
+    @pytest.mark.parametrize("show_values", [True, False])
+    def test_lines_are_broken_and_nothing_overlaps(self, show_values: bool) -> None:
+        words = ["word" * (k % 4) or "a" for k in range(60)]
+        ax = plot.tokens(np.linspace(-1, 1, 60), words, show_values=show_values)
         ax.figure.canvas.draw()
-        assert len({each.get_position()[1] for each in ax.texts}) > 4
-        right = ax.get_window_extent().x1
+        axes = ax.get_window_extent()
         boxes = [each.get_window_extent() for each in ax.texts]
-        assert max(box.x1 for box in boxes) <= right
-        assert all(a.x1 <= b.x0 or a.y0 > b.y1 for a, b in itertools.pairwise(boxes))
+        assert len({each.get_position()[1] for each in ax.texts}) > 4
+        assert axes.x0 <= min(box.x0 for box in boxes) < max(box.x1 for box in boxes) <= axes.x1
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
     def test_more_steps_than_tokens_must_be_padding(self) -> None:
         with pytest.raises(RewriteError, match="1 for 2 steps, but what is beyond them added 1"):
