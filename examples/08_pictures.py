@@ -1,7 +1,7 @@
 """Pictures of what recurrent models go by: ``rewriter.plot`` and ``shap.plots`` side by side.
 
 Run it with ``python examples/08_pictures.py``; the pictures go into the folder that is named behind it, or
-into ``out``. The recordings of a smart watch (BasicMotions) are those that aeon ships; the text is what Python
+into ``out``. The recordings of a smart watch (BasicMotions) ship with aeon; the text is what Python
 says of its modules, on every machine. docs/pictures.md shows them.
 """
 
