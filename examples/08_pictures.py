@@ -20,7 +20,7 @@ import torch
 from demo import CHANNELS, SECONDS_PER_STEP, MotionClassifier, load
 from torch import Tensor, nn
 
-from rewriter import DeepExplainer, decompose, plot
+from rewriter import DeepExplainer, decompose, html_report, plot
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -115,6 +115,13 @@ def of_motions(folder: Path) -> None:
         )
     )
     with_shap(folder, of_running, row)
+    names = [f"recording {k}: {test.activities[label]}" for k, label in enumerate(test.labels)]
+    asked = {
+        "feature_names": CHANNELS,
+        "sample_names": names,
+        "title": "What somebody does, by a smart watch",
+    }
+    print(html_report(explainer, test.x, folder / "report.html", **asked))
 
 
 def with_shap(folder: Path, explanation: Any, row: int) -> None:

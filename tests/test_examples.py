@@ -67,7 +67,7 @@ def test_example_runs(path: Path, tmp_path: Path) -> None:
 
 def test_pictures_of_the_docs_are_small_and_shown() -> None:
     docs = EXAMPLES[0].parents[1] / "docs"
-    page = (docs / "pictures.md").read_text(encoding="utf-8")
+    page = "".join((docs / name).read_text(encoding="utf-8") for name in ("pictures.md", "html_report.md"))
     assert {*re.findall(r"\(pictures/(\w+\.png)\)", page)} == {
         each.name for each in (docs / "pictures").iterdir()
     }
