@@ -1,4 +1,4 @@
-.PHONY: demo test fuzz census lint examples bench ray browser clean
+.PHONY: demo test fuzz census lint examples bench gpu ray browser clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,8 +7,8 @@ demo: .venv/demo.stamp
 	$(BIN)/python examples/demo.py
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -m "not slow and not ray and not browser" --numprocesses auto --maxprocesses 4 --dist loadfile \
-		--cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -m "not slow and not ray and not gpu and not browser" \
+		--numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 # For example FUZZ="--seconds 600 --seed 7 --only layers"; --help says more.
 fuzz: .venv/test.stamp
@@ -29,6 +29,11 @@ bench: .venv/test.stamp
 
 examples: .venv/test.stamp
 	$(BIN)/python -m pytest tests/test_examples.py
+
+# Where there is a CUDA device; tests say that they were skipped where there is none.
+gpu: .venv/test.stamp
+	$(BIN)/python -m pytest -m gpu -rs tests/rewriter/test_on_gpu.py
+	$(BIN)/python benchmarks/explain.py --part cuda
 
 # Jobs on many processes: Ray is large, and takes seconds to begin.
 ray: .venv/ray.stamp
