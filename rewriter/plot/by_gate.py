@@ -11,12 +11,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from passes.user_code.clone import clone_structure
 from rewriter.compiler.decompose import decompose
+from rewriter.engine.contexts import context_inputs
 from rewriter.engine.path.nearness import Nearer
+from rewriter.engine.problem import Problem
+from rewriter.explainer.arguments import samples_of
 from rewriter.explainer.explainer import DeepExplainer
 from rewriter.explainer.layers import names_of
 from rewriter.explainer.target import Output
@@ -63,7 +67,8 @@ def gate_values(
     Each Linear from the input to a gate is taken for a player of its own: the values of its H numbers are
     summed. At each step the gates of the first level sum to what the layer's input added there, and over all
     steps to f(x) − E f, if nothing in the model goes around the layer. What reaches a gate by the hidden
-    state came in at an earlier step, and is counted there, at the gate by which it came.
+    state came in at an earlier step, and is counted there, at the gate by which it came. References are
+    read with the lengths and masks of the sample, for the base values, too.
 
     Args:
         model: the whole model.
@@ -108,11 +113,14 @@ def gate_values(
     if not 0 <= level < layer.num_layers:
         raise RewriteError(f"level: expected 0 to {layer.num_layers - 1}, got {level}")
     (name, *_) = names_of(model, layer)
+    references = _read_as_samples(DeepExplainer(model, data, output=output, progress=False), X)
     parts, inputs, base = [], [], None
     directions = ("forward", "reverse") if layer.bidirectional else ("forward",)
     for direction in directions:
         apart, end = _apart(model, f"{name}.layer{level}".lstrip("."), f"{direction}_input")
-        found = DeepExplainer((apart, end), data, output=output, progress=False)(X, **nearer)
+        found = DeepExplainer((apart, end), data, output=output, progress=False)(
+            X, references=references, **nearer
+        )
         values = found.values
         shape = (*values.shape[:2], len(gates), -1)
         parts.append(values.reshape(*shape, *values.shape[3:]).sum(3))
@@ -126,6 +134,26 @@ def gate_values(
         feature_names=[f"{gate}, {each}" if several else gate for each in directions for gate in gates],
         output_names=found.output_names,
     )
+
+
+def _read_as_samples(explainer: DeepExplainer, X: Any) -> list[Tensor] | None:
+    """Return the background once for each sample, with its lengths and masks; None where there are none.
+
+    Such an input goes around the gates: it says how long a cell runs, besides what it is given.
+    """
+    samples = samples_of(X, explainer._data, explainer._multi_input)
+    rows = len(samples[0])
+    if not rows:
+        return None
+    chosen = torch.zeros(rows, 1, dtype=torch.long)
+    contexts = context_inputs(explainer._target, Problem(samples, explainer._data, chosen, False))
+    if not contexts:
+        return None
+    count = len(explainer._data[0])
+    return [
+        (x.unsqueeze(1) if k in contexts else x0.unsqueeze(0)).expand(rows, count, *x0.shape[1:])
+        for k, (x, x0) in enumerate(zip(samples, explainer._data, strict=True))
+    ]
 
 
 def _apart(model: nn.Module, place: str, linear: str) -> tuple[nn.Module, nn.Module]:

@@ -9,6 +9,7 @@ import pytest
 import shap
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from passes.errors import RewriteError
 from rewriter import DeepExplainer, decompose, plot
@@ -110,6 +111,44 @@ def test_levels_and_directions() -> None:
     values = DeepExplainer(model, data).shap_values(x)
     first = plot.gate_values(model, model.rnn, data, x).values
     assert np.abs(first.sum(2) - values.sum((2, 3))).max() < CLOSE
+
+
+@pytest.mark.parametrize("options", [{}, {"proj_size": 2, "bias": False}], ids=["plain", "projected"])
+def test_lengths_go_around_the_gates(options: Any) -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, **options)
+            self.head = nn.Linear(options.get("proj_size", 4), 1)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            packed = pack_padded_sequence(x.transpose(0, 1), lengths, enforce_sorted=False)
+            return self.head(self.lstm(packed)[1][0][-1])
+
+    model, x, lengths = Packed().double(), sequences(3), torch.tensor([2, 5, 4])
+    data = [sequences(4), torch.tensor([5, 3, 1, 5])]
+    found = plot.gate_values(model, model.lstm, data, [x, lengths])
+    values = DeepExplainer(model, data).shap_values([x, lengths])[0][..., 0]
+    assert np.abs(found.values.sum(2) - values.sum(2)).max() < CLOSE
+    # The mean over references that are as long as the sample.
+    bases = [model(data[0], length.expand(4)).mean().item() for length in lengths]
+    assert np.abs(found.base_values - bases).max() < CLOSE
+    assert not found.values[0, 2:].any()
+
+
+def test_tokens_come_in_by_the_gates() -> None:
+    class Worded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.gru = nn.Embedding(9, 3), nn.GRU(3, 4, batch_first=True)
+
+        def forward(self, words: Tensor) -> Tensor:
+            return self.gru(self.embedding(words))[0].sum((1, 2)).unsqueeze(1)
+
+    model, words, data = Worded().double(), torch.randint(9, (2, 5)), torch.randint(9, (4, 5))
+    found = plot.gate_values(model, model.gru, data, words)
+    change = (model(words) - model(data).mean(0)).detach().numpy()[:, 0]
+    assert np.abs(found.values.sum((1, 2)) - change).max() < CLOSE
 
 
 def test_the_model_stays_as_it_is() -> None:

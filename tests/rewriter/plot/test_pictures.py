@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -262,3 +263,9 @@ def test_other_arguments_are_checked(values: np.ndarray[Any, Any]) -> None:
 
 def test_tensors_are_arrays() -> None:
     assert one_sequence(torch.ones(2, 3, requires_grad=True)).values.shape == (2, 3)
+
+
+def test_matplotlib_is_imported_by_what_draws_and_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"pip install 'rnn-rewriter\[plots\]'"):
+        plot.heatmap(np.ones((2, 2)))
