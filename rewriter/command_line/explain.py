@@ -16,6 +16,7 @@ from rewriter.command_line.failures import CommandError, Exit, told
 from rewriter.command_line.models import load_model
 from rewriter.command_line.options import Debug, Json, Model, Reshape, Rows, Trust
 from rewriter.command_line.references import references_of, shape_of_rows
+from rewriter.html.report import checked_path
 from rewriter.jobs.job import Job, Summary, run_job, run_parts
 from rewriter.jobs.page import write_page
 
@@ -95,6 +96,8 @@ def explain(
     rewriter explain shop.models:forecaster samples.parquet -o values/ -b train.npy --engine ray
     """
     with told(debug=debug):
+        if html is not None:
+            checked_path(html)
         named = load_model(model, trusted=trust)
         shape = shape_of_rows(reshape)
         references = references_of(background or data, rows, reshape, chosen=background is not None)

@@ -71,7 +71,8 @@ def html_report(
 
     Raises:
         AdditivityError: if shares do not sum to what they explain.
-        RewriteError: for samples or names that do not fit, or if there is no room for a single sample.
+        RewriteError: for samples or names that do not fit, if there is no room for a single sample, or no
+            folder to write to.
 
     Example:
         >>> import tempfile, torch
@@ -82,6 +83,7 @@ def html_report(
         (2, 0)
 
     """
+    file = checked_path(path)
     found = shown(
         explainer,
         X,
@@ -115,6 +117,24 @@ def html_report(
         # All are of about one size; at least one goes.
         count = max(1, min(count - 1, int(count * max_bytes / len(written))))
         written = page(count)
-    file = Path(path)
     file.write_bytes(written)
     return HtmlReport(file, count, len(samples) - count, len(written))
+
+
+def checked_path(path: str | PathLike[str]) -> Path:
+    """Return where a page is to be written, before there is work to be lost.
+
+    Raises:
+        RewriteError: if that is a folder, or in none.
+
+    Example:
+        >>> checked_path("report.html").name
+        'report.html'
+
+    """
+    file = Path(path)
+    if file.is_dir() or not file.parent.is_dir():
+        raise RewriteError(
+            f"{file}: expected the name of a file, such as report.html, in a folder that is there"
+        )
+    return file

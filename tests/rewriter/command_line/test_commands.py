@@ -198,6 +198,9 @@ def test_explain_writes_a_page_about_the_rows_that_it_could_explain(shop: Any) -
     x[:] = np.nan
     x[19] = 0
     np.save("x.npy", x)
+    nowhere = run(*arguments[:4], "u.npz", "-q", "--html", "none/why.html")
+    assert nowhere.exit_code == 2
+    assert not Path("u.npz").exists()
     failed = run(*arguments[:4], "w.npz", *arguments[5:])
     assert failed.exit_code == 2
     assert "none of the first 4 rows was explained" in failed.stderr

@@ -197,6 +197,27 @@ class TestSize:
         assert not (tmp_path / "report.html").exists()
 
 
+def test_somewhere_to_write_is_looked_for_before_anything_is_explained(tmp_path: Path) -> None:
+    explainer = DeepExplainer(Classifier().double(), sequences(5))
+    for path in (tmp_path, tmp_path / "none" / "report.html"):
+        with pytest.raises(RewriteError, match="expected the name of a file"):
+            # Nothing that could be explained.
+            html_report(explainer, "x", path)
+
+
+def test_what_goes_around_a_layer_is_told(tmp_path: Path) -> None:
+    class Residual(Classifier):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + x.sum((1, 2)).unsqueeze(1)
+
+    for model, around in ((Residual().double(), True), (Classifier().double(), False)):
+        page = page_of(tmp_path, DeepExplainer((model, model.gru), sequences(5)), sequences(2))
+        assert page.texts["td"][0].endswith(", which goes around the explained layer") is around
+        for sample in page.data["samples"]:
+            total = np.sum(sample["inputs"][0]["values"], 1) + sample["base"]
+            assert np.allclose(total, sample["f"], rtol=0, atol=1e-7) is not around
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
