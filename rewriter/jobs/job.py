@@ -19,6 +19,8 @@ from rewriter.jobs.rows import Attributor
 from rewriter.jobs.tables import Arrays, Table, fingerprint, reshaped
 
 _SHOWN = 20
+# Files of a folder that anybody can still work with; a file of data may say to have any number of rows.
+_MOST_PARTS = 1_000_000
 
 
 @dataclass
@@ -145,9 +147,15 @@ def run_job(
     parts = Parts(job.folder, job.described())
     rows = job.table.rows
     count = -(-rows // job.size)
+    if count > _MOST_PARTS:
+        raise JobError(
+            f"{job.data}: {rows:,} rows in parts of {job.size:,} are {count:,} parts, of {_MOST_PARTS:,} at "
+            "most; ask for more rows in each (--rows-per-part)"
+        )
     told = on_rows or (lambda _: None)
     with parts.locked():
-        left = [part for part in range(count) if not parts.done(part)]
+        there = parts.all_done()
+        left = [part for part in range(count) if part not in there]
         done = rows - sum(min(job.size, rows - part * job.size) for part in left)
         told(done)
         for more in run(job, left):

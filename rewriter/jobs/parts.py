@@ -20,6 +20,7 @@ from rewriter.jobs.tables import Array
 # Readers of data sets pass over names that begin so.
 MANIFEST = "_job.json"
 _LOCK = ".lock"
+PARTS = "part-[0-9]*.parquet"
 
 
 class JobError(RewriteError):
@@ -83,6 +84,10 @@ class Parts:
     def done(self, part: int) -> bool:
         """Whether a part is there: then it is whole."""
         return self.path(part).exists()
+
+    def all_done(self) -> set[int]:
+        """Return the numbers of the parts that are there."""
+        return {int(each.stem.removeprefix("part-")) for each in self.folder.glob(PARTS)}
 
     def write(self, part: int, rows: Rows) -> None:
         """Write a part: a reader sees it as a whole or not at all, whatever happens meanwhile.

@@ -121,17 +121,27 @@ def _cut(path: Path) -> Path:
     return file
 
 
-def _bomb(path: Path) -> Path:
-    # An array that says to be of a petabyte, and is not.
-    with (
-        zipfile.ZipFile(path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("x.npy", "w") as file,
-    ):
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": "<f8", "fortran_order": False, "shape": (1 << 17, 1 << 30)}
-        )
-        file.write(bytes(100))
+def _claiming(path: Path, shape: tuple[int, ...], numbers: int, *, told: int | None = None) -> Path:
+    """Write an archive whose array says to be of a shape, and holds so many numbers."""
+    with zipfile.ZipFile(path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("x.npy", "w") as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<f8", "fortran_order": False, "shape": shape}
+            )
+            for start in range(0, numbers, 1 << 20):
+                file.write(bytes(8 * min(1 << 20, numbers - start)))
+        # The directory at the end of the file says it, too.
+        archive.filelist[0].file_size = told or archive.filelist[0].file_size
     return path / "x.npz"
+
+
+def _long(path: Path) -> Path:
+    with (path / "x.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f8", "fortran_order": False, "shape": (10**12, 5, 3)}
+        )
+        file.write(bytes(120))
+    return path / "x.npy"
 
 
 def _fortran(path: Path) -> Path:
@@ -172,7 +182,13 @@ def _no_table(path: Path) -> Path:
 REFUSED = {
     "objects": (_objects, ("damaged", "Python objects")),
     "cut": (_cut, ("damaged",)),
-    "bomb": (_bomb, ("ends before row 2",)),
+    "claims": (lambda path: _claiming(path, (10**12, 5, 3), 15), ("damaged", "takes 120,000,000,000,128")),
+    "claims twice": (
+        lambda path: _claiming(path, (10**12, 5, 3), 15, told=10**15),
+        ("damaged", "takes 120,000,000,000,128"),
+    ),
+    "no columns": (lambda path: _claiming(path, (10**12, 0), 0), ("expected numbers in each row",)),
+    "claims of a file": (_long, ("damaged",)),
     "fortran": (_fortran, ("Fortran's order", "np.ascontiguousarray")),
     "unequal": (_unequal, ("one number of rows", "'x': 4")),
     "nameless": (_nameless, ("first line of different names",)),
@@ -193,14 +209,26 @@ def test_what_cannot_be_read_is_said(name: str, tmp_path: Path) -> None:
     assert all(each in str(caught.value) for each in said), str(caught.value)
 
 
+@pytest.mark.parametrize("form", [npy, compressed], ids=lambda form: form.__name__)
+def test_what_unpacks_to_more_than_is_read_at_once_is_refused(
+    form: Callable[[Path, Array], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewriter.jobs.tables._MOST", 1 << 20)
+    table = open_table(form(tmp_path, np.zeros((4, 1 << 16))))
+    assert table.read(0, 2)["x"].nbytes == 1 << 20
+    with pytest.raises(TableError, match="3 rows of 524,288 bytes are more than the 1,048,576 that are read"):
+        table.read(0, 3)
+
+
 def test_rows_that_do_not_fit_a_shape_are_refused() -> None:
     with pytest.raises(TableError, match=r"rows of shape \(6,\) do not fit the shape \(2, 2\)"):
         reshaped({"x": np.zeros((3, 6))}, (2, 2))
 
 
-def test_a_fingerprint_tells_files_apart(tmp_path: Path) -> None:
-    x = np.zeros((9, 4))
+@pytest.mark.parametrize("place", [0, 200_000, 399_999])
+def test_a_fingerprint_tells_files_apart_wherever_they_differ(place: int, tmp_path: Path) -> None:
+    x = np.zeros(400_000)
     first = fingerprint(npy(tmp_path, x))
     assert fingerprint(npy(tmp_path, x)) == first
-    x[8, 3] = 1
+    x[place] = 1
     assert fingerprint(npy(tmp_path, x)) != first
