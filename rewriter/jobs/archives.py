@@ -12,7 +12,7 @@ import numpy as np
 
 from rewriter.jobs.tables import Array, Arrays, TableError, check_size
 
-# What numpy writes, and by how much at most each makes numbers smaller: of deflate's format that is the limit.
+# What numpy writes, and how many times smaller each makes numbers at most: the limit of deflate's format.
 _RATIOS = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
 
 

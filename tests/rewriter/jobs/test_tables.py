@@ -105,6 +105,23 @@ def test_cells_without_a_number_are_missing_in_their_row_alone(tmp_path: Path) -
     np.testing.assert_array_equal(table.read(0, 9)["x"], [[1, 2], [3, nan], [4, nan], [nan, nan], [7, 8]])
 
 
+def test_an_empty_line_of_one_column_is_a_row_without_a_number(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a\n" + "1\n\n" * 1500)
+    table = open_table(tmp_path / "x.csv")
+    assert table.rows == 3000
+    for start, stop in ((0, 3000), (1023, 1026), (1025, 1026)):
+        np.testing.assert_array_equal(
+            table.read(start, stop)["x"][:, 0], np.tile([1, np.nan], 1500)[start:stop]
+        )
+
+
+def test_what_only_python_reads_as_a_number_is_none(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text('a,b\n1_000,2\n٣,4\n"5",6e1\n')
+    np.testing.assert_array_equal(
+        open_table(tmp_path / "x.csv").read(0, 3)["x"], [[np.nan, 2], [np.nan, 4], [5, 60]]
+    )
+
+
 def test_missing_values_of_a_column_are_nan(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": pa.array([1, None, 3]), "b": [1.0, 2.0, 3.0]}), tmp_path / "x.parquet")
     np.testing.assert_array_equal(open_table(tmp_path / "x.parquet").read(0, 3)["x"][:, 0], [1, np.nan, 3])
@@ -159,6 +176,11 @@ def _nameless(path: Path) -> Path:
     return path / "x.csv"
 
 
+def _several_lines(path: Path) -> Path:
+    (path / "x.csv").write_text('a,b\n1,2\n3,"so\nmany"\n5,6\n')
+    return path / "x.csv"
+
+
 def _words(path: Path) -> Path:
     pq.write_table(pa.table({"a": ["one", "two"]}), path / "x.parquet")
     return path / "x.parquet"
@@ -192,6 +214,7 @@ REFUSED = {
     "fortran": (_fortran, ("Fortran's order", "np.ascontiguousarray")),
     "unequal": (_unequal, ("one number of rows", "'x': 4")),
     "nameless": (_nameless, ("first line of different names",)),
+    "lines": (_several_lines, ("line 3: a cell in quotes goes on in the next line",)),
     "words": (_words, ("a: expected numbers or arrays", "string")),
     "mixed": (_mixed, ("numbers in all columns, or arrays in all",)),
     "empty": (_empty, ("holds no rows",)),
