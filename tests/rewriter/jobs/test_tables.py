@@ -127,6 +127,60 @@ def test_missing_values_of_a_column_are_nan(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_table(tmp_path / "x.parquet").read(0, 3)["x"][:, 0], [1, np.nan, 3])
 
 
+def _with_missing(x: Array) -> pa.Array:
+    flat: list[Any] = x.reshape(len(x), -1).tolist()
+    flat[1], flat[3][2] = None, None
+    storage = pa.array(flat, pa.list_(pa.float64(), len(flat[0])))
+    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float64(), x.shape[1:]), storage)
+
+
+def _lists_with_missing(x: Array) -> pa.Array:
+    rows: list[Any] = x.tolist()
+    rows[1], rows[3][1][0] = [[1.0, 2.0], [3.0]], None
+    rows[5], rows[6] = [[1.0, 2.0], None], [[1.0, 2.0, 3.0]]
+    return pa.array(rows)
+
+
+@pytest.mark.parametrize(
+    ("column", "bad"),
+    [(_with_missing, {1, 3}), (_lists_with_missing, {1, 3, 5, 6})],
+    ids=["tensors", "lists"],
+)
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_an_array_that_is_none_is_missing_in_its_row_alone(
+    ending: str, column: Callable[[Array], pa.Array], bad: set[int], tmp_path: Path, samples: Array
+) -> None:
+    x = samples[:20].reshape(20, 2, 2)
+    table, path = pa.table({"x": column(x)}), tmp_path / f"x.{ending}"
+    if ending == "parquet":
+        pq.write_table(table, path, row_group_size=4)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=4)
+    opened = open_table(path)
+    # Whatever rows are beside it.
+    for start, stop in ((0, 20), (1, 2), (5, 7)):
+        found = opened.read(start, stop)["x"]
+        rows = np.isfinite(found).all((1, 2))
+        assert [k for k in range(start, stop) if not rows[k - start]] == sorted(bad & set(range(start, stop)))
+        np.testing.assert_array_equal(found[rows], x[start:stop][rows])
+
+
+@pytest.mark.parametrize("form", ["numbers", "lists"])
+def test_a_damaged_row_group_costs_its_rows_alone(form: str, tmp_path: Path, samples: Array) -> None:
+    x = samples[:40]
+    table = pd.DataFrame(x, columns=list("abcd")) if form == "numbers" else {"x": x.tolist()}
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table(table), path, row_group_size=10, write_page_checksum=True, use_dictionary=False)
+    group = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    content = bytearray(path.read_bytes())
+    content[group.data_page_offset + group.total_compressed_size // 2] ^= 255
+    path.write_bytes(content)
+    found = open_table(path).read(5, 35)["x"]
+    np.testing.assert_array_equal(found[5:], x[10:35])
+    assert np.isnan(found[:5]).all()
+
+
 def _objects(path: Path) -> Path:
     np.save(path / "x.npy", np.array([{"a": 1}], object), allow_pickle=True)
     return path / "x.npy"
@@ -186,6 +240,11 @@ def _words(path: Path) -> Path:
     return path / "x.parquet"
 
 
+def _lists_of_words(path: Path) -> Path:
+    pq.write_table(pa.table({"a": [["one"], ["two"]]}), path / "x.parquet")
+    return path / "x.parquet"
+
+
 def _mixed(path: Path) -> Path:
     pq.write_table(pa.table({"a": [1.0, 2.0], "b": [[1.0], [2.0]]}), path / "x.parquet")
     return path / "x.parquet"
@@ -216,6 +275,7 @@ REFUSED = {
     "nameless": (_nameless, ("first line of different names",)),
     "lines": (_several_lines, ("line 3: a cell in quotes goes on in the next line",)),
     "words": (_words, ("a: expected numbers or arrays", "string")),
+    "lists of words": (_lists_of_words, ("a: expected numbers or arrays", "string")),
     "mixed": (_mixed, ("numbers in all columns, or arrays in all",)),
     "empty": (_empty, ("holds no rows",)),
     "no table": (_no_table, ("damaged, or no .parquet file",)),
