@@ -77,6 +77,11 @@ class Attributor:
             # Another row may do without the operation that has no rule.
             return
 
+    def outputs(self) -> Array:
+        """Return what the model gives for the background, (N, *outputs)."""
+        found: Array = self.explainer._run(self.explainer._data).cpu().numpy()
+        return found
+
     def _unreadable(self, arrays: Mapping[str, Array]) -> Iterator[tuple[int, str]]:
         for name, dtype in zip(self.names, self.dtypes, strict=True):
             array = arrays[name]

@@ -13,26 +13,39 @@ from typing import Any
 import numpy as np
 
 from rewriter.jobs.arrow_files import pyarrow
+from rewriter.jobs.parts import PARTS, WHOLE, settle
 
 
 def gather(folder: Path, out: Path) -> None:
     """Write the parts of a finished job as one file, and remove the folder.
 
     Args:
-        folder: of the parts.
+        folder: of the parts, on the file system of the file; nobody else may be in it.
         out: ``.npz`` with the arrays ``values`` (by input), ``outputs``, ``base``, ``error`` and, where
             the data have them, ``feature_names``; or ``.parquet``.
 
     """
-    paths = sorted(folder.glob("part-*.parquet"))
-    handle, name = tempfile.mkstemp(prefix=f".{out.stem}-", suffix=out.suffix, dir=out.parent or ".")
+    paths = sorted(folder.glob(PARTS))
+    handle, name = tempfile.mkstemp(prefix=WHOLE, suffix=out.suffix, dir=folder)
     os.close(handle)
-    try:
-        (_as_npz if out.suffix == ".npz" else _as_parquet)(paths, Path(name))
-        Path(name).replace(out)
-    finally:
-        Path(name).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    (_as_npz if out.suffix == ".npz" else _as_parquet)(paths, Path(name))
+    with Path(name).open("rb") as file:
+        os.fsync(file.fileno())
+    Path(name).replace(out)
+    settle(out.parent)
+    # At once: half a folder would be none that anybody can go on with.
+    clear_gathered(folder)
+    folder.rename(_away(folder))
+    clear_gathered(folder)
+
+
+def clear_gathered(folder: Path) -> None:
+    """Remove what a run that was killed while it removed a folder has left of it."""
+    shutil.rmtree(_away(folder), ignore_errors=True)
+
+
+def _away(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name.lstrip('.')}.gathered")
 
 
 def _as_parquet(paths: list[Path], out: Path) -> None:
