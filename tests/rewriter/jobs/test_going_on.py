@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,9 +18,9 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from rewriter.jobs import manifest
-from rewriter.jobs.job import Job, run_job
+from rewriter.jobs.job import Job, run_job, run_part
 from rewriter.jobs.parts import JobError, Parts, locked
-from tests.rewriter.jobs.test_jobs import Forecaster, job_of
+from tests.rewriter.jobs.test_jobs import Forecaster, job_of, results
 
 ROWS = 20
 
@@ -81,6 +84,32 @@ def test_who_goes_on_works_in_the_memory_of_who_began(tmp_path: Path, job: Job) 
     assert again.attributor.explainer._max_memory == int(0.8 * began["max_memory"])
     with pytest.raises(JobError, match="max_memory: "):
         run_job(job_of(tmp_path, size=8, options={"max_memory": 10**8}))
+
+
+def test_a_worker_takes_what_began_from_who_runs_the_job(tmp_path: Path, job: Job) -> None:
+    local = job_of(tmp_path, size=8, folder=tmp_path / "local")
+    run_job(local)
+
+    def elsewhere(sent: Job, left: Sequence[int]) -> Iterator[int]:
+        # As Ray sends it: by value, without what was worked out.
+        worker: Job = pickle.loads(pickle.dumps(dataclasses.replace(sent)))
+        with (
+            mock.patch("rewriter.jobs.job.fingerprint", side_effect=AssertionError("read through again")),
+            mock.patch("rewriter.jobs.job.default_budget", return_value=1),
+        ):
+            parts = Parts(worker.folder, worker.described())
+            for part in left:
+                yield run_part(worker, parts, part)
+        assert worker.memory == job.memory
+
+    assert run_job(job, run=elsewhere).rows == ROWS
+    for name in ("values", "outputs", "base"):
+        np.testing.assert_array_equal(results(job.folder)[name], results(local.folder)[name])
+    with (tmp_path / "x.npy").open("ab") as file:
+        file.write(b"more")
+    worker = dataclasses.replace(job, begun=manifest.kept(job.folder))
+    with pytest.raises(JobError, match="bytes: "):
+        Parts(worker.folder, worker.described())
 
 
 def test_another_backend_is_refused(tmp_path: Path, job: Job) -> None:
