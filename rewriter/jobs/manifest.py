@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from rewriter.jobs.tables import Array
 
@@ -40,9 +41,11 @@ def as_text(facts: Mapping[str, Any]) -> str:
         ['{', '"groups":', '[', '0,', '1', ']', '}']
 
     """
-    return json.dumps(
-        facts, indent=2, default=lambda each: each.tolist() if hasattr(each, "tolist") else repr(each)
-    )
+    return json.dumps(facts, indent=2, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic | Tensor) else repr(value)
 
 
 def kept(folder: Path) -> dict[str, Any] | None:

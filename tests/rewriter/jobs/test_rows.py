@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from rewriter import DeepExplainer
+from rewriter.engine.path.nearness import Nearer
 from rewriter.jobs.rows import Attributor
 
 
@@ -23,9 +22,11 @@ class Tokens(nn.Module):
         return self.head(torch.tanh(self.embedding(x)).flatten(1))
 
 
-def attributor(model: nn.Module, background: Tensor, **nearer: Any) -> Attributor:
+def attributor(model: nn.Module, background: Tensor, nearer: Nearer | None = None) -> Attributor:
     explainer = DeepExplainer(model.eval(), background, progress=False)
-    return Attributor(explainer, ("x",), (background.dtype,), (tuple(background.shape[1:]),), nearer)
+    return Attributor(
+        explainer, ("x",), (background.dtype,), (tuple(background.shape[1:]),), nearer or Nearer()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
@@ -79,6 +80,6 @@ def test_an_error_names_the_row() -> None:
     ],
     ids=["draws", "cells", "groups"],
 )
-def test_an_option_that_cannot_hold_is_said_before_any_row(nearer: dict[str, Any], said: str) -> None:
+def test_an_option_that_cannot_hold_is_said_before_any_row(nearer: Nearer, said: str) -> None:
     with pytest.raises(RewriteError, match=said):
-        attributor(nn.Linear(3, 2), torch.randn(4, 3), **nearer).check()
+        attributor(nn.Linear(3, 2), torch.randn(4, 3), nearer).check()
