@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -94,8 +95,11 @@ class Npz:
         check_size(f"{self.path}: {name}", stop - start, row)
         member = self._members[name]
         # Backwards it begins anew; zipfile checks sums only of what is read to its end.
-        member.seek(offset + start * row)
-        content = member.read((stop - start) * row)
+        try:
+            member.seek(offset + start * row)
+            content = member.read((stop - start) * row)
+        except (zlib.error, zipfile.BadZipFile, EOFError) as error:
+            raise TableError(f"{self.path}: {name}: damaged before row {stop}: {error}") from error
         if len(content) != (stop - start) * row:
             raise TableError(f"{self.path}: {name}: ends before row {stop}; the file was cut")
         return np.frombuffer(content, dtype).reshape(stop - start, *shape[1:]).copy()

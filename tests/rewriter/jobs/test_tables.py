@@ -303,6 +303,17 @@ def test_what_unpacks_to_more_than_is_read_at_once_is_refused(
         table.read(0, 3)
 
 
+def test_an_archive_that_is_damaged_in_the_middle_says_where(tmp_path: Path, samples: Array) -> None:
+    path = compressed(tmp_path, samples)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 4000] = bytes(4000)
+    path.write_bytes(content)
+    table = open_table(path)
+    np.testing.assert_array_equal(table.read(0, 100)["x"], samples[:100])
+    with pytest.raises(TableError, match=r"c\.npz: x: damaged before row 2500"):
+        table.read(100, ROWS)
+
+
 def test_rows_that_do_not_fit_a_shape_are_refused() -> None:
     with pytest.raises(TableError, match=r"rows of shape \(6,\) do not fit the shape \(2, 2\)"):
         reshaped({"x": np.zeros((3, 6))}, (2, 2))
