@@ -70,7 +70,7 @@ class Attributor:
         if given.is_floating_point():
             given = given.to(next(floats, given.dtype))
         # Options that cannot hold are told here, not for each row.
-        Nearness(**(nearer or {}))
+        Nearness.of(nearer or Nearer())
         explainer = DeepExplainer(module.to(device), given, progress=False, **options)
         shape = tuple(given.shape[1:])
         self._column = column
@@ -86,7 +86,12 @@ class Attributor:
         if self._column not in batch:
             raise RewriteError(f"{self._column}: no such column; got {', '.join(batch)}")
         column = batch[self._column]
-        x = np.stack([*column]) if len(column) else np.empty((0, *self._rows.shapes[0]), np.float32)
+        if not len(column):
+            outputs = tuple(self._rows.explainer._output_shape)
+            base = np.empty((0, *outputs))
+            values = np.empty((0, *self._rows.shapes[0], *outputs))
+            return {**batch, "values": values, "outputs": base, "base": base, "error": np.empty(0, str)}
+        x = np.stack([*column])
         if x.shape[1:] != self._rows.shapes[0]:
             raise RewriteError(
                 f"{self._column}: expected rows of shape {self._rows.shapes[0]}, as the background has them, "

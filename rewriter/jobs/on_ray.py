@@ -61,8 +61,8 @@ def run_on_ray(job: Job, left: Sequence[int], workers: int | None = None) -> Ite
     most = max((int(each["Resources"].get("CPU", 0)) for each in ray.nodes() if each["Alive"]), default=0)
     if threads > most:
         raise JobError(
-            f"an explainer here computes with {threads} threads, and no machine of Ray's has more than {most} "
-            "CPUs; set OMP_NUM_THREADS, or call torch.set_num_threads, to what one has"
+            f"an explainer here computes with {threads} threads, and no machine of Ray's has more than "
+            f"{most} CPUs; set OMP_NUM_THREADS, or call torch.set_num_threads, to what one has"
         )
     count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
     absolute = dataclasses.replace(job, data=job.data.resolve(), folder=job.folder.resolve())

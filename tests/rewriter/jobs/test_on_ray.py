@@ -140,9 +140,7 @@ def test_more_threads_than_a_machine_has_are_refused_and_not_waited_for(job: Job
     threads = torch.get_num_threads()
     torch.set_num_threads(5)
     try:
-        with pytest.raises(
-            JobError, match="computes with 5 threads, and no machine of Ray's has more than 2"
-        ):
+        with pytest.raises(JobError, match="5 threads, and no machine of Ray's has more than 2"):
             run_job(job, run=run_on_ray)
     finally:
         torch.set_num_threads(threads)
