@@ -100,7 +100,9 @@ def explain(
             checked_path(html)
         named = load_model(model, trusted=trust)
         shape = shape_of_rows(reshape)
-        references = references_of(background or data, rows, reshape, chosen=background is not None)
+        references = references_of(
+            named.model, background or data, rows, reshape, chosen=background is not None
+        )
         whole = out.suffix in (".npz", ".parquet")
         folder = out.with_name(f".{out.name}.parts") if whole else out
         asked = {

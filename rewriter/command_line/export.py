@@ -49,7 +49,7 @@ def export(
 
     with told(debug=debug):
         named = load_model(model, trusted=trust)
-        examples = example_inputs(named.example_inputs, inputs, shape or [])
+        examples = example_inputs(named.model, named.example_inputs, inputs, shape or [])
         options: dict[str, Any] = {"loops": loops, "opset": opset, "tolerance": tolerance}
         report = export_onnx(named.model, examples, path, **options)
         typer.echo(json.dumps(report.to_dict(), indent=2) if json_ else str(report))
@@ -81,7 +81,7 @@ def export_explainer(
 
     with told(debug=debug):
         named = load_model(model, trusted=trust)
-        references = list(references_of(background, rows, reshape, chosen=True).values())
+        references = list(references_of(named.model, background, rows, reshape, chosen=True).values())
         report = export_explainer_onnx(
             named.model,
             references if len(references) > 1 else references[0],

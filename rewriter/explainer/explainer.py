@@ -281,9 +281,11 @@ class DeepExplainer(Subject):
         *,
         multipliers: bool = False,
     ) -> Explained:
-        nearness = Nearness(**nearer)
+        nearness = Nearness.of(nearer)
         tolerance = tolerance_of(check_additivity, wide=self._wide)
         samples = samples_of(X, self._data, self._multi_input)
+        if self._cut is None:
+            nearness.check_groups([each.shape[1:] for each in samples])
         own = references is not None
         if own:
             references = references_for(references, samples, self._data, self._multi_input)
