@@ -93,7 +93,8 @@ def example_of(data: Any, model: nn.Module) -> Inputs | None:
     """
     try:
         return as_inputs(data, next(model.parameters(), None), "background")
-    except RewriteError:
+    except RuntimeError:
+        # What is wrong is told later; weights may have no numbers, too.
         return None
 
 
