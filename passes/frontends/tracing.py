@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CodeType
@@ -69,7 +70,7 @@ class LoweringTracer(GraphTracer):
         return WritableProxy(node, self)
 
     def fixed(self, proxy: fx.Proxy, what: Literal["number", "length"]) -> int | None:
-        """Return a number, or the length of what has one, if examples tell it, and have the graph check it."""
+        """Return a number, or a length, that examples tell, and have the graph check it."""
         if self.sizes is None:
             return None
         number: int | None = getattr(self.sizes, what)(proxy.node, self.root)
@@ -85,7 +86,9 @@ class LoweringTracer(GraphTracer):
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """Go through as many parts as examples have."""
         length = self.fixed(obj, "length")
-        return super().iter(obj) if length is None else iter([obj[k] for k in range(length)])
+        return (
+            super().iter(obj) if length is None else iter([operator.getitem(obj, k) for k in range(length)])
+        )
 
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
         """Let what is None in the example be None, and have the graph check it."""
@@ -252,9 +255,7 @@ def trace_where_possible(
     return found
 
 
-def _followed(
-    model: nn.Module, islands: Mapping[str, str], layers: set[str], sizes: Sizes | None
-) -> Traced:
+def _followed(model: nn.Module, islands: Mapping[str, str], layers: set[str], sizes: Sizes | None) -> Traced:
     islands = dict(islands)
     # A trace for each of the steps of a loop, each a module of its own, would take their square.
     expected: dict[str, str] = {}

@@ -250,9 +250,7 @@ def _proven(
             return result
 
 
-def lowered(
-    model: nn.Module, code: str | None = None, example: Sequence[Tensor] | None = None
-) -> nn.Module:
+def lowered(model: nn.Module, code: str | None = None, example: Sequence[Tensor] | None = None) -> nn.Module:
     """Decompose a model without a proof; as its own code with rewritten layers, if there is a reason to.
 
     Args:
