@@ -86,9 +86,9 @@ class LoweringTracer(GraphTracer):
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """Go through as many parts as examples have."""
         length = self.fixed(obj, "length")
-        return (
-            super().iter(obj) if length is None else iter([operator.getitem(obj, k) for k in range(length)])
-        )
+        if length is None:
+            return super().iter(obj)
+        return iter([operator.getitem(obj, k) for k in range(length)])
 
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
         """Let what is None in the example be None, and have the graph check it."""

@@ -344,6 +344,14 @@ def steps_of(source: Any, dim: int, first: int, stride: int, count: int) -> Tens
         return torch.stack([source[first + k * stride] for k in range(count)])
     size = source.shape[dim]
     begin = first if first >= 0 else size + first
+    last = begin + stride * (count - 1)
+    # What the model's own code would raise, or read at the other end.
+    if min(begin, last) < 0 or max(begin, last) >= size:
+        raise IndexError(f"expected {max(begin, last) + 1} steps, got {size}")
+    if torch.compiler.is_exporting():
+        # A slice of a shorter sequence is shorter; an index that is not there is an error in ONNX, too.
+        places = torch.arange(begin, last + (1 if stride > 0 else -1), stride, device=source.device)
+        return source.movedim(dim, 0).index_select(0, places)
     if stride > 0:
         return source.movedim(dim, 0)[begin : begin + stride * (count - 1) + 1 : stride]
     low = begin + stride * (count - 1)
