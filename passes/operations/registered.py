@@ -190,9 +190,9 @@ def _fitted(
         infinite = not all(each.isfinite().all() for each in parts)
         if infinite and all(each.isfinite().all() for each in given):
             raise RewriteError(
-                f"the rule registered for {type(atom).__name__} returned infinite numbers or NaN for operands "
-                "that are finite; does it divide by a difference that may be 0? Where nothing differs a "
-                "multiplier is the derivative"
+                f"the rule registered for {type(atom).__name__} returned infinite numbers or NaN for "
+                "operands that are finite; does it divide by a difference that may be 0? Where nothing "
+                "differs a multiplier is the derivative"
             )
         return tuple(each.expand(shape) for each, shape in zip(parts, shapes, strict=True))
     got = [tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__ for each in parts]

@@ -155,10 +155,9 @@ def one_number_for_all(self: Any, x: Tensor) -> Tensor:
 
 
 def starting_itself(self: Any, x: Tensor) -> Tensor:
-    h = None
+    h: Any = None
     for t in range(STEPS):
         h = self.optional(x[:, t], h)
-    assert h is not None
     return h
 
 
