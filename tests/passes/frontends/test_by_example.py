@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import FixedSizeError
-from rewriter import decompose, unroll
+from rewriter import Report, decompose, unroll
 
 STEPS = 5
 
@@ -84,7 +84,7 @@ LOOPS: dict[str, Callable[..., Any]] = {
 def test_a_loop_is_written_out_for_the_example(name: str) -> None:
     model, x = Loop(LOOPS[name]), torch.randn(3, STEPS, 3)
     flat = decompose(model, x)
-    assert flat.report.islands == {}
+    assert Report.of(flat).islands == {}
     assert isinstance(flat, fx.GraphModule)
     # Any number of rows, one among them.
     for rows in (1, 3, 8):
@@ -155,7 +155,7 @@ def of_many_rows(self: Loop, x: Tensor) -> Tensor:
 def test_what_hangs_on_rows_or_values_stays_code(run: Any) -> None:
     model, x = Loop(run), torch.randn(3, STEPS, 3)
     flat = decompose(model, x)
-    assert list(flat.report.islands) == [""]
+    assert list(Report.of(flat).islands) == [""]
     for rows in (1, 3, 8):
         other = torch.randn(rows, STEPS, 3)
         torch.testing.assert_close(flat(other), model(other), rtol=0, atol=1e-6)
@@ -176,5 +176,5 @@ class Counts(Loop):
 def test_what_is_kept_in_a_list_stays_code() -> None:
     model, x = Counts(), torch.randn(3, STEPS, 3)
     flat = decompose(model, x)
-    assert list(flat.report.islands) == [""]
+    assert list(Report.of(flat).islands) == [""]
     assert model.calls == [0]
