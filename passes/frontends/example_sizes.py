@@ -25,8 +25,8 @@ from passes.user_code.structure import map_tensors, tensors_in
 
 #: Makes what one trace asks; a trace may change the shapes of its inputs.
 Sizes = Callable[[], "ExampleSizes"]
-# One row, which may be taken away, few, and more than few.
-_ROWS = (1, 2, 7)
+# One row, which may be taken away, few, more, and more than code may do by tables; nothing is computed.
+_ROWS = (1, 2, 7, 4099)
 
 
 class ExampleSizes:

@@ -210,7 +210,7 @@ def hazard(
         if isinstance(each.starts_line, int) and not isinstance(each.starts_line, bool):
             line = each.starts_line
         found = _hazard_at(instructions, k, state, outer)
-        if by_example and (found in _KNOWN or _is_none_test(instructions, k)):
+        if by_example and _is_known(instructions, k, found, owner):
             continue
         if found and (code, each.offset) not in recorded:
             at = getattr(each, "line_number", None) or line
@@ -223,13 +223,16 @@ _NO_OPERATION = {"CACHE", "PUSH_NULL", "PRECALL", "NOP", "NOT_TAKEN", "TO_BOOL",
 
 _NONE_TEST = "tests whether a value is None"
 _ITEM = "assigns to an item"
-_KNOWN = _NONE_TEST, _ITEM
 
 
-def _is_none_test(instructions: list[dis.Instruction], k: int) -> bool:
+def _is_known(instructions: list[dis.Instruction], k: int, found: str | None, owner: type | None) -> bool:
+    """Whether arguments that are known tell what happens: what is None, and what a list of a module holds."""
+    if found == _ITEM:
+        # What else a module's code reaches is compared with what it was before.
+        return owner is not None
     before = instructions[k - 1] if k else None
     is_none = before is not None and before.opname.startswith("LOAD_CONST") and before.argval is None
-    return instructions[k].opname == "IS_OP" and is_none
+    return found == _NONE_TEST or (instructions[k].opname == "IS_OP" and is_none)
 
 
 def _hazard_at(

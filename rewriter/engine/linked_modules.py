@@ -158,7 +158,8 @@ def _recurrence_forward(
     if tape is None:
         return plain(gates, mask, *state)
     like = gates.x if isinstance(gates, GatesToBe) else gates
-    if like.dim() != 3 or not sweep.runs_on(like):
+    flat = like.dim() == 3 and all(each.dim() == 2 for each in state)
+    if not flat or not sweep.runs_on(like):
         # Step by step: a loop whose rows have dimensions of their own, or a norm without the library.
         check_swept(steps.name or name, "its rows have several dimensions, or its cell has a norm")
         return plain(gates.made() if isinstance(gates, GatesToBe) else gates, mask, *state)

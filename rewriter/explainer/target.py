@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passes.errors import RewriteError
+from passes.errors import FixedSizeError, RewriteError
 from passes.user_code.clone import clone_structure
 from passes.user_code.source import with_line
 from rewriter.compiler.decompose import lowered
@@ -258,7 +258,12 @@ class Subject:
         with self._full_precision():
             self._original.find_rows(self._data)
             check_rows_apart(self._original.explained, self._original.select, self._data)
-        outputs = self._first_run()
+        try:
+            outputs = self._first_run()
+        except FixedSizeError as error:
+            # It hangs on the number of rows after all.
+            self._aim(str(error))
+            outputs = self._first_run()
         while not self._proven(self._data, outputs):
             outputs = self._first_run()
         self._output_shape = outputs.shape[1:]
