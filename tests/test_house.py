@@ -181,8 +181,10 @@ KNOWN = {
     # Operations of that library, and a register that one writes to.
     "rewriter/engine/sweeps/program.py": {"add", "mean", "multiply", "set", "to"},
     "rewriter/engine/sweeps/two_players/program.py": {"add", "multiply", "set"},
-    # What it writes into a graph: items, a sum of two parts of the gates, steps apart.
-    "rewriter/engine/loops/roll.py": {"add", "dim", "getitem", "unbind"},
+    # What it writes into a graph: items, a sum of two parts of the gates, steps apart and together.
+    "rewriter/engine/loops/roll.py": {"add", "dim", "getitem", "stack", "unbind"},
+    # Products of which a Linear is one, and what turns a matrix round.
+    "rewriter/engine/loops/prepared.py": {"T", "linear", "mT", "matmul", "mm", "t"},
     # It writes ONNX, node by node.
     "rewriter/onnx/write.py": {"add", "cat", "chunk", "getitem", "int", "sub"},
     # Facts about a job, columns of its results.

@@ -224,8 +224,16 @@ def export_onnx(
         if loops:
             free = with_times(free, evaluation_clone(rewritten), reference, example)
             example = at_two(example, free)
-        timed = loops and not has_users_loops(rewritten)
-        proto, assumptions = to_onnx(rewritten, source, example, free, opset=opset, loops=loops)
+        users = has_users_loops(rewritten)
+        timed = loops and not users
+        convert = partial(to_onnx, model=source, example=example, free=free, opset=opset, loops=loops)
+        try:
+            proto, assumptions = convert(rewritten)
+        except RewriteError:
+            if not users:
+                raise
+            # A step may hold what has no form in a Scan; written out it may have one.
+            proto, assumptions = convert(rewritten_clone(source))
         free = settled(free, example, assumptions)
         rows = {axes[axis].name for axes, axis in zip(free, batch, strict=True) if axis is not None}
         if timed and not any(axis.name not in rows for axes in free for axis in axes.values()):
