@@ -177,7 +177,8 @@ KNOWN = {
     # What it writes into a graph: items, a sum of two parts of the gates, steps apart.
     "rewriter/engine/loops/roll.py": {"add", "dim", "getitem", "unbind"},
     # It writes ONNX, node by node.
-    "rewriter/onnx/write.py": {"add", "cat", "chunk", "getitem", "int", "sub"},
+    "rewriter/onnx/recurrences/packed_steps.py": {"add", "chunk", "getitem", "int", "split"},
+    "rewriter/onnx/recurrences/write.py": {"add", "cat", "getitem", "int", "split", "sub"},
     # Facts about a job, columns of its results.
     "rewriter/jobs/job.py": {"data", "format", "shape"},
     "rewriter/jobs/parts.py": {"to", "values", "values_"},

@@ -37,7 +37,7 @@ class Branching(nn.Module):
     ("model", "inputs", "options", "message"),
     [
         (lambda x: x, X, {}, r"expected a torch\.nn\.Module, got function"),
-        (nn.GRU(3, 4), X, {"opset": 17}, r"opset: expected 18 to 24, got 17"),
+        (nn.GRU(3, 4), X, {"opset": 12}, r"opset: expected 13 to 24, or None for the lowest, got 12"),
         (nn.GRU(3, 4).bfloat16(), X.bfloat16(), {}, r"holds bfloat16.*model\.float\(\)"),
         (nn.GRU(3, 4), (X, X, X), {}, r"do not fit GRU\.forward: too many positional"),
         (nn.GRU(3, 4), 3, {}, r"expected tensors in example_inputs"),
