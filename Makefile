@@ -31,7 +31,7 @@ lint: .venv/test.stamp
 
 bench: .venv/test.stamp
 	$(BIN)/python -m pytest -m slow tests/test_benchmarks.py
-	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
+	for each in benchmarks/*.py benchmarks/files/*.py; do $(BIN)/python $$each || exit 1; done
 
 examples: .venv/test.stamp
 	$(BIN)/python -m pytest tests/test_examples.py

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from passes.errors import RewriteError
+from passes.recurrent.cell_layers import CellStandIn
 from passes.user_code.hooks import modes_kept
 from passes.user_code.randomness import random_state_kept
 from rewriter.compiler.report import printable, render_table
@@ -238,11 +239,8 @@ def export_onnx(
         free = settled(free, example, assumptions)
         rows = {axes[axis].name for axes, axis in zip(free, batch, strict=True) if axis is not None}
         if timed and not any(axis.name not in rows for axes in free for axis in axes.values()):
-            raise RewriteError(
-                "export_onnx: loops=True, but the length of the sequences is frozen: no recurrent layer runs "
-                "over an axis of an input, or the model's code fixes it; export with loops=False, or name "
-                "the axis: dynamic_axes"
-            )
+            why = _why_frozen(rewritten)
+            raise RewriteError(f"export_onnx: loops=True, but the length of the sequences is frozen: {why}")
         _name(proto.graph, example, free, assumptions, output_names, given_names)
         proto = lowered(tidy(proto), opset)
         drop_shapes(proto.graph)
@@ -263,6 +261,19 @@ def export_onnx(
         files[certificate_path(file)] = stated
     write_files(files)
     return OnnxReport(*facts_of(path, content, proto), errors, bounds)
+
+
+def _why_frozen(clone: nn.Module) -> str:
+    cells = [name for name, each in clone.named_modules() if isinstance(each, CellStandIn)]
+    if cells:
+        return (
+            f"the model's own code calls {', '.join(cells)} step by step, as often as for the example; use a "
+            "layer (LSTM, GRU, RNN) in place of a cell and its loop, or export with loops=False"
+        )
+    return (
+        "no recurrent layer runs over an axis of an input, or the model's code fixes it; export with "
+        "loops=False, or name the axis: dynamic_axes"
+    )
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import fx, nn
 from passes.errors import PassError, RewriteError
 from passes.leaves import Mul, ReLUAtom, SigmoidAtom, TanhAtom
 from rewriter.onnx.recurrences.deferred import DOMAIN, Deferred, DeferredCell, DeferredRecurrence
+from rewriter.onnx.recurrences.directions import join_directions
 from rewriter.onnx.recurrences.packed_steps import packed
 from rewriter.onnx.recurrences.weights import add_bias, move_weights
 
@@ -72,6 +73,7 @@ def write_steps(graph: Any, deferred: Mapping[int, Deferred], *, loops: bool) ->
     for name, each in sizes.items():
         graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(each)], each))
     move_weights(graph)
+    join_directions(graph)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,29 @@ def test_refusals_during_the_export(
     assert list(tmp_path.iterdir()) == []
 
 
+class OwnLoop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = x.new_zeros(x.shape[1], 4)
+        for t in range(len(x)):
+            state = self.cell(x[t], state)
+        return state
+
+
+def test_a_loop_of_the_models_own_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RewriteError, match=r"frozen: the model's own code calls cell step by step.*a layer"):
+        export_onnx(OwnLoop(), torch.randn(5, 2, 3), tmp_path / "m.onnx", loops=True)
+
+
+def test_what_onnxruntime_lacks_in_double_precision(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv1d(3, 4, 2)).double()
+    with pytest.raises(RewriteError, match=r"does not load the model: .*Conv.*; export model\.float\(\)"):
+        export_onnx(model, torch.randn(2, 3, 5).double(), tmp_path / "m.onnx")
+
+
 def test_what_cannot_be_rewritten_is_declined(tmp_path: Path) -> None:
     model = nn.utils.parametrizations.weight_norm(nn.LSTM(3, 4), "weight_hh_l0")
     with pytest.raises(DeclinedError, match="parametrized"):

@@ -69,6 +69,37 @@ def test_numbers_are_the_same_and_operations_fewer(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_both_directions_are_one_scan(tmp_path: Path, kind: type[nn.RNNBase], bias: bool) -> None:
+    model = kind(3, 4, 2, bidirectional=True, bias=bias)
+    report = export_onnx(model, torch.randn(5, 2, 3), tmp_path / "m.onnx", loops=True)
+    assert report.operators["Scan"] == 2
+    check_against_torch(tmp_path / "m.onnx", model, torch.randn(9, 3, 3))
+
+
+class Others(nn.Module):
+    """Two directions that are no pair: of other sizes, one after the other, of one layer called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large, self.after = nn.GRU(3, 4), nn.GRU(3, 5), nn.GRU(9, 5)
+        self.both = nn.RNN(3, 2, bidirectional=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        backwards, _ = self.large(x.flip(0))
+        out, _ = self.after(torch.cat([self.small(x)[0], backwards], -1))
+        return torch.cat([out, self.both(x)[0], self.both(out[..., :3])[0]], -1)
+
+
+def test_other_scans_stay_as_they_are(tmp_path: Path) -> None:
+    model = Others()
+    report = export_onnx(model, torch.randn(5, 2, 3), tmp_path / "m.onnx", loops=True)
+    # Weights that two Scans take are stored once, so the layer that is called twice has four.
+    assert report.operators["Scan"] == 3 + 4
+    check_against_torch(tmp_path / "m.onnx", model, torch.randn(9, 3, 3))
+
+
 class Twice(nn.Module):
     """A layer that is called twice, and one whose outputs nobody takes."""
 
