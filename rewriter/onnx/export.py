@@ -127,9 +127,9 @@ def to_onnx(
             f"at {line}" if line else _why_fixed(model, example, free, axis),
         )
     proto = exported(clone, program, opset)
+    rename_values(proto.graph, _parameter_names(clone, model))
     write_steps(proto.graph, deferred, loops=loops)
     project_first(proto.graph)
-    rename_values(proto.graph, _parameter_names(clone, model))
     state_constants(proto.graph)
     return proto, assumptions
 

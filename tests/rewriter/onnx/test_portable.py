@@ -57,7 +57,7 @@ def read_back(path: Path) -> nn.Module:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             array = held[name] if name in held else held[f"{name}.T"].T
-            parameter.copy_(torch.as_tensor(array.copy()))
+            parameter.copy_(torch.as_tensor(array.copy()).reshape(parameter.shape))
     return model
 
 
