@@ -1,4 +1,4 @@
-.PHONY: demo test fuzz census runtimes lint examples bench clean
+.PHONY: demo test fuzz census runtimes lint examples bench gpu ray browser clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,8 +7,8 @@ demo: .venv/demo.stamp
 	$(BIN)/python examples/demo.py
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile \
-		--cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -m "not slow and not ray and not gpu and not browser" \
+		--numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 # For example FUZZ="--seconds 600 --seed 7 --only layers"; --help says more.
 fuzz: .venv/test.stamp
@@ -36,6 +36,20 @@ bench: .venv/test.stamp
 examples: .venv/test.stamp
 	$(BIN)/python -m pytest tests/test_examples.py
 
+# Where there is a CUDA device; tests say that they were skipped where there is none.
+gpu: .venv/test.stamp
+	$(BIN)/python -m pytest -m gpu -rs tests/rewriter/test_on_gpu.py
+	$(BIN)/python benchmarks/explain.py --part cuda
+
+# Jobs on many processes: Ray is large, and takes seconds to begin.
+ray: .venv/ray.stamp
+	$(BIN)/python -m pytest tests/rewriter/jobs/test_on_ray.py tests/rewriter/jobs/test_serving.py
+
+# Pages in Chromium, which a package of npm brings along.
+browser: .venv/test.stamp
+	npm ci --prefix tests/rewriter/html/browser
+	$(BIN)/python -m pytest -m browser tests/rewriter/html
+
 clean:
 	rm -rf .venv .venv-runtimes out
 
@@ -53,4 +67,8 @@ clean:
 	test -x .venv-runtimes/bin/python || $(PYTHON) -m venv .venv-runtimes
 	.venv-runtimes/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/runtimes.txt
 	.venv-runtimes/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+.venv/ray.stamp: requirements/ray.txt .venv/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/ray.txt
 	touch $@

@@ -21,7 +21,11 @@ ADDITIVITY = {
 # Of models that need no rewrite to be explained.
 EACH = {"06_layers_of_your_own": 1e-6}
 
-FINDINGS = {"02_lstm_classifier": "<- top row", "03_gru_forecaster": "<- top month"}
+FINDINGS = {
+    "02_lstm_classifier": "<- top row",
+    "03_gru_forecaster": "<- top month",
+    "08_pictures": "mathematics by: ",
+}
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -59,6 +63,15 @@ def test_example_runs(path: Path, tmp_path: Path) -> None:
         errors = re.findall(r"additivity error (\S+)", printed)
         assert len(errors) == 3
         assert max(map(float, errors)) <= EACH[path.stem]
+
+
+def test_pictures_of_the_docs_are_small_and_shown() -> None:
+    docs = EXAMPLES[0].parents[1] / "docs"
+    page = "".join((docs / name).read_text(encoding="utf-8") for name in ("pictures.md", "html_report.md"))
+    assert {*re.findall(r"\(pictures/(\w+\.png)\)", page)} == {
+        each.name for each in (docs / "pictures").iterdir()
+    }
+    assert max(each.stat().st_size for each in (docs / "pictures").iterdir()) < 60 * 1024
 
 
 def test_every_figure_belongs_to_an_example() -> None:

@@ -39,7 +39,10 @@ PUBLIC = [
     "diagnose",
     "export_explainer_onnx",
     "export_onnx",
+    "html_report",
+    "plot",
     "propose_references",
+    "ray",
     "register_captum",
     "register_rule",
     "register_shap",
@@ -104,7 +107,10 @@ ORDER = {
         "equivalence",
         "onnx",
         "onnx_explainer",
+        "plot",
+        "html",
         "jobs",
+        "ray",
         "command_line",
         "pytest_plugin",
         "__main__",
@@ -174,6 +180,7 @@ KNOWN = {
     "rewriter/engine/sweeps/library.py": {"cpu", "double", "float", "gru", "lstm"},
     # Operations of that library, and a register that one writes to.
     "rewriter/engine/sweeps/program.py": {"add", "mean", "multiply", "set", "to"},
+    "rewriter/engine/sweeps/two_players/program.py": {"add", "multiply", "set"},
     # What it writes into a graph: items, a sum of two parts of the gates, steps apart.
     "rewriter/engine/loops/roll.py": {"add", "dim", "getitem", "unbind"},
     # It writes ONNX, node by node.
@@ -330,7 +337,9 @@ def test_import_brings_in_nothing_optional() -> None:
         "matplotlib",
         "rich",
     ]
-    program = f"import sys, rewriter; print([name for name in {optional!r} if name in sys.modules])"
+    program = (
+        f"import sys, rewriter, rewriter.plot; print([name for name in {optional!r} if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
 

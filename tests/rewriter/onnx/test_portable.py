@@ -50,7 +50,7 @@ def test_the_lowest_version_is_the_default(tmp_path: Path, loops: bool) -> None:
 def read_back(path: Path) -> nn.Module:
     """Return a model with the weights that a file holds."""
     model = Tagger()
-    held = {}
+    held: dict[str, Any] = {}
     for each in (tensor for graph in graphs(path) for tensor in graph.initializer):
         names, array = each.name.split("+"), numpy_helper.to_array(each)
         held |= {each.name: array} if len(names) == 1 else dict(zip(names, array, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,5 +103,5 @@ def write_files(folder: Path) -> None:
             export_onnx(model, example, path, loops=form == "Scan", certificate=False)
             with torch.no_grad():
                 expected = leaves(model(other))
-            numbers = {f"y{k}": each.numpy() for k, each in enumerate(expected)}
+            numbers: dict[str, Any] = {f"y{k}": each.numpy() for k, each in enumerate(expected)}
             np.savez(path.with_suffix(".npz"), x=other.numpy(), **numbers)
