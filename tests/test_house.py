@@ -186,7 +186,8 @@ KNOWN = {
     # Products of which a Linear is one, and what turns a matrix round.
     "rewriter/engine/loops/prepared.py": {"T", "linear", "mT", "matmul", "mm", "t"},
     # It writes ONNX, node by node.
-    "rewriter/onnx/write.py": {"add", "cat", "chunk", "getitem", "int", "sub"},
+    "rewriter/onnx/recurrences/packed_steps.py": {"add", "chunk", "getitem", "int", "split"},
+    "rewriter/onnx/recurrences/write.py": {"add", "cat", "getitem", "int", "split", "sub"},
     # Facts about a job, columns of its results.
     "rewriter/jobs/job.py": {"data", "format", "shape"},
     "rewriter/jobs/parts.py": {"to", "values", "values_"},

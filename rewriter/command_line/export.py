@@ -33,7 +33,9 @@ def export(
     loops: Annotated[
         bool, typer.Option("--loops", help="Any length: a Scan for each recurrent layer.")
     ] = False,
-    opset: Annotated[int, typer.Option(help="Version of the ONNX operator set.")] = 18,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of the ONNX operator set; by default the lowest.")
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="Largest difference to torch, relative.")] = 1e-6,
     json_: Json = False,
     trust: Trust = False,
@@ -67,7 +69,9 @@ def export_explainer(
     time_axis: Annotated[
         int | None, typer.Option(help="An axis of any length, with --references-as-input.")
     ] = None,
-    opset: Annotated[int, typer.Option(help="Version of the ONNX operator set.")] = 18,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of the ONNX operator set; by default the lowest.")
+    ] = None,
     json_: Json = False,
     trust: Trust = False,
     debug: Debug = False,

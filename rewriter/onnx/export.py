@@ -20,13 +20,15 @@ from rewriter.onnx.check import run_torch
 from rewriter.onnx.example import Example
 from rewriter.onnx.graph import drop_unused_nodes, rename_values
 from rewriter.onnx.packed import take_padded
-from rewriter.onnx.project_first import project_first
+from rewriter.onnx.portable.constants import state_constants
+from rewriter.onnx.portable.opset import TORCHS
+from rewriter.onnx.portable.project_first import project_first
+from rewriter.onnx.recurrences.deferred import DeferredRecurrence, Step, defer_steps
+from rewriter.onnx.recurrences.write import write_steps
 from rewriter.onnx.sizes.assumptions import Assumptions, assumptions_of, fixed_axes
 from rewriter.onnx.sizes.axes import FreeAxes, FreeAxis, at_sizes, check_free, sizes_of
 from rewriter.onnx.sizes.parting import parting_line
-from rewriter.onnx.steps import DeferredRecurrence, Step, defer_steps
 from rewriter.onnx.torch_export import exported, program_of
-from rewriter.onnx.write import write_steps
 
 
 def rewritten_clone(model: nn.Module, *, rolled: bool = False) -> nn.Module:
@@ -87,7 +89,7 @@ def exported_step(step: Step, opset: int) -> Any:
 
 
 def to_onnx(
-    clone: nn.Module, model: nn.Module, example: Example, free: FreeAxes, *, opset: int, loops: bool
+    clone: nn.Module, model: nn.Module, example: Example, free: FreeAxes, *, opset: int | None, loops: bool
 ) -> tuple[Any, Assumptions]:
     """Export a model in evaluation mode; recurrent layers become plain operators or Scans.
 
@@ -96,7 +98,7 @@ def to_onnx(
         model: the model that it was made of.
         example: inputs with at least 2 elements along each free axis.
         free: the axes of each input that may have any size.
-        opset: version of the ONNX operator set.
+        opset: version of the ONNX operator set; 18 where it is lower, or None.
         loops: make one Scan of each recurrent layer, in place of its steps.
 
     Returns:
@@ -106,6 +108,7 @@ def to_onnx(
         RewriteError: if torch cannot export the model.
 
     """
+    opset = max(opset or 0, TORCHS)
     deferred = defer_steps(clone)
     take_padded(clone)
     for each in deferred.values():
@@ -124,9 +127,10 @@ def to_onnx(
             f"at {line}" if line else _why_fixed(model, example, free, axis),
         )
     proto = exported(clone, program, opset)
+    rename_values(proto.graph, _parameter_names(clone, model))
     write_steps(proto.graph, deferred, loops=loops)
     project_first(proto.graph)
-    rename_values(proto.graph, _parameter_names(clone, model))
+    state_constants(proto.graph)
     return proto, assumptions
 
 
