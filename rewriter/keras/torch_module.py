@@ -1,0 +1,57 @@
+"""Torch models that compute what Keras models compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from passes.errors import Decline, DeclinedError, RewriteError
+from rewriter.keras.agreement import check_agreement
+from rewriter.keras.installed import is_layer, keras_module
+from rewriter.keras.layers.contract import UnsupportedError
+from rewriter.keras.layers.table import translation_of
+from rewriter.keras.model import _ADVICE, graph_of, is_graph
+
+
+def to_torch(model: Any, *, check: bool = True) -> nn.Module:
+    """Return a torch module that computes what a Keras model or layer computes when it is not trained.
+
+    The model's graph becomes a ``torch.fx.GraphModule`` with one node for each layer, which
+    :func:`rewriter.decompose` and the explainers take as they take any model. Keras may run on any backend; where
+    it runs on torch the weights are those of the Keras model, in the same memory, else copies.
+
+    Args:
+        model: a Sequential or Functional model, or a layer, that is built. Several inputs become several
+            arguments, in the order of ``model.inputs``.
+        check: run both on random numbers and compare.
+
+    Returns:
+        The module, in evaluation mode: dropout and noise do nothing, batch statistics are those that the model
+        has kept.
+
+    Raises:
+        DeclinedError: listing every layer that no torch module is known for.
+        RewriteError: without Keras, for something that is not a layer of it, or if the module computes
+            something else.
+
+    Example:
+        >>> to_torch("a model")
+        Traceback (most recent call last):
+        passes.errors.RewriteError: to_torch: expected a model or a layer of Keras, got str
+
+    """
+    keras_module()
+    if not is_layer(model):
+        raise RewriteError(f"to_torch: expected a model or a layer of Keras, got {type(model).__name__}")
+    if is_graph(model):
+        made: nn.Module = graph_of(model)
+    else:
+        try:
+            made = translation_of(model).module.eval()
+        except UnsupportedError as error:
+            declined = Decline(model.name, type(model).__name__, str(error))
+            raise DeclinedError((declined,), _ADVICE) from error
+    if check and is_graph(model):
+        check_agreement(model, made)
+    return made
