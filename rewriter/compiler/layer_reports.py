@@ -23,7 +23,7 @@ def layer_reports(
 ) -> tuple[LayerReport, ...]:
     """Report the layers that users replace, then the recurrent ones, with what they have become."""
     replaced = [
-        _first_report(rolled, each, traced, copied=not all(_names(users, each).values()))
+        _first_report(rolled, each, traced, copied=not users.shares(each))
         for each in users.rewrites
     ]
     return (*replaced, *(_first_report(rolled, each, traced, copied=split) for each in recurrent))

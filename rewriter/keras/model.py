@@ -35,21 +35,25 @@ def is_graph(model: Any) -> bool:
 
 
 def graph_of(
-    model: Any, *, packed: bool = False, otherwise: Otherwise | None = None, name: str = ""
+    model: Any,
+    *,
+    packed: bool = False,
+    otherwise: Otherwise | None = None,
+    kept: frozenset[type] = frozenset(),
 ) -> fx.GraphModule:
     """Return the torch module of a Functional or Sequential model.
 
     Args:
         model: the model, built.
         packed: several inputs come as one argument, as Keras takes them, else one by one.
-        otherwise: what to try for a layer that is not known.
-        name: of the model, for errors.
+        otherwise: what to try for a layer, or an operation, that is not known.
+        kept: types of layers for which nothing else is to be tried.
 
     Raises:
         DeclinedError: listing every layer that is not known, and why.
 
     """
-    writer = _Writer(otherwise or (lambda layer: None), name)
+    writer = _Writer(otherwise or (lambda layer: None), kept)
     functional = _functional(model)
     struct = functional._inputs_struct
     inputs = writer.inputs(functional, struct, packed=packed)
@@ -69,11 +73,11 @@ def _functional(model: Any) -> Any:
 class _Writer:
     """Writes the graph, model by model, and notes what it cannot write."""
 
-    def __init__(self, otherwise: Otherwise, name: str) -> None:
+    def __init__(self, otherwise: Otherwise, kept: frozenset[type]) -> None:
         self.graph = fx.Graph()
         self.root = nn.Module()
         self.otherwise = otherwise
-        self.prefix = f"{name}." if name else ""
+        self.kept = kept
         self.declines: list[Decline] = []
         # Where each layer is, by its id: one that is shared is there once.
         self.known: dict[int, tuple[str, Translation] | None] = {}
@@ -122,7 +126,7 @@ class _Writer:
                 leaves = _leaves(translation.module, len(node.outputs))
         except UnsupportedError as error:
             if id(op) not in self.known or self.known[id(op)] is not None:
-                self.declines.append(Decline(self.prefix + name, type(op).__name__, str(error)))
+                self.declines.append(Decline(name, type(op).__name__, str(error)))
             self.known[id(op)] = None
             return
         parts = [result] if len(node.outputs) == 1 else [self._part(result, leaf) for leaf in leaves]
@@ -147,6 +151,8 @@ class _Writer:
                 raise UnsupportedError("the same as before")
             return found
         try:
+            if type(layer) in self.kept:
+                raise UnsupportedError("something else is built for it")
             translation = translation_of(layer)
         except UnsupportedError:
             other = self.otherwise(layer)
