@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from passes.errors import DeclinedError, RewriteError
+from passes.lowering.users_replacements import replace_users
 from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.replacements import recurrent_replacements
 from passes.replacement import ApplyReplacements
@@ -16,6 +17,7 @@ from rewriter.compiler.culprit import with_sources
 from rewriter.compiler.decompose import lowered
 from rewriter.engine.loops.roll import roll_loops
 from rewriter.engine.sweeps.sweep import fused
+from rewriter.keras.replacements import keras_builds
 from rewriter.onnx.check import run_torch
 from rewriter.onnx.example import Example
 from rewriter.onnx.graph import drop_unused_nodes, rename_values
@@ -45,6 +47,8 @@ def rewritten_clone(model: nn.Module, *, rolled: bool = False) -> nn.Module:
         if found is not None:
             return found
     clone, modules = named_clones(private_clone(model))
+    builds, left = keras_builds(modules)
+    modules = replace_users(builds, left, clone).modules
     recurrent = ApplyReplacements(recurrent_replacements(), modules)
     recurrent(clone)
     if recurrent.declines:
