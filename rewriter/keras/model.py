@@ -20,7 +20,7 @@ from rewriter.keras.recurrent.layer import KerasRecurrent
 
 #: Translates a layer, given its name, or returns None.
 Otherwise = Callable[[Any], Translation | None]
-_ADVICE = (
+ADVICE = (
     "A layer of torch, or of Keras, in its place would be known. Where the process runs Keras on torch "
     "(KERAS_BACKEND=torch), rewriter.decompose(model) and rewriter.DeepExplainer(model, background) take the "
     "layers as they are."
@@ -60,7 +60,7 @@ def graph_of(
     values, _ = writer.model(model, "", inputs, [None] * len(inputs))
     outputs = [values.get(id(each)) for each in functional._outputs]
     if writer.declines:
-        raise DeclinedError(tuple(writer.declines), _ADVICE)
+        raise DeclinedError(tuple(writer.declines), ADVICE)
     writer.graph.output(_filled(functional._outputs_struct, outputs))
     graph = fx.GraphModule(writer.root, writer.graph, class_name=_identifier(model.name).title().replace("_", ""))
     return graph.eval()

@@ -115,6 +115,22 @@ def keras_builds(
     }, left
 
 
+def one_by_one(model: Any) -> Any:
+    """Return a torch module with an argument for each input, of a Keras model that takes several in a list.
+
+    Anything else comes back as it is.
+
+    Example:
+        >>> one_by_one("a text")
+        'a text'
+
+    """
+    if not is_layer(model) or not is_graph(model) or len(model.inputs) < 2:
+        return model
+    otherwise = _own_code if isinstance(model, nn.Module) else None
+    return graph_of(model, otherwise=otherwise)
+
+
 class _Models:
     """Builds graphs of models, and keeps them until they are asked for."""
 

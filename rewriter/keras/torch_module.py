@@ -8,10 +8,15 @@ from torch import nn
 
 from passes.errors import Decline, DeclinedError, RewriteError
 from rewriter.keras.agreement import check_agreement
-from rewriter.keras.installed import is_layer, keras_module
+from rewriter.keras.installed import is_layer, keras_module, kind_of
 from rewriter.keras.layers.contract import UnsupportedError
 from rewriter.keras.layers.table import translation_of
-from rewriter.keras.model import _ADVICE, graph_of, is_graph
+from rewriter.keras.model import ADVICE, graph_of, is_graph
+from rewriter.keras.recurrent.exchange import torch_layer
+
+_CELLS = ("LSTMCell", "GRUCell", "SimpleRNNCell")
+_RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", *_CELLS)
+_IN_A_MODEL = "In a model, keras.Sequential([keras.Input(shape), layer]), it is translated with all that it does."
 
 
 def to_torch(model: Any, *, check: bool = True) -> nn.Module:
@@ -20,6 +25,9 @@ def to_torch(model: Any, *, check: bool = True) -> nn.Module:
     The model's graph becomes a ``torch.fx.GraphModule`` with one node for each layer, which
     :func:`rewriter.decompose` and the explainers take as they take any model. Keras may run on any backend; where
     it runs on torch the weights are those of the Keras model, in the same memory, else copies.
+
+    A recurrent layer by itself becomes torch's layer of its kind, ``batch_first``, with copies of the weights, or
+    one of its cells torch's cell; :func:`rewriter.keras.to_keras` is the way back.
 
     Args:
         model: a Sequential or Functional model, or a layer, that is built. Several inputs become several
@@ -47,11 +55,12 @@ def to_torch(model: Any, *, check: bool = True) -> nn.Module:
     if is_graph(model):
         made: nn.Module = graph_of(model)
     else:
+        own = str(kind_of(model))
         try:
-            made = translation_of(model).module.eval()
+            made = torch_layer(model) if own in _RECURRENT else translation_of(model).module.eval()
         except UnsupportedError as error:
             declined = Decline(model.name, type(model).__name__, str(error))
-            raise DeclinedError((declined,), _ADVICE) from error
+            raise DeclinedError((declined,), _IN_A_MODEL if own in _RECURRENT else ADVICE) from error
     if check and is_graph(model):
         check_agreement(model, made)
     return made

@@ -16,6 +16,7 @@ from passes.user_code.source import where_failed
 from rewriter.compiler.culprit import with_sources
 from rewriter.compiler.decompose import lowered
 from rewriter.engine.loops.roll import roll_loops
+from rewriter.engine.sweeps.linked_recurrence import can_fuse
 from rewriter.engine.sweeps.sweep import fused
 from rewriter.keras.replacements import keras_builds
 from rewriter.onnx.check import run_torch
@@ -113,7 +114,10 @@ def to_onnx(
     deferred = defer_steps(clone)
     take_padded(clone)
     for each in deferred.values():
-        if isinstance(each, DeferredRecurrence) and is_users(each.cell):
+        # How torch's cells are written is known, and the atoms of others where the state comes as it is.
+        if not isinstance(each, DeferredRecurrence) or type(each.cell).__module__.startswith("passes."):
+            continue
+        if can_fuse(each.hidden):
             each.exported = exported_step(each.body, opset)
     program = program_of(clone, example, free)
     assumptions = assumptions_of(program)
