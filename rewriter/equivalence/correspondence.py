@@ -22,7 +22,7 @@ class View(NamedTuple):
     @classmethod
     def of(cls, tensor: Tensor) -> View:
         """Return the view that a tensor is."""
-        return cls(tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
+        return cls(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from rewriter.explainer.layers import is_in_graph, names_of, place_cut, return_o
 from rewriter.explainer.original import Original
 from rewriter.explainer.suspects import why_not_run
 from rewriter.inputs import Model, as_module, selecting
-from rewriter.keras.replacements import one_by_one
+from rewriter.keras.replacements import in_torch
 
 # Rows of a run without attributions, whose memory nobody plans.
 _ROWS = 16
@@ -68,7 +68,7 @@ class Asked:
 
         """
         given, layer = model if isinstance(model, tuple) and len(model) == 2 else (model, None)
-        asked = cls(as_module(given if layer is not None else one_by_one(given)), layer, output, to_input)
+        asked = cls(as_module(given if layer is not None else in_torch(given)), layer, output, to_input)
         if layer is not None:
             as_module(layer, "layer")
         elif not to_input:

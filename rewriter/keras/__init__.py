@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rewriter.keras.file import load
-    from rewriter.keras.stock.decompose import decompose
     from rewriter.keras.keras_layer import to_keras
+    from rewriter.keras.stock.decompose import decompose
     from rewriter.keras.torch_module import to_torch
 
 __all__ = ["decompose", "load", "to_keras", "to_torch"]

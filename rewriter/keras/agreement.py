@@ -45,9 +45,9 @@ def check_agreement(model: Any, made: nn.Module) -> None:
         worst = float((a - b).abs().max()) if a.shape == b.shape else float("inf")
         if not worst <= _CLOSE * scale:
             raise RewriteError(
-                f"the torch module of {model.name} computes something else than the Keras model: output {k} is of "
-                f"shape {tuple(b.shape)} and off by {worst:.2g}, expected {tuple(a.shape)}; this is a fault of "
-                "rewriter.keras, or a layer was changed after it was built"
+                f"the torch module of {model.name} computes something else than the Keras model: output {k} "
+                f"is of shape {tuple(b.shape)} and off by {worst:.2g}, expected {tuple(a.shape)}; this is a "
+                "fault of rewriter.keras, or a layer was changed after it was built"
             )
 
 

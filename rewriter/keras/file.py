@@ -12,10 +12,12 @@ from rewriter.keras.installed import keras_module
 from rewriter.keras.torch_module import to_torch
 
 
-def load(path: str | Path, *, trusted: bool = False, custom_objects: Any = None, check: bool = True) -> nn.Module:
+def load(
+    path: str | Path, *, trusted: bool = False, custom_objects: Any = None, check: bool = True
+) -> nn.Module:
     """Return the torch model of a ``.keras`` file, which any backend of Keras may have trained.
 
-    Keras itself reads the file, on the backend that the process uses; on torch, if it has not been imported yet.
+    Keras itself reads the file, on the backend that the process uses: on torch, if it was not imported yet.
 
     Args:
         path: of the file.
@@ -46,8 +48,8 @@ def load(path: str | Path, *, trusted: bool = False, custom_objects: Any = None,
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "lambda" in str(error).lower() and not trusted:
             raise RewriteError(
-                f"{path}: holds code, that of a Lambda layer, which loading it would run; pass trusted=True if you "
-                "know where the file comes from"
+                f"{path}: holds code, that of a Lambda layer, which loading it would run; pass trusted=True "
+                "if you know where the file comes from"
             ) from error
         raise RewriteError(f"{path}: Keras cannot read it: {type(error).__name__}: {what}") from error
     return to_torch(model, check=check)

@@ -9,7 +9,9 @@ from typing import Any
 
 from passes.errors import RewriteError
 
-_HOW = "pip install 'rnn-rewriter[keras]' installs it, and rnn-rewriter[tensorflow] its TensorFlow backend, too"
+_HOW = (
+    "pip install 'rnn-rewriter[keras]' installs it, and rnn-rewriter[tensorflow] its TensorFlow backend, too"
+)
 
 
 def keras_module() -> Any:
@@ -37,7 +39,7 @@ def keras_module() -> Any:
 
 
 def backend() -> str:
-    """Return the name of the backend that Keras computes with: ``torch``, ``tensorflow``, ``jax``, …"""
+    """Return the name of the backend that Keras computes with: ``torch``, ``tensorflow``, ``jax``."""
     return str(keras_module().backend.backend())
 
 

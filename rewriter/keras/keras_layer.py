@@ -21,10 +21,10 @@ _CELLS: tuple[tuple[type[nn.RNNCellBase], str], ...] = (
 def to_keras(layer: nn.Module) -> Any:
     """Return the layer of Keras that computes what one of torch's recurrent layers does.
 
-    It takes (B, T, I), whatever ``batch_first`` says, and returns the outputs of all steps and the last states,
-    of each direction. Of several layers it is a Functional model of the same. Of a cell it is Keras' cell.
-    :func:`rewriter.keras.to_torch` is the way back; Keras has one bias where torch has two that are added, but
-    for the GRU.
+    It takes (B, T, I), whatever ``batch_first`` says, and returns the outputs of all steps and the last
+    states, of each direction. Of several layers it is a Functional model of the same. Of a cell it is Keras'
+    cell. :func:`rewriter.keras.to_torch` is the way back; Keras has one bias where torch has two that are
+    added, but for the GRU.
 
     Args:
         layer: an ``nn.LSTM``, ``nn.GRU``, ``nn.RNN``, or a cell of them.

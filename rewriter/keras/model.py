@@ -17,6 +17,7 @@ from rewriter.keras.layers.contract import Translation, UnsupportedError
 from rewriter.keras.layers.table import translation_of
 from rewriter.keras.operations import call_of
 from rewriter.keras.recurrent.layer import KerasRecurrent
+from rewriter.keras.weights import parameter
 
 #: Translates a layer, given its name, or returns None.
 Otherwise = Callable[[Any], Translation | None]
@@ -62,7 +63,9 @@ def graph_of(
     if writer.declines:
         raise DeclinedError(tuple(writer.declines), ADVICE)
     writer.graph.output(_filled(functional._outputs_struct, outputs))
-    graph = fx.GraphModule(writer.root, writer.graph, class_name=_identifier(model.name).title().replace("_", ""))
+    graph = fx.GraphModule(
+        writer.root, writer.graph, class_name=_identifier(model.name).title().replace("_", "")
+    )
     return graph.eval()
 
 
@@ -114,11 +117,11 @@ class _Writer:
             if is_layer(op) and is_graph(op):
                 self._nested(op, name, node, values, masks)
                 return
-            made = [_mapped(each, tensor, values) for each in (args, kwargs)]
+            made = [_mapped(each, tensor, values, self._constant) for each in (args, kwargs)]
             if not is_layer(op):
                 function, given = call_of(op, made[0], made[1])
                 result, mask = self.graph.call_function(function, given), None
-                leaves = [(k,) for k in range(len(node.outputs))]
+                leaves = _leaves(self.root, len(node.outputs))
             else:
                 where, translation = self._module(op, name)
                 given_masks = [_mapped(each, tensor, masks) for each in (args, kwargs)]
@@ -151,9 +154,7 @@ class _Writer:
                 raise UnsupportedError("the same as before")
             return found
         try:
-            if type(layer) in self.kept:
-                raise UnsupportedError("something else is built for it")
-            translation = translation_of(layer)
+            translation = translation_of(layer, self.kept)
         except UnsupportedError:
             other = self.otherwise(layer)
             if other is None:
@@ -201,6 +202,15 @@ class _Writer:
         _place(self.root, path, translation.makes)
         return self.graph.call_module(path, (given,))
 
+    def _constant(self, value: Any) -> fx.Node:
+        """Return the node of a weight, or of an array, that the model's code uses without a layer."""
+        name = f"weight_{sum(1 for _ in self.root.parameters(recurse=False))}"
+        known = {id(each): key for key, each in self.root.named_parameters(recurse=False)}
+        made = parameter(value)
+        if id(made) not in known:
+            self.root.register_parameter(name, made)
+        return self.graph.get_attr(known.get(id(made), name))
+
     def _part(self, result: Any, leaf: Sequence[int]) -> Any:
         for index in leaf:
             result = self.graph.call_function(operator.getitem, (result, index))
@@ -231,16 +241,18 @@ def _tensors(named: dict[str, Any]) -> list[str]:
     return [key for key, value in named.items() if any_node(value)]
 
 
-def _mapped(value: Any, tensor: type, table: dict[int, Any]) -> Any:
-    """Put what a table has in the place of each tensor of Keras."""
+def _mapped(
+    value: Any, tensor: type, table: dict[int, Any], constant: Callable[[Any], Any] | None = None
+) -> Any:
+    """Put what a table has in the place of each tensor of Keras, and nodes in that of weights."""
     if isinstance(value, tensor):
         return table.get(id(value))
     if isinstance(value, list | tuple):
-        return type(value)(_mapped(each, tensor, table) for each in value)
+        return type(value)(_mapped(each, tensor, table, constant) for each in value)
     if isinstance(value, dict):
-        return {key: _mapped(each, tensor, table) for key, each in value.items()}
-    if hasattr(value, "__array__") and not isinstance(value, torch.Tensor):
-        raise UnsupportedError("it is called with an array that is no input of the model; make it an Input")
+        return {key: _mapped(each, tensor, table, constant) for key, each in value.items()}
+    if constant is not None and (hasattr(value, "__array__") or isinstance(value, torch.Tensor)):
+        return constant(value)
     return value
 
 

@@ -57,11 +57,11 @@ def in_order(x: Tensor, axes: Sequence[int] | None) -> Tensor:
     return x.permute(tuple(axes) if axes is not None else tuple(reversed(range(x.dim()))))
 
 
-def _largest(x: Tensor, axis: Sequence[int], keep: bool) -> Tensor:
+def _largest(x: Tensor, axis: list[int], keep: bool) -> Tensor:
     return torch.amax(x, axis, keep)
 
 
-def _smallest(x: Tensor, axis: Sequence[int], keep: bool) -> Tensor:
+def _smallest(x: Tensor, axis: list[int], keep: bool) -> Tensor:
     return torch.amin(x, axis, keep)
 
 

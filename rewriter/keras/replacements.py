@@ -1,4 +1,4 @@
-"""What Keras' layers on the torch backend become when a model is decomposed: replacements, as a user's are."""
+"""What Keras' layers on the torch backend become when a model is decomposed, by way of replacements."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
+from rewriter.keras.agreement import check_agreement
+from rewriter.keras.functional import functional_of
 from rewriter.keras.installed import is_layer
 from rewriter.keras.layers.contract import Translation, UnsupportedError
 from rewriter.keras.model import graph_of, is_graph
@@ -106,29 +108,43 @@ def keras_builds(
         if any(f"{name}.".startswith(prefix) for prefix in whole):
             continue
         left[name] = module
-        if is_layer(module) and is_graph(module) and type(module) not in build.kept and build.knows(module):
+        if isinstance(module, keras.Model) and type(module) not in build.kept and build.knows(module):
             whole.append(f"{name}." if name else "")
     x = keras.Input((1,))
+    kinds = [type(module) for module in left.values() if id(module) in build.known]
     return {
-        **dict.fromkeys((keras.Sequential, type(keras.Model(x, x))), build),
-        **dict.fromkeys((layers.LSTM, layers.GRU, layers.SimpleRNN, layers.RNN, layers.Bidirectional), _layer),
+        **dict.fromkeys((*kinds, keras.Sequential, type(keras.Model(x, x))), build),
+        **dict.fromkeys(
+            (layers.LSTM, layers.GRU, layers.SimpleRNN, layers.RNN, layers.Bidirectional), _layer
+        ),
     }, left
 
 
-def one_by_one(model: Any) -> Any:
-    """Return a torch module with an argument for each input, of a Keras model that takes several in a list.
+def in_torch(model: Any) -> Any:
+    """Return the torch module of a Keras model whose graph is known, anything else as it is.
 
-    Anything else comes back as it is.
+    It takes an argument for each input, in the place of a list of them. What explains the module does not run
+    Keras' code beside it each time: both are compared here.
+
+    Raises:
+        DeclinedError: for a model on another backend with layers for which no torch module is known.
 
     Example:
-        >>> one_by_one("a text")
+        >>> in_torch("a text")
         'a text'
 
     """
-    if not is_layer(model) or not is_graph(model) or len(model.inputs) < 2:
+    if not is_layer(model) or not is_graph(model):
         return model
-    otherwise = _own_code if isinstance(model, nn.Module) else None
-    return graph_of(model, otherwise=otherwise)
+    on_torch = isinstance(model, nn.Module)
+    try:
+        made = graph_of(model, otherwise=_own_code if on_torch else None)
+        check_agreement(model, made)
+    except RewriteError:
+        if not on_torch:
+            raise
+        return model
+    return made
 
 
 class _Models:
@@ -140,13 +156,15 @@ class _Models:
 
     def knows(self, model: nn.Module) -> bool:
         try:
-            self.known[id(model)] = graph_of(model, packed=True, otherwise=_own_code, kept=self.kept)
+            # It is a clone, whose layers may be called.
+            graph = model if is_graph(model) else functional_of(model)
+            self.known[id(model)] = graph_of(graph, packed=True, otherwise=_own_code, kept=self.kept)
         except RewriteError:
             return False
         return True
 
     def __call__(self, model: nn.Module) -> nn.Module:
-        if id(model) not in self.known and not (is_graph(model) and self.knows(model)):
+        if id(model) not in self.known and not self.knows(model):
             return KerasLayer(model)
         return self.known[id(model)]
 

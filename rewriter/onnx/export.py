@@ -114,10 +114,7 @@ def to_onnx(
     deferred = defer_steps(clone)
     take_padded(clone)
     for each in deferred.values():
-        # How torch's cells are written is known, and the atoms of others where the state comes as it is.
-        if not isinstance(each, DeferredRecurrence) or type(each.cell).__module__.startswith("passes."):
-            continue
-        if can_fuse(each.hidden):
+        if isinstance(each, DeferredRecurrence) and can_fuse(each.hidden) and not _is_written(each.cell):
             each.exported = exported_step(each.body, opset)
     program = program_of(clone, example, free)
     assumptions = assumptions_of(program)
@@ -136,6 +133,14 @@ def to_onnx(
     project_first(proto.graph)
     rename_values(proto.graph, _parameter_names(clone, model))
     return proto, assumptions
+
+
+def _is_written(cell: nn.Module) -> bool:
+    """Whether the writer of steps knows a cell of its own: one that is made of our atoms alone."""
+    parts = [cell, *cell.children()]
+    return not is_users(cell) and all(
+        type(each).__module__.startswith(("passes.", "rewriter.keras.recurrent.")) for each in parts
+    )
 
 
 def evaluation_clone(model: nn.Module) -> nn.Module:

@@ -25,7 +25,9 @@ class HeadsAttention(nn.Module):
 
     """
 
-    def __init__(self, maps: tuple[nn.Linear, nn.Linear, nn.Linear, nn.Linear], heads: int, scale: float) -> None:
+    def __init__(
+        self, maps: tuple[nn.Linear, nn.Linear, nn.Linear, nn.Linear], heads: int, scale: float
+    ) -> None:
         super().__init__()
         self.query, self.key, self.value, self.output = maps
         self.heads = heads
@@ -64,7 +66,7 @@ class HeadsAttention(nn.Module):
         return (out, shares) if return_attention_scores else out
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2)
 
     @staticmethod
     def _over_heads(mask: Tensor) -> Tensor:
@@ -101,7 +103,11 @@ class DotAttention(nn.Module):
         self.additive = additive
 
     def forward(
-        self, inputs: Any, mask: Any = None, return_attention_scores: bool = False, use_causal_mask: bool = False
+        self,
+        inputs: Any,
+        mask: Any = None,
+        return_attention_scores: bool = False,
+        use_causal_mask: bool = False,
     ) -> Any:
         """Return (B, T, D); inputs are query, value and, maybe, key."""
         query, value = inputs[0], inputs[1]

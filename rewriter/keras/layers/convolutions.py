@@ -79,9 +79,7 @@ def separable(layer: Any) -> Translation:
     return _in_layout(layer, module, _padding(layer, layer.kernel_size, layer.strides, layer.dilation_rate))
 
 
-def _with(
-    weight: nn.Parameter, bias: Any, rank: int, stride: Any, dilation: Any, groups: int
-) -> nn.Module:
+def _with(weight: nn.Parameter, bias: Any, rank: int, stride: Any, dilation: Any, groups: int) -> nn.Module:
     out, own = weight.shape[0], weight.shape[1]
     made: Any = _CONVOLUTIONS[rank - 1]
     module: nn.Module = made(
@@ -123,8 +121,8 @@ def _padding(layer: Any, size: Any, stride: Any, dilation: Any) -> list[int]:
 def _same(length: int | None, size: int, stride: int, dilation: int) -> int:
     if length is None:
         raise UnsupportedError(
-            "its padding, 'same' with strides, depends on the length of the input, which the model does not fix; "
-            "give the Input a shape without None"
+            "its padding, 'same' with strides, depends on the length of the input, which the model does not "
+            "fix; give the Input a shape without None"
         )
     return max((-(-length // stride) - 1) * stride + dilation * (size - 1) + 1 - length, 0)
 

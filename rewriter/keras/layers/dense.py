@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from passes.leaves import ReLUAtom
 from rewriter.keras.activations import ClippedReLU, activation
 from rewriter.keras.layers.contract import Translation, UnsupportedError, drops, stays
-from rewriter.keras.weights import linear, optional, parameter
+from rewriter.keras.weights import linear, optional, parameter, tensor_of
 
 
 def activated(module: nn.Module, name: str, function: Any) -> nn.Module:
@@ -76,7 +76,7 @@ class Lookup(nn.Module):
 
     def __init__(self, table: nn.Parameter) -> None:
         super().__init__()
-        self.table = nn.Embedding(*table.shape, _weight=table)
+        self.table = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
         # Another parameter would be made of it.
         self.table.weight = table
 
@@ -244,7 +244,7 @@ class Scaled(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the scaled values."""
-        return inputs * self.scale + self.offset
+        return torch.add(inputs * self.scale, self.offset)  # type: ignore[operator,arg-type]  # buffers
 
 
 def rescaling(layer: Any) -> Translation:
@@ -257,8 +257,6 @@ def normalization(layer: Any) -> Translation:
     """Translate a ``Normalization`` that knows the mean and the variance."""
     if getattr(layer, "mean", None) is None:
         raise UnsupportedError("it knows no mean yet: call its adapt(data)")
-    from rewriter.keras.weights import tensor_of
-
     mean, variance = (tensor_of(each).detach().float() for each in (layer.mean, layer.variance))
     spread = variance.sqrt().clamp(min=1e-7)
     if layer.invert:

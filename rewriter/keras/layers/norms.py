@@ -45,7 +45,13 @@ class KeptStatistics(nn.Module):
         """Return the normalised values, in the shape of the input."""
         x = inputs if self.axis == 1 else inputs.movedim(self.axis, 1)
         x = nn.functional.batch_norm(
-            x, self.mean, self.variance, self.gamma, self.beta, training=False, eps=self.epsilon
+            x,
+            self.get_buffer("mean"),
+            self.get_buffer("variance"),
+            self.gamma,
+            self.beta,
+            training=False,
+            eps=self.epsilon,
         )
         return x if self.axis == 1 else x.movedim(1, self.axis)
 

@@ -144,14 +144,13 @@ def merging(both: Callable[[Tensor, Tensor], Tensor], *, mean: bool = False) -> 
         mean: divide by their number.
 
     """
-    return lambda layer: Translation(
-        Merged(both, mean=mean and not _known_rank(layer)), makes=EitherMask(), out="merged"
-    )
 
+    def translate(layer: Any) -> Translation:
+        if getattr(layer, "_reshape_required", False):
+            raise UnsupportedError("its inputs have different numbers of dimensions; reshape them before")
+        return Translation(Merged(both, mean=mean), makes=EitherMask(), out="merged")
 
-def _known_rank(layer: Any) -> None:
-    if getattr(layer, "_reshape_required", False):
-        raise UnsupportedError("its inputs have different numbers of dimensions; reshape them before")
+    return translate
 
 
 class Joined(nn.Module):
@@ -172,8 +171,12 @@ class Joined(nn.Module):
 
 
 def concatenate(layer: Any) -> Translation:
-    """Translate a ``Concatenate``, behind which all steps of masked inputs count that one of them has."""
-    return Translation(Joined(layer.axis), makes=EitherMask(), out="merged")
+    """Translate a ``Concatenate``.
+
+    Along the features, all steps count that one of the inputs has; along the steps, masks are joined.
+    """
+    masks = Joined(1) if layer.axis == 1 else EitherMask()
+    return Translation(Joined(layer.axis), makes=masks, out="merged")
 
 
 class Dotted(nn.Module):

@@ -41,7 +41,8 @@ LAYERS: Mapping[str, Translate] = {
     **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), convolutions.depthwise),
     **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), convolutions.separable),
     **dict.fromkeys(
-        (f"{kind}Pooling{each}" for kind in ("Max", "Average") for each in _ONE_TO_THREE), convolutions.pooling
+        (f"{kind}Pooling{each}" for kind in ("Max", "Average") for each in _ONE_TO_THREE),
+        convolutions.pooling,
     ),
     **dict.fromkeys(
         (f"Global{kind}Pooling{each}" for kind in ("Max", "Average") for each in _ONE_TO_THREE),
@@ -74,15 +75,21 @@ LAYERS: Mapping[str, Translate] = {
 }
 
 
-def translation_of(layer: Any) -> Translation:
+def translation_of(layer: Any, kept: frozenset[type] = frozenset()) -> Translation:
     """Translate one layer.
+
+    Args:
+        layer: of Keras.
+        kept: types for which something else is built.
 
     Raises:
         UnsupportedError: saying why it cannot be.
 
     """
     kind = kind_of(layer)
-    if kind not in LAYERS:
+    if type(layer) in kept:
+        raise UnsupportedError("something else is built for it")
+    if kind is None or kind not in LAYERS:
         what = "a layer that Keras has, but that" if kind else "a class of the user's, which"
         raise UnsupportedError(f"{type(layer).__name__} is {what} is not known here")
     if not layer.built:

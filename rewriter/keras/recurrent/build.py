@@ -23,8 +23,8 @@ def recurrent_module(layer: Any) -> KerasRecurrent:
     """
     if layer.stateful:
         raise UnsupportedError(
-            "it is stateful, so that what a row gives depends on the batches before; set layer.stateful = False, "
-            "so that each row begins at zero as after reset_state(), or pass initial_state"
+            "it is stateful, so that what a row gives depends on the batches before; set layer.stateful = "
+            "False, so that each row begins at zero as after reset_state(), or pass initial_state"
         )
     stacked = kind_of(layer.cell) == "StackedRNNCells"
     cells = layer.cell.cells if stacked else [layer.cell]
@@ -50,8 +50,10 @@ def bidirectional(layer: Any) -> Translation:
     known = ("LSTM", "GRU", "SimpleRNN", "RNN")
     for each in parts:
         if kind_of(each) not in known:
-            raise UnsupportedError(f"the layer in it, a {type(each).__name__}, is not one of {', '.join(known)}")
-    module = KerasBidirectional(*map(recurrent_module, parts), layer.merge_mode)
+            raise UnsupportedError(
+                f"the layer in it, a {type(each).__name__}, is not one of {', '.join(known)}"
+            )
+    module = KerasBidirectional(recurrent_module(parts[0]), recurrent_module(parts[1]), layer.merge_mode)
     return Translation(module, _MASKED, out="kept" if layer.return_sequences else "none")
 
 

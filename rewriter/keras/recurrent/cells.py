@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from passes.leaves import Mul
@@ -189,8 +188,8 @@ def cell_parts(cell: Any) -> CellParts:
     kind = kind_of(cell)
     if kind not in _PARTS:
         raise UnsupportedError(
-            f"its cell, a {type(cell).__name__}, is not one of {', '.join(_PARTS)}, and no torch module is "
-            "known for it"
+            f"its cell, a {type(cell).__name__}, is not one of {', '.join(map(str, _PARTS))}, and no torch "
+            "module is known for it"
         )
     if not cell.built:
         raise UnsupportedError("it has no weights yet: call it once")
@@ -204,19 +203,23 @@ def _lstm(cell: Any) -> CellParts:
 
 
 def _gru(cell: Any) -> CellParts:
-    biases = (None, None)
+    biases: tuple[Any, Any] = (None, None)
     if cell.use_bias:
-        biases = (parameter(cell.bias, _row(0)), parameter(cell.bias, _row(1))) if cell.reset_after else (cell.bias, None)
-    input = linear(cell.kernel, biases[0])
+        biases = (
+            (parameter(cell.bias, _row(0)), parameter(cell.bias, _row(1)))
+            if cell.reset_after
+            else (cell.bias, None)
+        )
+    of_input = linear(cell.kernel, biases[0])
     if cell.reset_after:
         hidden = linear(cell.recurrent_kernel, biases[1])
-        return CellParts(input, hidden, KerasGRUCell(*_activations(cell)), cell.units)
+        return CellParts(of_input, hidden, KerasGRUCell(*_activations(cell)), cell.units)
     kernel, size = cell.recurrent_kernel, 2 * cell.units
-    linears = [
-        linear_of(parameter(kernel, part), None)
-        for part in (lambda k: k[:, :size].t(), lambda k: k[:, size:].t())
-    ]
-    return CellParts(input, nn.Identity(), ResetBeforeGRUCell(*linears, *_activations(cell)), cell.units)
+    gates = linear_of(parameter(kernel, lambda k: k[:, :size].t()), None)
+    candidate = linear_of(parameter(kernel, lambda k: k[:, size:].t()), None)
+    return CellParts(
+        of_input, nn.Identity(), ResetBeforeGRUCell(gates, candidate, *_activations(cell)), cell.units
+    )
 
 
 def _row(index: int) -> Callable[[Tensor], Tensor]:
@@ -225,7 +228,9 @@ def _row(index: int) -> Callable[[Tensor], Tensor]:
 
 def _simple(cell: Any) -> CellParts:
     name = activation_name(cell.activation)
-    atoms = RNNCellAtoms(name) if name in ("tanh", "relu") else KerasRNNCell(lambda: activation(cell.activation))
+    atoms = (
+        RNNCellAtoms(name) if name in ("tanh", "relu") else KerasRNNCell(lambda: activation(cell.activation))
+    )
     return CellParts(linear(cell.kernel, cell.bias), linear(cell.recurrent_kernel, None), atoms, cell.units)
 
 

@@ -77,8 +77,8 @@ def torch_layer(layer: Any) -> nn.Module:
     """Return torch's layer, or cell, with the weights of one of Keras', as copies.
 
     Args:
-        layer: an ``LSTM``, ``GRU`` or ``SimpleRNN``, an ``RNN`` of one cell, a ``Bidirectional`` of one of them,
-            or a cell.
+        layer: an ``LSTM``, ``GRU`` or ``SimpleRNN``, an ``RNN`` of one cell, a ``Bidirectional`` of one of
+            them, or a cell.
 
     Raises:
         UnsupportedError: for one that torch has not.
@@ -94,7 +94,9 @@ def torch_layer(layer: Any) -> nn.Module:
     ):
         raise UnsupportedError(f"torch has no layer like {type(layer).__name__} with this cell")
     if [each.go_backwards for each in parts] != [False, True][: len(parts)]:
-        raise UnsupportedError("it goes backwards, which torch's layers do only beside one that goes forwards")
+        raise UnsupportedError(
+            "it goes backwards, which torch's layers do only beside one that goes forwards"
+        )
     cells = [each.cell for each in parts]
     if len({(_mode(cell), cell.units, cell.use_bias) for cell in cells}) > 1:
         raise UnsupportedError("its two directions are of different kinds or sizes")
@@ -160,7 +162,8 @@ def weights_of(module: nn.Module, layer: int = 0, *, reverse: bool = False) -> T
 
     """
     suffix = f"_l{layer}{'_reverse' if reverse else ''}" if isinstance(module, nn.RNNBase) else ""
-    return TorchWeights(*(getattr(module, name + suffix, None) for name in TorchWeights._fields))
+    found: dict[str, Any] = {name: getattr(module, name + suffix, None) for name in TorchWeights._fields}
+    return TorchWeights(**found)
 
 
 def arrays(tensors: Sequence[Tensor]) -> list[Any]:

@@ -103,9 +103,7 @@ class KerasRecurrent(nn.Module):
 
     def _states(self, x: Tensor, initial_state: Any) -> list[tuple[Tensor, ...]]:
         if initial_state is None:
-            return [
-                tuple(x.new_zeros(x.shape[0], size) for _ in range(count)) for count, size in self.sizes
-            ]
+            return [tuple(x.new_zeros(x.shape[0], size) for _ in range(count)) for count, size in self.sizes]
         if not isinstance(initial_state, list | tuple):
             initial_state = [initial_state]
         if not self.nested:
@@ -134,7 +132,10 @@ class KerasBidirectional(nn.Module):
         half = None if initial_state is None else len(initial_state) // 2
         first = self.forward_layer.run(sequences, initial_state and initial_state[:half], mask)
         second = self.backward_layer.run(sequences, initial_state and initial_state[half:], mask)
-        merged = self._merged(self._in_order(self.forward_layer, first[0], False), self._in_order(self.backward_layer, second[0], True))
+        merged = self._merged(
+            self._in_order(self.forward_layer, first[0], False),
+            self._in_order(self.backward_layer, second[0], True),
+        )
         if not self.forward_layer.states:
             return merged
         states = (*self.forward_layer.as_given(first[1]), *self.backward_layer.as_given(second[1]))
@@ -176,5 +177,10 @@ class OverTime(nn.Module):
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the outputs of all steps, (B, T, ...)."""
         rows = inputs.flatten(0, 1)
-        out = self.layer(rows, mask=mask.flatten(0, 1)) if self.masked and mask is not None else self.layer(rows)
-        return out.unflatten(0, (inputs.shape[0], inputs.shape[1]))
+        out = (
+            self.layer(rows, mask=mask.flatten(0, 1))
+            if self.masked and mask is not None
+            else self.layer(rows)
+        )
+        apart: Tensor = out.unflatten(0, (inputs.shape[0], inputs.shape[1]))
+        return apart

@@ -25,7 +25,9 @@ def step_of(cell: Any, name: str) -> Step:
     """
     kind = kind_of(cell)
     if kind not in _STEPS:
-        raise UnsupportedError(f"its cell, a {type(cell).__name__}, is not one of {', '.join(map(str, _STEPS))}")
+        raise UnsupportedError(
+            f"its cell, a {type(cell).__name__}, is not one of {', '.join(map(str, _STEPS))}"
+        )
     if not cell.built:
         raise UnsupportedError("it has no weights yet: call it once")
     return _STEPS[kind](cell, name)

@@ -1,4 +1,4 @@
-"""Write the recurrent layers of a Keras model out, so that shap's DeepExplainer for TensorFlow explains it."""
+"""Write the recurrent layers of a Keras model out, for shap's DeepExplainer on TensorFlow."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import importlib.util
 from typing import Any
 
 from passes.errors import Decline, DeclinedError, RewriteError
+from rewriter.keras.functional import calls_forgotten, functional_of
 from rewriter.keras.installed import backend, is_layer, keras_module, kind_of
 from rewriter.keras.layers.contract import UnsupportedError
 from rewriter.keras.model import is_graph
-from rewriter.keras.stock.graph import calls_forgotten, functional_of
 from rewriter.keras.stock.trial import why_not_explained
 from rewriter.keras.stock.unrolled import RECURRENT, unrolled
 
 _ADVICE = (
-    "Take rewriter.keras.to_torch(model), and rewriter.DeepExplainer of it, which explains these layers, too; or "
-    "pass strict=False to have the model with them in it."
+    "Take rewriter.DeepExplainer(rewriter.keras.to_torch(model), background), which explains these layers, "
+    "too; or pass strict=False to have the model with them in it."
 )
 
 
 def decompose(model: Any, *, strict: bool = True) -> Any:
     """Return a Keras model of Dense layers, activations, products and sums in the place of recurrent layers.
 
-    Stock ``shap.DeepExplainer`` fails on each of Keras' recurrent layers on TensorFlow, and explains what this
-    returns. The number of steps has to be known. Gates have a Dense each, ``lstm_fc_ii``, ``lstm_fc_hi``, …, with
-    copies of their weights, which all steps share; other layers are the model's own.
+    Stock ``shap.DeepExplainer`` fails on each of Keras' recurrent layers on TensorFlow, and explains what
+    this returns. The number of steps has to be known. Gates have a Dense each, ``lstm_fc_ii``,
+    ``lstm_fc_hi``, …, with copies of their weights, which all steps share; other layers are the model's own.
 
     Args:
         model: Sequential, Functional, or of a class of the user's that calls layers and ``keras.ops``; built.
@@ -52,7 +52,8 @@ def decompose(model: Any, *, strict: bool = True) -> Any:
         functional = functional._functional if kind_of(functional) == "Sequential" else functional
         writer = _Writer(trials=strict and backend() == "tensorflow" and _has_shap())
         inputs = [
-            keras.Input(tuple(each.shape[1:]), dtype=each.dtype, name=each.name) for each in functional._inputs
+            keras.Input(tuple(each.shape[1:]), dtype=each.dtype, name=each.name)
+            for each in functional._inputs
         ]
         outputs = writer.model(functional, inputs)
         if writer.declines:

@@ -11,7 +11,17 @@ import numpy as np
 from rewriter.keras.installed import keras_module, kind_of
 
 #: Layers for which it is known.
-_KNOWN = ("Dense", "Dropout", "Flatten", "Reshape", "InputLayer", "Add", "Subtract", "Concatenate", "Identity")
+_KNOWN = (
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "Reshape",
+    "InputLayer",
+    "Add",
+    "Subtract",
+    "Concatenate",
+    "Identity",
+)
 # Of the largest change of the output.
 _ADDITIVE = 1e-3
 
@@ -47,7 +57,8 @@ def why_not_explained(layer: Any, inputs: Any) -> str | None:
             logging.getLogger("shap").setLevel(logging.ERROR)
             values = shap.DeepExplainer(model, background).shap_values(sample, check_additivity=False)
     except Exception as error:
-        return f"shap's backend for TensorFlow fails on it: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
+        said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        return f"shap's backend for TensorFlow fails on it: {said[-1][:120]}"
     finally:
         logging.getLogger("shap").setLevel(shown)
     total = sum(float(np.sum(each)) for each in (values if isinstance(values, list) else [values]))

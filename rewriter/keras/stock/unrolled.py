@@ -15,7 +15,7 @@ RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional")
 
 
 def unrolled(layer: Any, x: Any, initial_state: Any = None, mask: Any = None) -> list[Any]:
-    """Return the outputs of a recurrent layer, as symbolic tensors: the output, then the states if it returns them.
+    """Return the outputs of a recurrent layer as symbolic tensors, with the states if it returns them.
 
     Args:
         layer: of one of the kinds in ``RECURRENT``.
@@ -28,7 +28,9 @@ def unrolled(layer: Any, x: Any, initial_state: Any = None, mask: Any = None) ->
 
     """
     if mask is not None:
-        raise UnsupportedError("it is called with a mask, by which shap's backend for TensorFlow cannot choose")
+        raise UnsupportedError(
+            "it is called with a mask, by which shap's backend for TensorFlow cannot choose"
+        )
     if x.shape[1] is None:
         raise UnsupportedError("the number of its steps is not known; give the Input a shape without None")
     if kind_of(layer) == "Bidirectional":
@@ -49,7 +51,10 @@ def _run(layer: Any, x: Any, initial_state: Any) -> tuple[list[Any], list[Any]]:
     counts = [2 if kind_of(cell) == "LSTMCell" else 1 for cell in cells]
     order = range(x.shape[1])
     first = x[:, 0]
-    states = [_begin(first, cell, count, layer.name, k) for k, (cell, count) in enumerate(zip(cells, counts, strict=True))]
+    states = [
+        _begin(first, cell, count, layer.name, k)
+        for k, (cell, count) in enumerate(zip(cells, counts, strict=True))
+    ]
     if initial_state is not None:
         states = [list(initial_state) if isinstance(initial_state, list | tuple) else [initial_state]]
     outputs = []

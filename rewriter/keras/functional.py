@@ -13,7 +13,11 @@ from rewriter.keras.installed import is_layer, keras_module
 @contextmanager
 def calls_forgotten(model: Any) -> Iterator[None]:
     """Let the layers of a model be called on symbolic tensors, and take out of them what that leaves."""
-    held = [(each, attribute) for each in _all_layers(model) for attribute in ("_inbound_nodes", "_outbound_nodes")]
+    held = [
+        (each, attribute)
+        for each in _all_layers(model)
+        for attribute in ("_inbound_nodes", "_outbound_nodes")
+    ]
     before = [(each, attribute, list(getattr(each, attribute, []))) for each, attribute in held]
     try:
         yield
@@ -30,14 +34,14 @@ def _all_layers(model: Any) -> list[Any]:
 
 
 def functional_of(model: Any) -> Any:
-    """Return a Functional model of a built one whose class a user wrote, made by calling it once symbolically.
+    """Return a Functional model of a built one whose class a user wrote, by one symbolic call.
 
     Raises:
         RewriteError: if its code does more than to call layers and ``keras.ops``.
 
     """
     keras = keras_module()
-    shape = (getattr(model, "get_build_config", dict)() or {}).get("input_shape")
+    shape = (model.get_build_config() or {}).get("input_shape")
     if not model.built or shape is None:
         raise RewriteError(f"{model.name} has no weights yet: call it once, on a batch of data")
     shapes = shape if isinstance(shape[0], list | tuple) else [shape]
@@ -48,5 +52,5 @@ def functional_of(model: Any) -> Any:
     except Exception as error:
         raise RewriteError(
             f"the code of {type(model).__name__}.call cannot be followed: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}; build the model of keras.Input and keras.Model"
+            f"{str(error).splitlines()[0] if str(error) else ''}; build it of keras.Input and keras.Model"
         ) from error
