@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from passes.leaves import Mul
-from passes.recurrent.cells import LSTMCellAtoms, RNNCellAtoms
-from passes.recurrent.gates import linear_of
+from passes.recurrent.cells import GRUCellAtoms, LSTMCellAtoms, RNNCellAtoms
+from passes.recurrent.gates import OrderedGates, linear_of
 from passes.recurrent.recurrence import State
 from rewriter.keras.activations import activation, activation_name
 from rewriter.keras.installed import kind_of
@@ -172,7 +172,7 @@ class CellParts(NamedTuple):
 
     """
 
-    input: nn.Linear
+    input: nn.Module
     hidden: nn.Module
     cell: nn.Module
     size: int
@@ -197,9 +197,13 @@ def cell_parts(cell: Any) -> CellParts:
 
 
 def _lstm(cell: Any) -> CellParts:
-    standard = (activation_name(cell.activation), activation_name(cell.recurrent_activation))
-    atoms = LSTMCellAtoms() if standard == ("tanh", "sigmoid") else KerasLSTMCell(*_activations(cell))
+    atoms = LSTMCellAtoms() if _is_torchs(cell) else KerasLSTMCell(*_activations(cell))
     return CellParts(linear(cell.kernel, cell.bias), linear(cell.recurrent_kernel, None), atoms, cell.units)
+
+
+def _is_torchs(cell: Any) -> bool:
+    names = (activation_name(cell.activation), activation_name(cell.recurrent_activation))
+    return names == ("tanh", "sigmoid")
 
 
 def _gru(cell: Any) -> CellParts:
@@ -213,6 +217,10 @@ def _gru(cell: Any) -> CellParts:
     of_input = linear(cell.kernel, biases[0])
     if cell.reset_after:
         hidden = linear(cell.recurrent_kernel, biases[1])
+        if _is_torchs(cell):
+            order = (1, 0, 2)
+            parts = OrderedGates(of_input, order), OrderedGates(hidden, order)
+            return CellParts(*parts, GRUCellAtoms(), cell.units)
         return CellParts(of_input, hidden, KerasGRUCell(*_activations(cell)), cell.units)
     kernel, size = cell.recurrent_kernel, 2 * cell.units
     gates = linear_of(parameter(kernel, lambda k: k[:, :size].t()), None)
