@@ -297,7 +297,7 @@ def _lower(
 ) -> nn.Module:
     clone, modules = named_clones(model)
     own = builds or {}
-    of_keras, modules = keras_builds(modules, own)
+    of_keras, modules = keras_builds(modules, own, models=code is None)
     users = replace_users({**of_keras, **own}, modules, clone)
     modules = users.modules
     recurrent = ApplyReplacements(recurrent_replacements(split=split), modules)

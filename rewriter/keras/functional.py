@@ -43,7 +43,10 @@ def functional_of(model: Any) -> Any:
     keras = keras_module()
     shape = (model.get_build_config() or {}).get("input_shape")
     if not model.built or shape is None:
-        raise RewriteError(f"{model.name} has no weights yet: call it once, on a batch of data")
+        raise RewriteError(
+            f"{model.name}: the shape of its input is not known, as of a model that was not called yet, or "
+            "whose code Keras cannot follow; call it once, or build it of keras.Input and keras.Model"
+        )
     shapes = shape if isinstance(shape[0], list | tuple) else [shape]
     inputs = [keras.Input(tuple(each[1:])) for each in shapes]
     try:

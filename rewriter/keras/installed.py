@@ -21,7 +21,7 @@ def keras_module() -> Any:
         RewriteError: if it, or its backend, is not installed, or it is older than Keras 3.
 
     """
-    if "keras" not in sys.modules:
+    if sys.modules.get("keras") is None:
         named = "KERAS_BACKEND" in os.environ
         os.environ.setdefault("KERAS_BACKEND", "torch")
         try:

@@ -108,9 +108,6 @@ class _Writer:
     def _node(self, node: Any, path: str, values: dict[int, Any], masks: dict[int, Any]) -> None:
         tensor = type(node.outputs[0])
         args, kwargs = node.arguments.args, node.arguments.kwargs
-        if not all(id(each) in values for each in node.arguments.keras_tensors):
-            # Behind what could not be written.
-            return
         op = node.operation
         name = ".".join(each for each in (path, _identifier(op.name)) if each)
         try:
@@ -131,6 +128,9 @@ class _Writer:
             if id(op) not in self.known or self.known[id(op)] is not None:
                 self.declines.append(Decline(name, type(op).__name__, str(error)))
             self.known[id(op)] = None
+            # So that what is behind is looked at, too; nothing comes of the graph.
+            nothing = self.graph.call_function(operator.getitem, (None, 0))
+            values.update((id(output), nothing) for output in node.outputs)
             return
         parts = [result] if len(node.outputs) == 1 else [self._part(result, leaf) for leaf in leaves]
         for k, (output, part) in enumerate(zip(node.outputs, parts, strict=True)):

@@ -82,7 +82,7 @@ class InKerasCode(_AmongLayers):
 
 
 def keras_builds(
-    modules: Mapping[str, nn.Module], kept: Iterable[type] = ()
+    modules: Mapping[str, nn.Module], kept: Iterable[type] = (), *, models: bool = True
 ) -> tuple[Builds, dict[str, nn.Module]]:
     """Return what layers and models of Keras become, and the modules that this leaves for others.
 
@@ -91,6 +91,7 @@ def keras_builds(
     Args:
         modules: of the model that is decomposed, by name.
         kept: types that something else is built for.
+        models: have models become graphs; else only the recurrent layers in their code are replaced.
 
     Example:
         >>> keras_builds({"": nn.Linear(2, 1)})
@@ -104,6 +105,11 @@ def keras_builds(
     build = _Models(frozenset(kept))
     left: dict[str, nn.Module] = {}
     whole: list[str] = []
+    recurrent = dict.fromkeys(
+        (layers.LSTM, layers.GRU, layers.SimpleRNN, layers.RNN, layers.Bidirectional), _layer
+    )
+    if not models:
+        return recurrent, dict(modules)
     for name, module in modules.items():
         if any(f"{name}.".startswith(prefix) for prefix in whole):
             continue

@@ -43,8 +43,7 @@ def to_torch(model: Any, *, check: bool = True) -> nn.Module:
 
     Raises:
         DeclinedError: listing every layer that no torch module is known for.
-        RewriteError: without Keras, for something that is not a layer of it, or if the module computes
-            something else.
+        RewriteError: for something that is not a layer of Keras, or if the module computes something else.
 
     Example:
         >>> to_torch("a model")
@@ -52,9 +51,9 @@ def to_torch(model: Any, *, check: bool = True) -> nn.Module:
         passes.errors.RewriteError: to_torch: expected a model or a layer of Keras, got str
 
     """
-    keras = keras_module()
     if not is_layer(model):
         raise RewriteError(f"to_torch: expected a model or a layer of Keras, got {type(model).__name__}")
+    keras = keras_module()
     if is_graph(model):
         made: nn.Module = graph_of(model)
     elif isinstance(model, keras.Model):

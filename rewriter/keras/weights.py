@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from passes.recurrent.gates import linear_of
-from rewriter.keras.installed import keras_module
 
 
 def tensor_of(variable: Any) -> Tensor:
@@ -18,8 +17,13 @@ def tensor_of(variable: Any) -> Tensor:
     value = getattr(variable, "value", variable)
     if isinstance(value, Tensor):
         return value
-    array = np.asarray(keras_module().ops.convert_to_numpy(variable))
-    return torch.from_numpy(array.copy())
+    array = value.numpy() if hasattr(value, "numpy") else np.asarray(value)
+    return torch.from_numpy(np.array(array))
+
+
+def array_of(variable: Any) -> Any:
+    """Return what a variable holds as an array."""
+    return tensor_of(variable).detach().cpu().numpy()
 
 
 def parameter(variable: Any, view: Callable[[Tensor], Tensor] | None = None) -> nn.Parameter:

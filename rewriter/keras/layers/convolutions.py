@@ -128,8 +128,10 @@ def _same(length: int | None, size: int, stride: int, dilation: int) -> int:
 
 
 def _lengths(layer: Any) -> Sequence[int | None]:
-    config = layer.get_build_config() or {}
-    shape = config.get("input_shape") or (None,) * 5
+    shape = (layer.get_build_config() or {}).get("input_shape")
+    if shape is None and layer._inbound_nodes:
+        shape = layer._inbound_nodes[-1].arguments.keras_tensors[0].shape
+    shape = shape or (None,) * 5
     return shape[1:-1] if layer.data_format == "channels_last" else shape[2:]
 
 

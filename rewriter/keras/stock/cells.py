@@ -7,6 +7,7 @@ from typing import Any
 
 from rewriter.keras.installed import keras_module, kind_of
 from rewriter.keras.layers.contract import UnsupportedError
+from rewriter.keras.weights import array_of
 
 #: Takes the input of a step and the states, and returns the new states, the output first.
 Step = Callable[[Any, Sequence[Any]], list[Any]]
@@ -44,8 +45,7 @@ def dense(kernel: Any, bias: Any, name: str) -> Any:
 
 def _gates(cell: Any, name: str, gates: str, biases: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """Return the Dense of each gate, of the input and of the state."""
-    keras = keras_module()
-    kernels = [keras.ops.convert_to_numpy(each) for each in (cell.kernel, cell.recurrent_kernel)]
+    kernels = [array_of(each) for each in (cell.kernel, cell.recurrent_kernel)]
     made = []
     for source, kernel, bias in zip("ih", kernels, biases, strict=True):
         parts = [slice(k * cell.units, (k + 1) * cell.units) for k in range(len(gates))]
@@ -59,7 +59,7 @@ def _gates(cell: Any, name: str, gates: str, biases: Sequence[Any]) -> tuple[lis
 
 
 def _bias(cell: Any) -> Any:
-    return keras_module().ops.convert_to_numpy(cell.bias) if cell.use_bias else None
+    return array_of(cell.bias) if cell.use_bias else None
 
 
 def _lstm(cell: Any, name: str) -> Step:

@@ -34,7 +34,7 @@ def decompose(model: Any, *, strict: bool = True) -> Any:
         A ``keras.Model`` with the inputs and outputs of the model.
 
     Raises:
-        RewriteError: without Keras, for what is no model of it, or one whose code cannot be followed.
+        RewriteError: for what is no model of Keras, or one whose code cannot be followed.
         DeclinedError: with ``strict``, listing the layers that shap cannot explain; always, those that are
             recurrent and cannot be written out.
 
@@ -44,9 +44,9 @@ def decompose(model: Any, *, strict: bool = True) -> Any:
         passes.errors.RewriteError: decompose: expected a model of Keras, got str
 
     """
-    keras = keras_module()
-    if not is_layer(model) or not isinstance(model, keras.Model):
+    if not is_layer(model) or not isinstance(model, keras_module().Model):
         raise RewriteError(f"decompose: expected a model of Keras, got {type(model).__name__}")
+    keras = keras_module()
     with calls_forgotten(model):
         functional = model if is_graph(model) else functional_of(model)
         functional = functional._functional if kind_of(functional) == "Sequential" else functional
