@@ -1,4 +1,4 @@
-.PHONY: demo test fuzz census lint examples bench clean
+.PHONY: demo test fuzz census lint examples bench gpu ray clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ demo: .venv/demo.stamp
 	$(BIN)/python examples/demo.py
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile \
+	$(BIN)/python -m pytest -m "not slow and not ray and not gpu" --numprocesses auto --maxprocesses 4 --dist loadfile \
 		--cov --cov-report=term-missing:skip-covered
 
 # For example FUZZ="--seconds 600 --seed 7 --only layers"; --help says more.
@@ -30,6 +30,15 @@ bench: .venv/test.stamp
 examples: .venv/test.stamp
 	$(BIN)/python -m pytest tests/test_examples.py
 
+# Where there is a CUDA device; tests say that they were skipped where there is none.
+gpu: .venv/test.stamp
+	$(BIN)/python -m pytest -m gpu -rs tests/rewriter/test_on_gpu.py
+	$(BIN)/python benchmarks/explain.py --part cuda
+
+# Jobs on many processes: Ray is large, and takes seconds to begin.
+ray: .venv/ray.stamp
+	$(BIN)/python -m pytest tests/rewriter/jobs/test_on_ray.py tests/rewriter/jobs/test_serving.py
+
 clean:
 	rm -rf .venv out
 
@@ -41,4 +50,8 @@ clean:
 
 .venv/test.stamp: requirements/test.txt .venv/demo.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt
+	touch $@
+
+.venv/ray.stamp: requirements/ray.txt .venv/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/ray.txt
 	touch $@

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from problems.explain_cuda import beside_cudnn
 from problems.explain_growth import growth, plot
 from problems.explain_loops import LOOPS, contestants
 from problems.explain_memory import memory
@@ -32,7 +33,7 @@ SIZES = [
 QUICK = [Size(3, 4, 2, 3, 2, 2)]
 LAYERS = [("LSTM", 1), ("LSTM", 2), ("GRU", 1), ("GRU", 2)]
 QUICK_LAYERS = [("LSTM", 1), ("GRU", 2)]
-PARTS = ("speed", "loops", "growth", "memory")
+PARTS = ("speed", "loops", "growth", "memory", "cuda")
 # What the contestants of one problem are timed for, at least in three rounds.
 SECONDS = 10
 SPEED_NOTES = [
@@ -53,6 +54,11 @@ LOOP_NOTES = [
     "Size: T,H,I,N,M,K. A loop for t in range(T) over x[:, t] of the user's own, its time over that of",
     "nn.LSTM of the same size: over nn.LSTMCell, over two Linears, with peepholes, with a norm of the cell",
     "state, and with norms of both parts of the gates, too (Ba, Kiros and Hinton, 2016).",
+]
+CUDA_NOTES = [
+    "Size: T,H,I,N,M,K. of gradient: our time on the GPU over that of one forward and K backward passes of",
+    "cuDNN's layer on all pairs, there. error: the largest difference from the CPU's values, relative to",
+    "the largest of them.",
 ]
 MEMORY_NOTES = [
     "LSTM, T=200, H=128, I=8, N=100, K=1. Peak: what the process held more at its highest than before the",
@@ -161,13 +167,30 @@ def show_memory(options: argparse.Namespace) -> None:
     publish("explain", options, header, rows, MEMORY_NOTES, records, part="memory")
 
 
+def show_cuda(options: argparse.Namespace) -> None:
+    """Time a GPU, where there is one."""
+    if not torch.cuda.is_available():
+        print("no CUDA device: the part on a GPU was not run", file=sys.stderr)
+        return
+    records = [
+        beside_cudnn(kind, layers, size, "cuda", 1 if options.quick else 10)
+        for size in (QUICK if options.quick else SIZES)
+        for kind, layers in (QUICK_LAYERS if options.quick else LAYERS)
+    ]
+    rows = [
+        (*shown({**each, "additivity": {"ours": each["error"]}, "peers/ours": {}})[:4],) for each in records
+    ]
+    header = ("size", "layer", "ours ms (error)", "of gradient")
+    publish("explain", options, header, rows, CUDA_NOTES, records, part="cuda")
+
+
 def main() -> None:
     """Run all parts, or one."""
     options = arguments("Time of DeepExplainer against its peers and against a plain gradient.", PARTS)
     warnings.simplefilter("ignore")
     # Gradients of untrained networks fade to subnormal numbers, which take processors far longer.
     torch.set_flush_denormal(True)
-    runs = {"speed": speed, "loops": show_loops, "growth": show_growth, "memory": show_memory}
+    runs = dict(zip(PARTS, (speed, show_loops, show_growth, show_memory, show_cuda), strict=True))
     for part in [options.part] if options.part else PARTS:
         runs[part](options)
 

@@ -118,7 +118,7 @@ def publish(
     """Print the results, and write them as text and as JSON unless ``--no-write``.
 
     Args:
-        name: of the benchmark, and of the files below ``results``.
+        name: of the benchmark below ``benchmarks``, and of the files below ``results``.
         options: what :func:`arguments` returned.
         header: of the table.
         rows: of the table.
@@ -135,6 +135,7 @@ def publish(
     if options.no_write:
         return
     RESULTS.mkdir(exist_ok=True)
+    name = name.replace("/", "_")
     data = {"command": command, "environment": found, "results": list(records)}
     if part is not None:
         file = RESULTS / f"{name}.json"

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from problems.truth.cells import compare
 from problems.truth.methods import exact
 from problems.truth.models import LARGER, TWELVE, Problem, Size
 from problems.truth.paths import BASELINE, METHODS, OURS, draw, explained, front
@@ -135,7 +136,12 @@ def redraw() -> None:
 
 def main() -> None:
     """Compare on all models."""
-    options = arguments("Distance to exact Shapley values of paths from references to samples.")
+    options = arguments(
+        "Distance to exact Shapley values of paths from references to samples.", ("paths", "cells")
+    )
+    if options.part == "cells":
+        compare(options)
+        return
     warnings.simplefilter("ignore")
     size, pairs = (QUICK, QUICK_PAIRS) if options.quick else (FULL, PAIRS)
     made = TWELVE | LARGER

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rewriter.references.compare import ReferenceReport, compare_references
     from rewriter.references.propose import propose_references
 
+    from . import ray
+
 __all__ = [
     "ONNX_OPERATORS",
     "Atom",
@@ -41,6 +43,7 @@ __all__ = [
     "export_explainer_onnx",
     "export_onnx",
     "propose_references",
+    "ray",
     "register_captum",
     "register_rule",
     "register_shap",
@@ -77,7 +80,13 @@ _PLACES = {
 register_when_imported()
 
 
+# What belongs to another library has its own room.
+_ROOMS = ("ray",)
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"rewriter.{name}")
     if name not in _PLACES:
         raise AttributeError(f"module 'rewriter' has no attribute {name!r}")
     return getattr(importlib.import_module(_PLACES[name]), name)

@@ -40,6 +40,7 @@ PUBLIC = [
     "export_explainer_onnx",
     "export_onnx",
     "propose_references",
+    "ray",
     "register_captum",
     "register_rule",
     "register_shap",
@@ -107,6 +108,7 @@ ORDER = {
         "onnx",
         "onnx_explainer",
         "jobs",
+        "ray",
         "command_line",
         "pytest_plugin",
         "__main__",
@@ -178,6 +180,7 @@ KNOWN = {
     "rewriter/engine/sweeps/library.py": {"cpu", "double", "float", "gru", "lstm"},
     # Operations of that library, and a register that one writes to.
     "rewriter/engine/sweeps/program.py": {"add", "mean", "multiply", "set", "to"},
+    "rewriter/engine/sweeps/two_players/program.py": {"add", "multiply", "set"},
     # What it writes into a graph: items, a sum of two parts of the gates, steps apart.
     "rewriter/engine/loops/roll.py": {"add", "dim", "getitem", "unbind"},
     # It writes ONNX, node by node.

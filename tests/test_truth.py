@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-PATHS = "## Along paths"
+PATHS, CELLS = "## Along paths", "## Two players in a cell"
 # Sums of some thousand float64 terms of size one.
 ROUNDING = 1e-12
 
@@ -225,6 +225,20 @@ def test_docs_show_the_committed_run() -> None:
             continue
         assert shown[problem, method] == f"{figures}, {ms:.1f}"
     assert {cell for key, cell in shown.items() if key not in found} == {"n/a"}
+
+
+def test_docs_show_the_committed_run_of_cells() -> None:
+    text = (BENCHMARKS.parent / "docs" / "truth.md").read_text(encoding="utf-8").split(CELLS)[1]
+    text = text.split("\n## ")[0]
+    cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    header, shown = cells[0], {row[0]: row[1:] for row in cells[1:]}
+    runs = json.loads((BENCHMARKS / "results" / "truth_cells.json").read_text(encoding="utf-8"))["results"]
+    assert [run["method"] for run in runs] == list(shown)
+    models = [each for each in runs[0] if each not in ("method", "ratio", "additivity", "ms")]
+    assert header == ["method", *models, "ratio", "ms"]
+    for run in runs:
+        means = [f"{statistics.fmean(run[each]):.3f}" for each in models]
+        assert shown[run["method"]] == [*means, f"{run['ratio']:.2f}", f"{run['ms']:.1f}"]
 
 
 @pytest.mark.usefixtures("_benchmarks")

@@ -6,16 +6,17 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rewriter.command_line.failures import Exit, told
+from rewriter.command_line.failures import CommandError, Exit, told
 from rewriter.command_line.models import load_model
 from rewriter.command_line.options import Debug, Json, Model, Reshape, Rows, Trust
 from rewriter.command_line.references import references_of, shape_of_rows
-from rewriter.jobs.job import Job, Outcome, Summary, run_job
+from rewriter.jobs.job import Job, Summary, run_job, run_parts
 
 
 class Accuracy(StrEnum):
@@ -24,6 +25,20 @@ class Accuracy(StrEnum):
     FAST = "fast"
     NEAR = "near"
     NEAREST = "nearest"
+
+
+class Engine(StrEnum):
+    """Where rows are explained."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+class Cells(StrEnum):
+    """By what rule steps of recurrences are explained, see :meth:`rewriter.DeepExplainer.shap_values`."""
+
+    DEEPLIFT = "deeplift"
+    SHAPLEY = "shapley"
 
 
 def explain(
@@ -50,6 +65,14 @@ def explain(
     segments: Annotated[int | None, typer.Option(min=1, help="Pieces of the way to the sample.")] = None,
     draws: Annotated[int | None, typer.Option(min=1, help="Orders of the blocks for each reference.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the orders.")] = None,
+    cells: Annotated[
+        Cells | None, typer.Option(help="shapley: input and state of a step are two players.")
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="ray: on many processes or machines.")] = Engine.LOCAL,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes of Ray; as many as there are processors if not given."),
+    ] = None,
     json_: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     trust: Trust = False,
@@ -64,6 +87,7 @@ def explain(
     \b
     rewriter explain shop.models:forecaster samples.npy --out values/ --background train.npy
     rewriter explain model.pt2 samples.csv --reshape 50,16 --out values.npz
+    rewriter explain shop.models:forecaster samples.parquet -o values/ -b train.npy --engine ray
     """
     with told(debug=debug):
         named = load_model(model, trusted=trust)
@@ -71,17 +95,35 @@ def explain(
         references = references_of(background or data, rows, reshape, chosen=background is not None)
         whole = out.suffix in (".npz", ".parquet")
         folder = out.with_name(f".{out.name}.parts") if whole else out
-        asked = {"accuracy": accuracy, "blocks": blocks, "segments": segments, "draws": draws, "seed": seed}
+        asked = {
+            "accuracy": accuracy,
+            "blocks": blocks,
+            "segments": segments,
+            "draws": draws,
+            "seed": seed,
+            "cells": cells,
+        }
         nearer: Any = {name: each for name, each in asked.items() if each is not None}
         job = Job(named.model, references, data, folder, shape, rows_per_part, nearer=nearer)
         with _progress(job.table.rows, quiet) as told_of:
-            summary = run_job(job, on_part=told_of)
+            summary = run_job(job, on_rows=told_of, run=_runner(engine, workers))
         if whole:
             from rewriter.jobs.whole import gather
 
             gather(folder, out)
         typer.echo(_as_json(summary, out) if json_ else str(summary).replace(str(folder), str(out)))
         raise typer.Exit(Exit.FAILS if summary.failed else Exit.HOLDS)
+
+
+def _runner(engine: Engine, workers: int | None) -> Any:
+    if engine is Engine.LOCAL:
+        if workers is not None:
+            raise CommandError("--workers is for --engine ray; here rows are explained in this process")
+        return run_parts
+    from rewriter.jobs.on_ray import ray_data, run_on_ray
+
+    ray_data()
+    return partial(run_on_ray, workers=workers)
 
 
 @contextmanager
@@ -93,10 +135,7 @@ def _progress(rows: int, quiet: bool) -> Iterator[Any]:
     with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as bar:
         task = bar.add_task("rows", total=rows)
 
-        def on_part(outcome: Outcome) -> None:
-            bar.advance(task, outcome.rows)
-
-        yield on_part
+        yield lambda done: bar.update(task, completed=done)
 
 
 def _as_json(summary: Summary, out: Path) -> str:

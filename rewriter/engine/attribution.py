@@ -15,6 +15,7 @@ from rewriter.engine.merged_batch import Layouts, layouts_of
 from rewriter.engine.problem import Inputs, Problem, Target
 from rewriter.engine.runs.rows import pulled_back, run_linked, run_rows
 from rewriter.engine.sweeps.linked_recurrence import Forward
+from rewriter.engine.sweeps.two_players.asked import has_two_players
 from rewriter.engine.tape import Pairing, RowCountError, Tape
 from rewriter.engine.tiles import Tiles, default_budget, spans
 
@@ -72,21 +73,23 @@ class Remembered:
 
     Args:
         sizes: by the shapes and dtypes of a row.
-        references: the run, with the checksums of the weights that it was made with.
+        undecided: shapes and dtypes of rows of which the model decides nothing, whatever numbers they hold.
+        references: the run, with the checksums of the weights, and the rule of cells, that it was made by.
 
     """
 
     sizes: dict[Any, Size] = field(default_factory=dict)
-    references: tuple[tuple[int, ...], Tape, Tensor] | None = None
+    undecided: set[Any] = field(default_factory=set)
+    references: tuple[tuple[Any, ...], Tape, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the run, which may be large: whoever needs it can make it again."""
-        return {"sizes": self.sizes, "references": None}
+        return {"sizes": self.sizes, "undecided": self.undecided, "references": None}
 
     def size(self, target: Target, problem: Problem) -> Size:
         """Return the size of a run, for which one row is measured unless one has told all of it before."""
         row = [each[:1] for each in problem.samples]
-        key = tuple((each.shape, each.dtype) for each in row)
+        key = (has_two_players(), *((each.shape, each.dtype) for each in row))
         if key not in self.sizes or not self.sizes[key].layouts.proven:
             self.sizes[key] = _measure(target, row, _rows(problem))
         return self.sizes[key]
@@ -250,13 +253,14 @@ def record(
     layouts: Layouts | None = None,
 ) -> tuple[Tape, Tensor]:
     """Run the references, unless that is remembered; return what they left and their flattened outputs."""
-    weights = target.weights.checksums() if remembered else ()
-    if remembered and remembered.references and remembered.references[0] == weights:
+    # What is left hangs on the weights, and on the rule of the cells.
+    made_by = (has_two_players(), *target.weights.checksums()) if remembered else ()
+    if remembered and remembered.references and remembered.references[0] == made_by:
         return remembered.references[1:]
     tape = Tape(tokens=target.tokens, fits=partial(layouts.fits, len(references[0])) if layouts else None)
     base = run_rows(target, references, tape, read_as)
     if remembered:
-        remembered.references = weights, tape, base
+        remembered.references = made_by, tape, base
     return tape, base
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from passes.user_code.state import state_of
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.twin import Twin
+
+# Lists of its parameters that a layer of torch's holds.
+_FLAT = "_flat_weights", "_flat_weight_refs"
 
 
 def keeps_state(model: nn.Module, inputs: list[Tensor]) -> bool:
@@ -21,8 +26,23 @@ def keeps_state(model: nn.Module, inputs: list[Tensor]) -> bool:
 
     """
     twin = Twin(model)
-    before = state_of(twin.model)
+    before = _state_of(twin.model)
     with unnoticed(model) as outside, torch.inference_mode(False), torch.no_grad():
         twin.model(*(each.clone() for each in inputs))
         wrote = bool(outside.changed())
-    return wrote or bool(twin.written()) or state_of(twin.model) != before
+    return wrote or bool(twin.written()) or _state_of(twin.model) != before
+
+
+def _state_of(model: nn.Module) -> dict[tuple[str, str], list[Any]]:
+    """Return the state without what torch's recurrent layers put together anew once they were cloned."""
+    # On a GPU they move their parameters for it.
+    again = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.RNNBase) and all(each.device.type == "cpu" for each in module.parameters())
+    }
+    return {
+        (name, key): value
+        for (name, key), value in state_of(model).items()
+        if name not in again or key not in _FLAT
+    }

@@ -25,6 +25,7 @@ from rewriter.engine.rules import as_result, of_rank, pull
 from rewriter.engine.sweeps.cell_graph import NotElementwiseError
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.linked_recurrence import GatesToBe, can_fuse, linked_recurrence
+from rewriter.engine.sweeps.two_players.asked import check_swept
 from rewriter.engine.tape import Outers, Pairing, RowCountError, current
 
 Forward = Callable[..., Any]
@@ -108,18 +109,25 @@ def _call(island: str, name: str, atom: nn.Module, operands: tuple[Any, ...]) ->
 
 def _link_recurrences(copy: nn.Module) -> None:
     for name, module in copy.named_modules():
-        if not isinstance(module, Recurrence) or not can_fuse(module.hidden):
+        if not isinstance(module, Recurrence):
             continue
         try:
-            sweep = DerivedSweep(module.cell)
-        except NotElementwiseError:
+            sweep = _sweep_of(module)
+        except NotElementwiseError as error:
             # Its steps are linked one by one.
+            set_forward(module, partial(_stepwise_forward, module.forward, module.name or name, str(error)))
             continue
         set_forward(module, partial(run_quietly, _recurrence_forward, module.forward, name, sweep, module))
         # What feeds a recurrence feeds nothing else.
         beside = copy.get_submodule(name.rpartition(".")[0]).get_submodule(module.beside or "")
         if module.beside and can_fuse(beside):
             set_forward(beside, partial(_input_forward, beside.forward, beside))
+
+
+def _sweep_of(steps: Recurrence) -> DerivedSweep:
+    if not can_fuse(steps.hidden):
+        raise NotElementwiseError("its hidden weights are no Linear")
+    return DerivedSweep(steps.cell)
 
 
 def _input_forward(plain: Forward, module: nn.Module, x: Tensor) -> Tensor | GatesToBe:
@@ -141,8 +149,17 @@ def _recurrence_forward(
     like = gates.x if isinstance(gates, GatesToBe) else gates
     if like.dim() != 3 or not sweep.runs_on(like):
         # Step by step: a loop whose rows have dimensions of their own, or a norm without the library.
+        check_swept(steps.name or name, "its rows have several dimensions, or its cell has a norm")
         return plain(gates.made() if isinstance(gates, GatesToBe) else gates, mask, *state)
+    if sweep.step.norms:
+        check_swept(steps.name or name, "its cell has a norm")
     return linked_recurrence(sweep, steps, name, tape, gates, mask, state)
+
+
+def _stepwise_forward(plain: Forward, name: str, reason: str, *args: Any, **kwargs: Any) -> Any:
+    if current() is not None:
+        check_swept(name, reason)
+    return plain(*args, **kwargs)
 
 
 def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) -> Any:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from passes.errors import RewriteError
 from passes.user_code.surroundings import unnoticed
@@ -52,6 +52,11 @@ class Target:
     @cached_property
     def _islands(self) -> list[str]:
         return [] if self.rewritten is None else islands_of(self.rewritten)
+
+    @property
+    def has_one_path(self) -> bool:
+        """Whether it makes the same calls whatever numbers its inputs hold: a graph that keeps nothing."""
+        return isinstance(self.rewritten, fx.GraphModule) and not (self._islands or self.stateful)
 
     def run(self, inputs: Inputs) -> Tensor:
         """Return the outputs to explain, with the batch first.

@@ -23,6 +23,7 @@ from rewriter.engine.path.through import Through, through
 from rewriter.engine.problem import Problem
 from rewriter.engine.sweeps.backend import chosen_backend
 from rewriter.engine.sweeps.library import Compiled, compiling
+from rewriter.engine.sweeps.two_players.asked import cells_by, check_cells
 from rewriter.explainer.additivity import check_sums
 from rewriter.explainer.arguments import (
     Order,
@@ -146,8 +147,8 @@ class DeepExplainer(Subject):
                 float64, where it is gone if it was rounding.
             references: a background of its own for each sample, (M, N, *shape), a list of them for several
                 inputs; or a function that makes it of the samples, which it gets as tensors.
-            **nearer: blocks, segments, draws, seed, groups and accuracy, which bring the values nearer to
-                Shapley values at the cost of more time, see :class:`rewriter.engine.path.nearness.Nearness`.
+            **nearer: cells, blocks, segments, draws, seed, groups and accuracy, which bring the values nearer
+                to Shapley values for more time, see :class:`rewriter.engine.path.nearness.Nearness`.
 
         Returns:
             An array (M, *shape, *output shape), a list of them for several inputs, one per input; with
@@ -281,7 +282,8 @@ class DeepExplainer(Subject):
             references = references_for(references, samples, self._data, self._multi_input)
         self._follow()
         told = telling_why(self._target, self._original, samples)
-        with told, self._full_precision(), compiling(self._compiled):
+        check_cells(nearness.cells, self._asked.model, self._target.model)
+        with told, self._full_precision(), compiling(self._compiled), cells_by(nearness.cells):
             count = self._output_shape.numel()
             chosen = chosen_outputs(self._run, samples, count, ranked, order)
             problem = Problem(samples, references or self._data, chosen, own, multipliers=multipliers)
@@ -334,7 +336,9 @@ class DeepExplainer(Subject):
             return collect(parts, problem, tail, progress=self._progress)
 
         mixed = ways is not None
-        return explained_as_read(self._target, problem, contexts, self._run, explain, mixed=mixed)
+        # A function of the output may go by numbers.
+        undecided = set() if self._asked.computes else self._remembered.undecided
+        return explained_as_read(self._target, problem, contexts, self._run, explain, undecided, mixed=mixed)
 
     def _ways(
         self, problem: Problem, contexts: Sequence[int], nearness: Nearness

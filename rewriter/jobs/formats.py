@@ -53,7 +53,11 @@ def open_table(path: Path) -> Table:
 class _Npy:
     def __init__(self, path: Path) -> None:
         # Mapped: only the pages that are read are in memory. Objects would be pickles.
-        self.array = numbers(str(path), np.load(path, mmap_mode="r", allow_pickle=False))
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            array.close()
+            raise TableError(f"{path}: an archive; its name should end in .npz")
+        self.array = numbers(str(path), array)
         self.rows, self.columns = len(self.array), None
 
     def read(self, start: int, stop: int) -> Arrays:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,22 +19,6 @@ from rewriter.jobs.rows import Attributor
 from rewriter.jobs.tables import Arrays, Table, fingerprint, reshaped
 
 _SHOWN = 20
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one part.
-
-    Args:
-        part: its number.
-        rows: how many rows it has.
-        failed: number of a row and why it could not be explained.
-
-    """
-
-    part: int
-    rows: int
-    failed: tuple[tuple[int, str], ...]
 
 
 @dataclass
@@ -126,7 +110,19 @@ class Summary:
         return "\n".join(lines)
 
 
-def run_job(job: Job, *, on_part: Callable[[Outcome], None] | None = None) -> Summary:
+def run_parts(job: Job, left: Sequence[int]) -> Iterator[int]:
+    """Explain parts one after the other in this process; yield the rows of each once it is written."""
+    parts = Parts(job.folder, job.described())
+    for part in left:
+        yield run_part(job, parts, part)
+
+
+def run_job(
+    job: Job,
+    *,
+    on_rows: Callable[[int], None] | None = None,
+    run: Callable[[Job, Sequence[int]], Iterator[int]] = run_parts,
+) -> Summary:
     """Explain all rows that are not explained yet.
 
     A part of the results is there as a whole or not at all, so that a run that was killed at any moment
@@ -135,7 +131,8 @@ def run_job(job: Job, *, on_part: Callable[[Outcome], None] | None = None) -> Su
 
     Args:
         job: what is to be done.
-        on_part: is told of each part that is done.
+        on_rows: is told how many rows are done: those of an earlier run, then after each part.
+        run: explains parts, and yields the rows of each that is done, in any order.
 
     Returns:
         What it gave.
@@ -146,24 +143,26 @@ def run_job(job: Job, *, on_part: Callable[[Outcome], None] | None = None) -> Su
 
     """
     parts = Parts(job.folder, job.described())
-    count = -(-job.table.rows // job.size)
+    rows = job.table.rows
+    count = -(-rows // job.size)
+    told = on_rows or (lambda _: None)
     with parts.locked():
         left = [part for part in range(count) if not parts.done(part)]
-        for part in left:
-            outcome = _run(job, parts, part)
-            if on_part is not None:
-                on_part(outcome)
-    return Summary(job.folder, job.table.rows, tuple(failed_rows(job.folder)), count - len(left))
+        done = rows - sum(min(job.size, rows - part * job.size) for part in left)
+        told(done)
+        for more in run(job, left):
+            done += more
+            told(done)
+    return Summary(job.folder, rows, tuple(failed_rows(job.folder)), count - len(left))
 
 
-def _run(job: Job, parts: Parts, part: int) -> Outcome:
-    """Explain a part and write it."""
+def run_part(job: Job, parts: Parts, part: int) -> int:
+    """Explain a part and write it; return its rows."""
     first = part * job.size
     arrays = reshaped(job.table.read(first, first + job.size), job.shape)
     rows = replace(job.attributor.explain(first, _named(arrays, job)), names=job.table.columns)
     parts.write(part, rows)
-    failed = tuple((first + k, why) for k, why in enumerate(rows.errors) if why is not None)
-    return Outcome(part, len(rows.errors), failed)
+    return len(rows.errors)
 
 
 def _named(arrays: Arrays, job: Job) -> Arrays:

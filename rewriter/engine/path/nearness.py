@@ -14,6 +14,7 @@ from passes.errors import RewriteError
 from rewriter.engine.integers.origins import is_integer
 from rewriter.engine.path.points import Path
 from rewriter.engine.problem import Inputs, Problem
+from rewriter.engine.sweeps.two_players.asked import CELLS, Cells
 
 Accuracy = Literal["fast", "near", "nearest"]
 # Blocks, and pairs of a reference and a draw that they need.
@@ -29,6 +30,7 @@ class Nearer(TypedDict, total=False):
     seed: int
     groups: Any
     accuracy: Accuracy | None
+    cells: Cells
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Nearness:
             wherever they are. None: each element, each token, by itself. With ``(model, layer)`` they are of
             a row of what the layer takes, or gives.
         accuracy: ``"fast"``, ``"near"`` or ``"nearest"`` choose blocks and draws by the number of references.
+        cells: ``"shapley"`` takes input and old state of each step of a recurrence as two players, which is
+            nearer to Shapley values, with blocks and segments, too; ``"deeplift"`` takes them together.
 
     Raises:
         RewriteError: for anything else.
@@ -68,6 +72,7 @@ class Nearness:
     seed: int = 0
     groups: Any = None
     accuracy: Accuracy | None = None
+    cells: Cells = "deeplift"
 
     def __post_init__(self) -> None:
         for name, least in (("blocks", 1), ("segments", 1), ("draws", 1), ("seed", 0)):
@@ -75,6 +80,8 @@ class Nearness:
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise RewriteError(f"{name}: expected an integer, {least} or more, got {value!r}")
             object.__setattr__(self, name, int(value))
+        if self.cells not in CELLS:
+            raise RewriteError(f"cells: expected one of {', '.join(CELLS)}, got {self.cells!r}")
         if self.accuracy is None:
             if self.draws > 1 and self.blocks == 1:
                 raise RewriteError("draws: a single block has no order to draw; pass blocks=2 or more")

@@ -243,13 +243,18 @@ class CellGraph:
         return fx.GraphModule(self.model, graph)
 
     def backward(
-        self, pairs: Mapping[fx.Node, tuple[Tensor, Tensor]], *, anew: bool = True
+        self,
+        pairs: Mapping[fx.Node, tuple[Tensor, Tensor]],
+        *,
+        anew: bool = True,
+        through: bool = False,
     ) -> list[tuple[int, Reached]]:
         """Take a one from each new state back to the next ones, the gates and the old states.
 
         Args:
             pairs: what is kept, of samples and references, in shapes that broadcast.
             anew: read the cell's parameters as they are now; else as they were when they were read last.
+            through: go on through new states that another is made of.
 
         Returns:
             The number of each new state with what it reaches; none before one that it is made of.
@@ -262,7 +267,7 @@ class CellGraph:
             self.scaled = {node: self.factors(node) for node in self.scaled}
         place = {node: k for k, node in enumerate(self.graph.nodes)}
         ordered = sorted(range(len(self.new)), key=lambda k: place[self.new[k]], reverse=True)
-        return [(k, self._reached(self.new[k], multipliers)) for k in ordered]
+        return [(k, self._reached(self.new[k], multipliers, through)) for k in ordered]
 
     def _multipliers(
         self, node: fx.Node, pairs: Mapping[fx.Node, tuple[Tensor, Tensor]]
@@ -271,10 +276,12 @@ class CellGraph:
         assert rule is not None
         return multipliers_of(rule, [pairs[cast("fx.Node", each)] for each in node.args], pairs[node])
 
-    def _reached(self, start: fx.Node, multipliers: Mapping[fx.Node, tuple[Tensor, ...]]) -> Reached:
+    def _reached(
+        self, start: fx.Node, multipliers: Mapping[fx.Node, tuple[Tensor, ...]], through: bool
+    ) -> Reached:
         (first,) = self.pieces.of[start]
         pending: dict[Piece, Multiplier] = {first: _ONE}
-        states = {self.pieces.of[node][0]: k for k, node in enumerate(self.new)}
+        states = {} if through else {self.pieces.of[node][0]: k for k, node in enumerate(self.new)}
         found = Reached({}, {}, {})
         for piece in self.backwards():
             d = pending.pop(piece, None)

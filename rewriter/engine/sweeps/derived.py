@@ -23,7 +23,7 @@ from passes.recurrent.recurrence import Recurrence
 from passes.user_code.reach import Unchanging
 from rewriter.engine.sweeps.cell_graph import CellGraph, Multiplier, Product, whole
 from rewriter.engine.sweeps.library import functions_for
-from rewriter.engine.sweeps.program import ProgramSteps, program_of
+from rewriter.engine.sweeps.program import ProgramSteps, Written, program_of
 from rewriter.engine.sweeps.sweep import GateSlots, Kept, Recording, State, Step, Sweep, Swept, faded, fused
 from rewriter.engine.sweeps.tried_out import NotElementwiseError
 from rewriter.engine.tiles import spans
@@ -71,7 +71,7 @@ class DerivedSweep(Sweep, Unchanging):
     def __init__(self, cell: nn.Module) -> None:
         self.step = CellGraph(cell)
         self.forward = self.step.forward()
-        self.program = program_of(self.step)
+        self.program: Written | None = program_of(self.step)
         count = self.step.gates
         self.joined = len(self.step.entrances) == 1
         apart = GateSlots(2 * count, slice(0, count), slice(count, None))
@@ -85,32 +85,12 @@ class DerivedSweep(Sweep, Unchanging):
 
     def record(self, steps: Recurrence, gates: Tensor) -> Recording:
         """See the base class."""
-        return _DerivedRecording(self, steps, gates)
+        return DerivedRecording(self, steps, gates)
 
     def coefficients(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[int, Coefficients]]:
         """Return the coefficients of each new state for some time steps."""
-        like = pairs[0][0]
-        every_step = (like.shape[0], *[1] * (like.dim() - 1))
-
-        def of_steps(found: Mapping[int, Multiplier]) -> dict[int, Multiplier]:
-            # What no atom lies on is a number, the same at all steps.
-            return {
-                k: each
-                if len(each.shape) == like.dim()
-                else whole(each).to(like).expand(*every_step[:-1], each.shape[-1] if each.shape else 1)
-                for k, each in found.items()
-            }
-
         return [
-            (
-                k,
-                Coefficients(
-                    {q: whole(each) for q, each in of_steps(reached.new).items()},
-                    min(reached.gates, default=0),
-                    _stacked(of_steps(reached.gates)),
-                    {r: whole(each) for r, each in of_steps(reached.old).items()},
-                ),
-            )
+            (k, coefficients_of(reached.new, reached.gates, reached.old, pairs[0][0]))
             for k, reached in self.step.backward(dict(zip(self.step.kept, pairs, strict=True)))
         ]
 
@@ -143,7 +123,7 @@ class DerivedSweep(Sweep, Unchanging):
     def compiled_for(self, like: Tensor) -> Any:
         """Return the library's function that runs the steps for a device and a dtype, None if it has none."""
         found = functions_for(like) if self.program else None
-        return found and found["program"]
+        return found and self.program and found[self.program.function]
 
     def _coefficients_of_each_step(
         self, swept: Swept, ordered: Callable[[Sequence[Any]], Iterable[Any]]
@@ -187,6 +167,40 @@ class DerivedSweep(Sweep, Unchanging):
                 multiplier.copy_(old[r])
             elif r:
                 multiplier.zero_()
+
+
+def coefficients_of(
+    new: Mapping[int, Multiplier],
+    gates: Mapping[int, Multiplier],
+    old: Mapping[int, Multiplier],
+    like: Tensor,
+) -> Coefficients:
+    """Return what a new state reaches as coefficients.
+
+    Args:
+        new: other new states, by their number.
+        gates: by their slots.
+        old: the old states.
+        like: a kept tensor, (T, n, *, F).
+
+    """
+    every_step = (like.shape[0], *[1] * (like.dim() - 2))
+
+    def of_steps(found: Mapping[int, Multiplier]) -> dict[int, Multiplier]:
+        # What no atom lies on is a number, the same at all steps.
+        return {
+            k: each
+            if len(each.shape) == like.dim()
+            else whole(each).to(like).expand(*every_step, each.shape[-1] if each.shape else 1)
+            for k, each in found.items()
+        }
+
+    return Coefficients(
+        {q: whole(each) for q, each in of_steps(new).items()},
+        min(gates, default=0),
+        _stacked(of_steps(gates)),
+        {r: whole(each) for r, each in of_steps(old).items()},
+    )
 
 
 def _stacked(slots: Mapping[int, Multiplier]) -> Tensor | None:
@@ -233,7 +247,16 @@ def _by_step(found: list[tuple[int, Coefficients]], count: int) -> list[list[tup
     return steps
 
 
-class _DerivedRecording(Recording):
+class DerivedRecording(Recording):
+    """A forward pass by torch's operations.
+
+    Args:
+        sweep: of the cell.
+        steps: the recurrence.
+        gates: the input's part of the gates, (T, B, G).
+
+    """
+
     def __init__(self, sweep: DerivedSweep, steps: Recurrence, gates: Tensor) -> None:
         weight, bias = fused(steps.hidden)
         self.sweep = sweep

@@ -23,7 +23,7 @@ Compiled = bool | Literal["build"]
 _TYPES = {torch.float32: "float", torch.float64: "double"}
 _LOCK = threading.Lock()
 _STEP = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-_ARGUMENTS = {"lstm": _STEP, "gru": _STEP, "program": _STEP} | dict.fromkeys(
+_ARGUMENTS = dict.fromkeys(("lstm", "gru", "program", "lstm_players", "gru_players"), _STEP) | dict.fromkeys(
     ("lstm_run", "gru_run"), (ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
 )
 _wanted: ContextVar[Compiled] = ContextVar("rewriter_compiled", default=True)

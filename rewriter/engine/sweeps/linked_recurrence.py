@@ -19,6 +19,8 @@ from passes.recurrent.recurrence import Recurrence
 from rewriter.engine.sweeps.compiled import compiled_sweep
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.sweep import Kept, State, Sweep, Swept, fused
+from rewriter.engine.sweeps.two_players.asked import has_two_players
+from rewriter.engine.sweeps.two_players.sweep import TwoPlayerSweep
 from rewriter.engine.tape import Pairing, Tape
 from rewriter.engine.tiles import spans
 
@@ -292,7 +294,7 @@ def linked_recurrence(
     if tape.linking is not None:
         made = gates.made() if isinstance(gates, GatesToBe) else gates
         return cast("tuple[Tensor, ...]", tape.linking.recurrence(name, derived, steps, made, mask, state))
-    sweep = compiled_sweep(steps, state[0]) or derived
+    sweep = TwoPlayerSweep(derived) if has_two_players() else compiled_sweep(steps, state[0]) or derived
     forward, (outputs, *finals) = run(sweep, steps, gates, mask, state)
     # The model's code may write to the final states, which are kept for the sweep.
     result = (outputs, *(each.clone() for each in finals))

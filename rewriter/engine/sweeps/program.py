@@ -36,11 +36,45 @@ from rewriter.engine.sweeps.sweep import Swept
 _WHAT = (
     *("tanh_slope", "sigmoid_slope", "relu_slope", "mean", "load", "set", "add", "multiply", "multiply_add"),
     *("scale", "scale_add", "store", "gate", "norm_ratio", "norm_slope", "norm_sums", "norm_passed"),
+    *("kept", "number", "tanh_of", "sigmoid_of", "relu_of", "ratio"),
+    *("tanh_between", "sigmoid_between", "relu_between"),
 )
-_SLOPES: Mapping[Multipliers, str] = {
-    tanh_multiplier: "tanh_slope",
-    sigmoid_multiplier: "sigmoid_slope",
-    relu_multiplier: "relu_slope",
+# Which of an operation's numbers are registers that are read; "t" is the one that is written.
+_READ = {
+    **dict.fromkeys(("set", "scale", "store", "gate", "tanh_of", "sigmoid_of", "relu_of", "ratio"), "a"),
+    **dict.fromkeys(("add", "scale_add"), "ta"),
+    "multiply": "ab",
+    "multiply_add": "tab",
+    **dict.fromkeys(("tanh_between", "sigmoid_between", "relu_between"), "abc"),
+}
+#: The same by the numbers of the operations of rows without norms, and those that write to a register.
+READS = {k: _READ.get(name, "") for k, name in enumerate(_WHAT)}
+WRITES = {k for k, name in enumerate(_WHAT) if name not in ("store", "gate")}
+#: What is done, where to, three operands, and a number.
+Operation = tuple[int, int, int, int, int, float]
+
+
+class Slope(NamedTuple):
+    """The operations of an atom of one operand.
+
+    Args:
+        kept: its slope between both ends of what is kept.
+        value: what it gives.
+        between: its slope between two registers.
+        ratio: what the way between them is taken times for a ratio first; None where there is none.
+
+    """
+
+    kept: str
+    value: str
+    between: str
+    ratio: float | None
+
+
+SLOPES: Mapping[Multipliers, Slope] = {
+    tanh_multiplier: Slope("tanh_slope", "tanh_of", "tanh_between", 1.0),
+    sigmoid_multiplier: Slope("sigmoid_slope", "sigmoid_of", "sigmoid_between", 0.5),
+    relu_multiplier: Slope("relu_slope", "relu_of", "relu_between", None),
 }
 # Elements that go through all operations together, unless a norm needs whole rows.
 _PART = 128
@@ -48,7 +82,7 @@ _PART = 128
 _MOST = 256 * _PART
 
 
-class _Operation(ctypes.Structure):
+class _OperationStruct(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("what", "to", "a", "b", "c")),
         ("by", ctypes.c_double),
@@ -89,14 +123,67 @@ class Norm(NamedTuple):
     share: float
 
 
-class Program:
+def number_of(operation: str) -> int:
+    """Return the number of an operation.
+
+    Example:
+        >>> number_of("load")
+        4
+
+    """
+    return _WHAT.index(operation)
+
+
+class NoProgramError(LookupError):
+    """The library has no operations for a cell."""
+
+
+class Written:
+    """A step as a list of operations.
+
+    Args:
+        step: the cell's graph.
+
+    """
+
+    #: The library's function that does it.
+    function = "program"
+    operations: list[Operation]
+    #: How many of them are done once for each pair; the others for each output.
+    once: int
+    #: Elements that go through all operations together.
+    part: int
+
+    def __init__(self, step: CellGraph) -> None:
+        self.step = step
+        self.operations = []
+        self.scales: list[Scale] = []
+        self.registers = 0
+        #: What is kept, row by row: of which tensor, and which row.
+        self.kept: list[tuple[int, int]] = []
+
+    def check(self) -> None:
+        """Raise NoProgramError if the stack of a thread has no room for the registers."""
+        if self.registers * self.part > _MOST:
+            raise NoProgramError("too many registers")
+
+    def scales_now(self) -> list[Tensor]:
+        """Return the numbers that hang on parameters, as these are now."""
+        found = {node: self.step.factors(node) for node in self.step.scaled}
+        return [
+            self.step.part(found[each.piece[0]][each.operand], each.piece).contiguous()
+            for each in self.scales
+        ]
+
+
+class Program(Written):
     """What a step of the sweep of a cell does.
 
     Args:
         step: the cell's graph.
 
     Raises:
-        LookupError: for a cell that the library has no operations for.
+        NoProgramError: for a cell that the library has no operations for.
 
     Example:
         >>> from passes.recurrent.cells import RNNCellAtoms
@@ -107,11 +194,7 @@ class Program:
     """
 
     def __init__(self, step: CellGraph) -> None:
-        self.step = step
-        self.operations: list[tuple[int, int, int, int, int, float]] = []
-        self.scales: list[Scale] = []
-        self.registers = 0
-        #: What is kept, row by row: of which tensor, and which row.
+        super().__init__(step)
         self.kept = [(k, j) for k, node in enumerate(step.kept) for j in range(self._rows(node))]
         self._place = {(step.kept[k], j): place for place, (k, j) in enumerate(self.kept)}
         self.kept += [(len(step.kept) + k, 0) for k in range(len(step.norms))]
@@ -124,16 +207,14 @@ class Program:
         }
         self.once = len(self.operations)
         self._read_backwards()
-        #: Elements that go through all operations together.
         self.part = (step.width if step.norms else None) or _PART
-        if self.registers * self.part > _MOST:
-            raise LookupError("too many registers")
+        self.check()
 
     def _rows(self, node: fx.Node) -> int:
         return len(self.step.pieces.of[node])
 
     def _emit(self, what: str, to: int, a: int = 0, b: int = 0, c: int = 0, by: float = 1.0) -> None:
-        self.operations.append((_WHAT.index(what), to, a, b, c, by))
+        self.operations.append((number_of(what), to, a, b, c, by))
 
     def _new(self) -> int:
         self.registers += 1
@@ -158,13 +239,13 @@ class Program:
         rule = rule_of(self.step.model.get_submodule(str(node.target)))
         assert rule is not None
         operands = [self._place[each, j] for each in node.all_input_nodes]
-        slope = None if rule.multipliers is None else _SLOPES.get(rule.multipliers)
+        slope = None if rule.multipliers is None else SLOPES.get(rule.multipliers)
         if slope is not None:
             to = self._new()
-            self._emit(slope, to, operands[0], self._place[node, j])
+            self._emit(slope.kept, to, operands[0], self._place[node, j])
             return [to]
         if rule.multipliers is not product_multipliers or len(node.args) != 2:
-            raise LookupError(f"{node.target} has a rule that the library does not know")
+            raise NoProgramError(f"{node.target} has a rule that the library does not know")
         found = []
         for other in reversed(node.args):
             found.append(self._new())
@@ -243,20 +324,12 @@ class Program:
             common, d[source] = d[source], self._new()
             self._emit("set", d[source], common)
 
-    def scales_now(self) -> list[Tensor]:
-        """Return the numbers that hang on parameters, as these are now."""
-        found = {node: self.step.factors(node) for node in self.step.scaled}
-        return [
-            self.step.part(found[each.piece[0]][each.operand], each.piece).contiguous()
-            for each in self.scales
-        ]
-
 
 def program_of(step: CellGraph) -> Program | None:
     """Return the program of a cell, None for one that the library has no operations for."""
     try:
         return Program(step)
-    except LookupError:
+    except NoProgramError:
         return None
 
 
@@ -275,14 +348,14 @@ class ProgramSteps:
     def __init__(
         self,
         function: Callable[..., None],
-        program: Program,
+        program: Written,
         swept: Swept,
         d: Sequence[Tensor],
         gates: Tensor,
     ) -> None:
         scales = program.scales_now()
-        operations = (_Operation * len(program.operations))(
-            *(_Operation(*each) for each in program.operations)
+        operations = (_OperationStruct * len(program.operations))(
+            *(_OperationStruct(*each) for each in program.operations)
         )
         x, x0 = ([each.contiguous() for each in side] for side in (swept.x, swept.x0))
         row_bytes = gates.shape[-1] * gates.element_size()

@@ -209,7 +209,8 @@ void gru_run(const Run *s, int64_t t, const REAL *old) {
 /* The sweep of any cell that is made of elementwise atoms: program.py writes down what a step does. */
 enum {
     TANH, SIGMOID, RELU, MEAN, LOAD, SET, ADD, MULTIPLY, MULTIPLY_ADD, SCALE, SCALE_ADD, STORE, GATE,
-    NORM_RATIO, NORM_SLOPE, NORM_SUMS, NORM
+    NORM_RATIO, NORM_SLOPE, NORM_SUMS, NORM,
+    KEPT, NUMBER, TANH_OF, SIGMOID_OF, RELU_OF, RATIO_OF, TANH_BETWEEN, SIGMOID_BETWEEN, RELU_BETWEEN
 };
 
 typedef struct {
@@ -240,6 +241,7 @@ static inline void operation(const Program *s, const Operation *o, int64_t i, in
     const REAL by = (REAL)o->by;
     REAL *restrict to = registers + o->to * size;
     const REAL *restrict p = registers + o->a * size, *restrict q = registers + o->b * size;
+    const REAL *restrict r = registers + o->c * size;
     const REAL *restrict a, *restrict a0, *restrict u, *restrict u0, *restrict v;
     REAL *restrict w, least = s->of.least;
 #define EACH _Pragma("omp simd") for (int64_t j = 0; j < n; j++)
@@ -333,6 +335,35 @@ static inline void operation(const Program *s, const Operation *o, int64_t i, in
             EACH to[j] = ratio * (p[j] - mean) - products * q[j];
         break;
     }
+    case KEPT:
+        a = o->b ? s->x0[o->a] + i0 * s->widths[o->a] : s->x[o->a] + i * s->widths[o->a];
+        EACH to[j] = a[first + j];
+        break;
+    case NUMBER:
+        EACH to[j] = by;
+        break;
+    case TANH_OF:
+        EACH to[j] = tanh_of(p[j]);
+        break;
+    case SIGMOID_OF:
+        EACH to[j] = (tanh_of(p[j] / 2) + 1) / 2;
+        break;
+    case RELU_OF:
+        EACH to[j] = p[j] > 0 ? p[j] : 0;
+        break;
+    /* Slopes from r to q, where what was taken differs by p, or by what p is the ratio of. */
+    case RATIO_OF:
+        EACH to[j] = tanh_over(by * p[j]);
+        break;
+    case TANH_BETWEEN:
+        EACH to[j] = p[j] * (1 - q[j] * r[j]);
+        break;
+    case SIGMOID_BETWEEN:
+        EACH to[j] = p[j] * (q[j] * ((1 - r[j]) / 2) + r[j] * ((1 - q[j]) / 2));
+        break;
+    case RELU_BETWEEN:
+        EACH to[j] = p[j] == 0 ? (REAL)(q[j] > 0) : (q[j] - r[j]) / p[j];
+        break;
     }
 #undef EACH
 }
@@ -354,3 +385,155 @@ void program(const Program *s, int64_t t, int64_t place) {
         }
     }
 }
+
+/* Input and state as two players, of an LSTM and a GRU: what two_players/program.py writes down of any cell, in
+   one loop. Each value is known at four corners: 1 and 0, the ends; a, the input of the sample and the state of
+   the reference; b, the other way round. x, x0 and widths of Program are rows in the order of two_players/cells.py. */
+static inline REAL sigmoid_of(REAL x) { return (tanh_of(x / 2) + 1) / 2; }
+static inline REAL tanh_from(REAL ratio, REAL u, REAL v) { return ratio * (1 - u * v); }
+static inline REAL sigmoid_from(REAL ratio, REAL u, REAL v) {
+    return ratio * (u * ((1 - v) / 2) + v * ((1 - u) / 2));
+}
+static inline REAL mean_of(REAL u, REAL v) { return u / 2 + v / 2; }
+
+#define PLAYERS_PART 128
+#define ROW(k) const REAL *restrict x##k = s->x[k] + i * s->widths[k] + first,                  \
+                          *restrict y##k = s->x0[k] + i0 * s->widths[k] + first
+
+/* What one switch of an LSTM from corner v to u, times half, adds to what gates and cell state get of h and c.
+   Plain numbers: loops over structures are not vectorised. */
+#define LSTM_SWITCH(u, v, r, to)                                                                \
+    do {                                                                                        \
+        REAL in = sigmoid_from(r##_in, in_##u, in_##v) * mean_of(cell_##u, cell_##v) / 2;       \
+        REAL forget = sigmoid_from(r##_forget, forget_##u, forget_##v) * mean_of(old_##u, old_##v) / 2; \
+        REAL cell = tanh_from(r##_cell, cell_##u, cell_##v) * mean_of(in_##u, in_##v) / 2;      \
+        REAL old = mean_of(forget_##u, forget_##v) / 2;                                         \
+        REAL on = tanh_from(tanh_over(next_##u - next_##v), squashed_##u, squashed_##v) * mean_of(out_##u, out_##v); \
+        to##_in_c += in, to##_forget_c += forget, to##_cell_c += cell, to##_old_c += old;       \
+        to##_in += on * in, to##_forget += on * forget, to##_cell += on * cell, to##_old += on * old; \
+        to##_out += sigmoid_from(r##_out, out_##u, out_##v) * mean_of(squashed_##u, squashed_##v) / 2; \
+    } while (0)
+
+static inline void lstm_players_pair(const Program *s, int64_t i, int64_t i0, int64_t pair, REAL *gates) {
+    const int64_t H = s->of.size, pairs = s->of.references * s->of.rows;
+    const REAL least = s->of.least;
+    REAL m[16][PLAYERS_PART];
+    for (int64_t first = 0; first < H; first += PLAYERS_PART) {
+        const int64_t n = H - first < PLAYERS_PART ? H - first : PLAYERS_PART;
+        ROW(0); ROW(1); ROW(2); ROW(3); ROW(4); ROW(5); ROW(6); ROW(7);
+        ROW(8); ROW(9); ROW(10); ROW(11); ROW(12); ROW(13); ROW(14);
+#pragma omp simd
+        for (int64_t j = 0; j < n; j++) {
+            REAL in_1 = x9[j], forget_1 = x10[j], cell_1 = x11[j], out_1 = x12[j], next_1 = x13[j];
+            REAL in_0 = y9[j], forget_0 = y10[j], cell_0 = y11[j], out_0 = y12[j], next_0 = y13[j];
+            REAL squashed_1 = x14[j], old_1 = x8[j], squashed_0 = y14[j], old_0 = y8[j];
+            REAL in_a = sigmoid_of(x0[j] + y4[j]), forget_a = sigmoid_of(x1[j] + y5[j]);
+            REAL cell_a = tanh_of(x2[j] + y6[j]), out_a = sigmoid_of(x3[j] + y7[j]), old_a = old_0;
+            REAL in_b = sigmoid_of(y0[j] + x4[j]), forget_b = sigmoid_of(y1[j] + x5[j]);
+            REAL cell_b = tanh_of(y2[j] + x6[j]), out_b = sigmoid_of(y3[j] + x7[j]), old_b = old_1;
+            REAL next_a = forget_a * old_a + in_a * cell_a, squashed_a = tanh_of(next_a);
+            REAL next_b = forget_b * old_b + in_b * cell_b, squashed_b = tanh_of(next_b);
+            REAL x_in = tanh_over((x0[j] - y0[j]) / 2), x_forget = tanh_over((x1[j] - y1[j]) / 2);
+            REAL x_cell = tanh_over(x2[j] - y2[j]), x_out = tanh_over((x3[j] - y3[j]) / 2);
+            REAL s_in = tanh_over((x4[j] - y4[j]) / 2), s_forget = tanh_over((x5[j] - y5[j]) / 2);
+            REAL s_cell = tanh_over(x6[j] - y6[j]), s_out = tanh_over((x7[j] - y7[j]) / 2);
+            REAL i_in = 0, i_forget = 0, i_cell = 0, i_out = 0, i_old = 0;
+            REAL i_in_c = 0, i_forget_c = 0, i_cell_c = 0, i_old_c = 0;
+            REAL h_in = 0, h_forget = 0, h_cell = 0, h_out = 0, h_old = 0;
+            REAL h_in_c = 0, h_forget_c = 0, h_cell_c = 0, h_old_c = 0;
+            LSTM_SWITCH(a, 0, x, i);
+            LSTM_SWITCH(1, b, x, i);
+            LSTM_SWITCH(b, 0, s, h);
+            LSTM_SWITCH(1, a, s, h);
+            m[0][j] = h_in, m[1][j] = h_forget, m[2][j] = h_cell, m[3][j] = h_out;
+            m[4][j] = i_in, m[5][j] = i_forget, m[6][j] = i_cell, m[7][j] = i_out, m[8][j] = h_old;
+            m[9][j] = h_in_c, m[10][j] = h_forget_c, m[11][j] = h_cell_c;
+            m[12][j] = i_in_c, m[13][j] = i_forget_c, m[14][j] = i_cell_c, m[15][j] = h_old_c;
+        }
+        for (int64_t row = pair; row < s->of.outputs * pairs; row += pairs) {
+            REAL *restrict d_h = s->states[0] + row * H + first, *restrict d_c = s->states[1] + row * H + first;
+            REAL *restrict g = gates + row * 8 * H + first;
+#pragma omp simd
+            for (int64_t j = 0; j < n; j++) {
+                REAL h = kept(d_h[j], least), c = kept(d_c[j], least);
+                g[j] = h * m[0][j] + c * m[9][j];
+                g[H + j] = h * m[1][j] + c * m[10][j];
+                g[2 * H + j] = h * m[2][j] + c * m[11][j];
+                g[3 * H + j] = h * m[3][j];
+                g[4 * H + j] = h * m[4][j] + c * m[12][j];
+                g[5 * H + j] = h * m[5][j] + c * m[13][j];
+                g[6 * H + j] = h * m[6][j] + c * m[14][j];
+                g[7 * H + j] = h * m[7][j];
+                d_c[j] = h * m[8][j] + c * m[15][j];
+            }
+        }
+    }
+}
+
+#define GRU_SWITCH(u, v, r, to)                                                                 \
+    do {                                                                                        \
+        REAL passed = mean_of(update_##u, update_##v), hidden = mean_of(hidden_##u, hidden_##v); \
+        REAL on = tanh_from(tanh_over(before_##u - before_##v), new_##u, new_##v) * ((1 - passed) / 2); \
+        to##_reset += on * hidden * sigmoid_from(r##_reset, reset_##u, reset_##v);              \
+        to##_update += sigmoid_from(r##_update, update_##u, update_##v) *                       \
+                       mean_of(old_##u - new_##u, old_##v - new_##v) / 2;                       \
+        to##_new += on, to##_hidden += on * mean_of(reset_##u, reset_##v), to##_old += passed / 2; \
+    } while (0)
+
+static inline void gru_players_pair(const Program *s, int64_t i, int64_t i0, int64_t pair, REAL *gates) {
+    const int64_t H = s->of.size, pairs = s->of.references * s->of.rows;
+    const REAL least = s->of.least;
+    REAL m[7][PLAYERS_PART];
+    for (int64_t first = 0; first < H; first += PLAYERS_PART) {
+        const int64_t n = H - first < PLAYERS_PART ? H - first : PLAYERS_PART;
+        ROW(0); ROW(1); ROW(2); ROW(3); ROW(4); ROW(5); ROW(6); ROW(7); ROW(8); ROW(9);
+#pragma omp simd
+        for (int64_t j = 0; j < n; j++) {
+            REAL reset_1 = x7[j], update_1 = x8[j], new_1 = x9[j], hidden_1 = x5[j], old_1 = x6[j];
+            REAL reset_0 = y7[j], update_0 = y8[j], new_0 = y9[j], hidden_0 = y5[j], old_0 = y6[j];
+            REAL before_1 = x2[j] + reset_1 * hidden_1, before_0 = y2[j] + reset_0 * hidden_0;
+            REAL reset_a = sigmoid_of(x0[j] + y3[j]), update_a = sigmoid_of(x1[j] + y4[j]);
+            REAL reset_b = sigmoid_of(y0[j] + x3[j]), update_b = sigmoid_of(y1[j] + x4[j]);
+            REAL hidden_a = hidden_0, old_a = old_0, hidden_b = hidden_1, old_b = old_1;
+            REAL before_a = x2[j] + reset_a * hidden_a, new_a = tanh_of(before_a);
+            REAL before_b = y2[j] + reset_b * hidden_b, new_b = tanh_of(before_b);
+            REAL x_reset = tanh_over((x0[j] - y0[j]) / 2), x_update = tanh_over((x1[j] - y1[j]) / 2);
+            REAL s_reset = tanh_over((x3[j] - y3[j]) / 2), s_update = tanh_over((x4[j] - y4[j]) / 2);
+            REAL i_reset = 0, i_update = 0, i_new = 0, i_hidden = 0, i_old = 0;
+            REAL h_reset = 0, h_update = 0, h_new = 0, h_hidden = 0, h_old = 0;
+            GRU_SWITCH(a, 0, x, i);
+            GRU_SWITCH(1, b, x, i);
+            GRU_SWITCH(b, 0, s, h);
+            GRU_SWITCH(1, a, s, h);
+            m[0][j] = h_reset, m[1][j] = h_update, m[2][j] = h_hidden, m[6][j] = h_old;
+            m[3][j] = i_reset, m[4][j] = i_update, m[5][j] = i_new;
+        }
+        for (int64_t row = pair; row < s->of.outputs * pairs; row += pairs) {
+            REAL *restrict d_h = s->states[0] + row * H + first, *restrict g = gates + row * 6 * H + first;
+#pragma omp simd
+            for (int64_t j = 0; j < n; j++) {
+                REAL h = kept(d_h[j], least);
+                g[j] = h * m[0][j];
+                g[H + j] = h * m[1][j];
+                g[2 * H + j] = h * m[2][j];
+                g[3 * H + j] = h * m[3][j];
+                g[4 * H + j] = h * m[4][j];
+                g[5 * H + j] = h * m[5][j];
+                d_h[j] = h * m[6][j];
+            }
+        }
+    }
+}
+
+#define PLAYERS(cell)                                                                           \
+    void cell##_players(const Program *s, int64_t t, int64_t place) {                           \
+        const int64_t pairs = s->of.references * s->of.rows;                                    \
+        REAL *gates = s->of.gates + place * s->of.outputs * pairs * s->slots * s->of.size;      \
+        _Pragma("omp parallel for num_threads(s->of.threads) if (s->of.threads > 1)")           \
+        for (int64_t pair = 0; pair < pairs; pair++)                                            \
+            cell##_players_pair(s, t * s->of.rows + pair % s->of.rows,                          \
+                                t * s->of.rows_x0 + s->of.facing[pair], pair, gates);           \
+    }
+
+PLAYERS(lstm)
+PLAYERS(gru)

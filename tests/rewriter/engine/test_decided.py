@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from rewriter import DeepExplainer
+from rewriter.engine.kept_state import keeps_state
+from rewriter.engine.runs.rows import decided
+from rewriter.explainer import contexts
 from tests.support.stock import stock
 
 STEPS = 6
@@ -196,3 +201,48 @@ def test_lengths_as_floating_point_numbers() -> None:
     assert not table[:, 1].any()
     behind = torch.arange(STEPS) >= sides[0][1][:, :1]
     assert not x[behind.numpy()].any()
+
+
+@pytest.mark.parametrize("mask", ["any", "sum", "first"])
+def test_what_one_call_read_says_nothing_of_the_next(mask: str) -> None:
+    model, background = OffZeros(mask).double().eval(), _series(5)
+    full, x = torch.randn(4, STEPS, 3).double(), _series(4)
+    explainer = DeepExplainer(model, background)
+    with torch.no_grad():
+        for each in (full, x, full):
+            change = (model(each) - model(background).mean(0)).numpy()
+            assert np.abs(explainer.shap_values(each).sum((1, 2)) - change).max() < EXACT
+
+
+def test_a_graph_that_reads_nothing_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def noted(*args: Any) -> Any:
+        asked.append(args)
+        return decided(*args)
+
+    monkeypatch.setattr(contexts, "decided", noted)
+    series = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Flatten(), nn.Linear(4 * STEPS, 2)).double().eval()
+    explainer = DeepExplainer(series, _series(5))
+    for rows in (4, 3):
+        explainer.shap_values(_series(rows))
+    assert len(asked) == 1
+    reads = Mean().double().eval()
+    explainer = DeepExplainer(reads, _tokens(5))
+    for rows in (4, 3):
+        asked.clear()
+        explainer.shap_values(_tokens(rows))
+        assert asked
+
+
+def test_torchs_own_lists_of_parameters_are_no_state() -> None:
+    class Counting(nn.LSTM):
+        calls = 0
+
+        def forward(self, *args: Any) -> Any:
+            self.calls += 1
+            return super().forward(*args)
+
+    x = torch.zeros(2, STEPS, 3)
+    assert not keeps_state(nn.Sequential(nn.LSTM(3, 4, batch_first=True)), [x])
+    assert keeps_state(nn.Sequential(Counting(3, 4, batch_first=True)), [x])

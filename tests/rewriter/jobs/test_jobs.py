@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rewriter import DeepExplainer
-from rewriter.jobs.job import Job, Outcome, run_job
+from rewriter.jobs.job import Job, run_job
 from rewriter.jobs.parts import JobError
 from rewriter.jobs.whole import gather
 
@@ -123,7 +123,7 @@ def test_a_row_that_does_not_add_up_fails_alone(tmp_path: Path, samples: Array) 
 
 def run_forked(job: Job) -> None:
     # Slower, so that there are moments to be killed in between.
-    run_job(job, on_part=lambda _: time.sleep(0.01))
+    run_job(job, on_rows=lambda _: time.sleep(0.01))
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -167,15 +167,17 @@ def test_a_full_disk_is_said_with_the_rows_and_nothing_is_half_there(job: Job) -
         run_job(job)
     assert "rows 16 to 31 could not be written: No space left on device" in str(caught.value)
     assert sorted(each.name for each in job.folder.iterdir()) == [".lock", "_job.json", "part-000000.parquet"]
-    assert run_job(job).resumed == 1
+    told: list[int] = []
+    assert run_job(job, on_rows=told.append).resumed == 1
+    assert told == [16, 32, 48, 64, 70]
 
 
 def test_two_runs_into_one_folder_are_refused(job: Job) -> None:
-    def other(_: Outcome) -> None:
+    def other(_: int) -> None:
         with pytest.raises(JobError, match="another run is writing to it"):
             run_job(job)
 
-    assert run_job(job, on_part=other).rows == ROWS
+    assert run_job(job, on_rows=other).rows == ROWS
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,10 @@ class Pair:
         return Pair(self.x * other.x, self.x0 * other.x0, (self, lambda m: m * b), (other, lambda m: m * a))
 
     def of(self, function: Callable[[Array], Array]) -> Pair:
-        """Apply a function of each number, which is not equal at both ends."""
+        """Apply a function of each number; one that is equal at both ends gets nothing."""
         y, y0 = function(self.x), function(self.x0)
-        slope = (y - y0) / (self.x - self.x0)
+        delta = self.x - self.x0
+        slope = np.divide(y - y0, delta, out=np.zeros_like(delta), where=delta != 0)
         return Pair(y, y0, (self, lambda m: m * slope))
 
     def through(self, weight: Array, bias: Array) -> Pair:
