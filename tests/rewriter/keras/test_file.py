@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from passes.errors import RewriteError
+from rewriter.command_line.models import load_model
 from rewriter.keras import load, to_keras
 from tests.support.keras_models import keras, outputs, rows, sequential
 
@@ -25,6 +26,17 @@ def test_a_file_is_enough(tmp_path: Path) -> None:
     [expected] = outputs(model, x)
     got = load(tmp_path / "model.keras")(torch.from_numpy(x))
     assert np.allclose(got.detach(), expected, atol=1e-6)
+
+
+def test_the_command_line_reads_it(tmp_path: Path) -> None:
+    model = sequential(L.LSTM(4), L.Dense(2))
+    model.save(tmp_path / "model.keras")
+    x = rows(3, 7, 3)
+    named = load_model(str(tmp_path / "model.keras"))
+    assert np.allclose(named.model(torch.from_numpy(x)).detach(), outputs(model, x)[0], atol=1e-6)
+    (tmp_path / "text.keras").write_text("text")
+    with pytest.raises(RewriteError, match=r"text\.keras: Keras cannot read it"):
+        load_model(str(tmp_path / "text.keras"))
 
 
 def test_code_in_a_file_is_refused_unless_it_is_trusted(tmp_path: Path) -> None:
