@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -46,7 +46,7 @@ class Counterpart:
     name: str
     groups: tuple[tuple[str, ...], ...]
     problem: str = ""
-    views: tuple[View, ...] = ()
+    views: tuple[View, ...] = field(default=(), repr=False)
 
     def gradient(self, gradients: Mapping[str, Tensor]) -> Tensor:
         """Put the gradient together from those of the rewritten model.

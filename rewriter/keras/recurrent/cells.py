@@ -25,6 +25,7 @@ class KerasLSTMCell(nn.Module):
         recurrent_activation: makes the module for each gate.
 
     Example:
+        >>> import torch
         >>> cell = KerasLSTMCell(nn.Identity, nn.Sigmoid)
         >>> cell(torch.zeros(1, 8), torch.zeros(1, 8), torch.zeros(1, 2), torch.ones(1, 2))[1]
         tensor([[0.5000, 0.5000]])
@@ -63,6 +64,7 @@ class KerasGRUCell(nn.Module):
         recurrent_activation: makes the module for each gate.
 
     Example:
+        >>> import torch
         >>> KerasGRUCell(nn.Tanh, nn.Sigmoid)(torch.zeros(1, 6), torch.zeros(1, 6), torch.ones(1, 2))
         (tensor([[0.5000, 0.5000]]),)
 
@@ -101,6 +103,7 @@ class ResetBeforeGRUCell(nn.Module):
         recurrent_activation: makes the module for each gate.
 
     Example:
+        >>> import torch
         >>> linears = [nn.Linear(2, 4, bias=False), nn.Linear(2, 2, bias=False)]
         >>> cell = ResetBeforeGRUCell(*linears, nn.Tanh, nn.Sigmoid)
         >>> cell(torch.zeros(1, 6), torch.zeros(1, 2), torch.zeros(1, 2))[0].shape
@@ -144,6 +147,7 @@ class KerasRNNCell(nn.Module):
         activation: makes its module.
 
     Example:
+        >>> import torch
         >>> KerasRNNCell(nn.Identity)(torch.ones(1, 2), torch.ones(1, 2), torch.zeros(1, 2))
         (tensor([[2., 2.]]),)
 
