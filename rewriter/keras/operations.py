@@ -57,27 +57,33 @@ def in_order(x: Tensor, axes: Sequence[int] | None) -> Tensor:
     return x.permute(tuple(axes) if axes is not None else tuple(reversed(range(x.dim()))))
 
 
-def _largest(x: Tensor, axis: list[int], keep: bool) -> Tensor:
+def largest(x: Tensor, axis: list[int], keep: bool) -> Tensor:
+    """Return the largest numbers along an axis."""
     return torch.amax(x, axis, keep)
 
 
-def _smallest(x: Tensor, axis: list[int], keep: bool) -> Tensor:
+def smallest(x: Tensor, axis: list[int], keep: bool) -> Tensor:
+    """Return the smallest numbers along an axis."""
     return torch.amin(x, axis, keep)
 
 
-def _any(x: Tensor, axis: Sequence[int], keep: bool) -> Tensor:
+def any_of(x: Tensor, axis: Sequence[int], keep: bool) -> Tensor:
+    """Return whether any along an axis is true."""
     return torch.any(x, tuple(axis), keep)
 
 
-def _all(x: Tensor, axis: Sequence[int], keep: bool) -> Tensor:
+def all_of(x: Tensor, axis: Sequence[int], keep: bool) -> Tensor:
+    """Return whether all along an axis are true."""
     return torch.all(x, tuple(axis), keep)
 
 
-def _filled_like(x: Tensor, value: float, dtype: str | None) -> Tensor:
+def filled_like(x: Tensor, value: float, dtype: str | None) -> Tensor:
+    """Return a tensor of one value in the shape of another."""
     return torch.full_like(x, value, dtype=getattr(torch, dtype) if dtype else None)
 
 
-def _as_dtype(x: Tensor, dtype: str) -> Tensor:
+def as_dtype(x: Tensor, dtype: str) -> Tensor:
+    """Return the numbers in another dtype, by its name."""
     return x.to(getattr(torch, dtype))
 
 
@@ -114,11 +120,11 @@ OPERATIONS: Mapping[str, Callable[[Any, Sequence[Any]], Call]] = {
     "LogicalAnd": _same(torch.logical_and),
     "LogicalOr": _same(torch.logical_or),
     "LogicalNot": _same(torch.logical_not),
-    "Any": _along(_any),
-    "All": _along(_all),
-    "OnesLike": lambda op, args: (_filled_like, (args[0], 1, op.dtype)),
-    "ZerosLike": lambda op, args: (_filled_like, (args[0], 0, op.dtype)),
-    "Cast": lambda op, args: (_as_dtype, (args[0], op.dtype)),
+    "Any": _along(any_of),
+    "All": _along(all_of),
+    "OnesLike": lambda op, args: (filled_like, (args[0], 1, op.dtype)),
+    "ZerosLike": lambda op, args: (filled_like, (args[0], 0, op.dtype)),
+    "Cast": lambda op, args: (as_dtype, (args[0], op.dtype)),
     "GetItem": lambda op, args: (at, (args[0], args[1])),
     "Concatenate": lambda op, args: (joined, (args[0], op.axis)),
     "Stack": lambda op, args: (piled, (args[0], op.axis)),
@@ -131,8 +137,8 @@ OPERATIONS: Mapping[str, Callable[[Any, Sequence[Any]], Call]] = {
     "Clip": lambda op, args: (torch.clamp, (args[0], op.x_min, op.x_max)),
     "Mean": _along(torch.mean),
     "Sum": _along(torch.sum),
-    "Max": _along(_largest),
-    "Min": _along(_smallest),
+    "Max": _along(largest),
+    "Min": _along(smallest),
 }
 
 
