@@ -68,7 +68,9 @@ class Asked:
 
         """
         given, layer = model if isinstance(model, tuple) and len(model) == 2 else (model, None)
-        asked = cls(as_module(given if layer is not None else in_torch(given)), layer, output, to_input)
+        # What names a layer of a Keras model, names one of Keras' own.
+        own = layer is not None or isinstance(output, tuple)
+        asked = cls(as_module(given if own else in_torch(given)), layer, output, to_input)
         if layer is not None:
             as_module(layer, "layer")
         elif not to_input:

@@ -89,7 +89,10 @@ class _Writer:
         if not packed or isinstance(struct, type(functional._inputs[0])) or len(functional._inputs) == 1:
             return [self.graph.placeholder(_identifier(each.name)) for each in functional._inputs]
         given = self.graph.placeholder("inputs")
-        keys = struct.keys() if isinstance(struct, dict) else range(len(struct))
+        # Keras takes dictionaries apart in the order of their keys.
+        keys = sorted(struct) if isinstance(struct, dict) else range(len(struct))
+        if not all(isinstance(struct[key], type(functional._inputs[0])) for key in keys):
+            raise UnsupportedError("its inputs are nested; give them in one list, or one dictionary")
         return [self.graph.call_function(operator.getitem, (given, key)) for key in keys]
 
     def model(

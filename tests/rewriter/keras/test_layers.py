@@ -106,6 +106,24 @@ def test_functional_model_with_several_inputs_and_outputs() -> None:
         assert np.allclose(mine.detach(), expected, rtol=CLOSE, atol=CLOSE * np.abs(expected).max())
 
 
+def test_inputs_and_outputs_by_name() -> None:
+    a, b = keras.Input((3,), name="b_first"), keras.Input((2,), name="a_second")
+    x, y = L.Dense(2)(a), L.Dense(3)(b)
+    model = with_random_weights(keras.Model({"b_first": a, "a_second": b}, {"z": x, "y": y}))
+    given = {"b_first": rows(4, 3), "a_second": rows(4, 2)}
+    expected = model({name: keras.ops.convert_to_tensor(each) for name, each in given.items()})
+    got = to_torch(model)(*(torch.from_numpy(given[name]) for name in ("a_second", "b_first")))
+    assert got.keys() == {"y", "z"}
+    for name, each in got.items():
+        assert np.allclose(each.detach(), np.asarray(expected[name]), atol=CLOSE)
+
+
+def test_numbers_that_a_model_does_not_take_are_compared_as_such() -> None:
+    x = keras.Input((3,))
+    made = to_torch(keras.Model(x, keras.ops.log(x) + L.Dense(3)(x)))
+    assert made(torch.tensor([[-1.0, 1.0, 2.0]])).isnan().tolist() == [[True, False, False]]
+
+
 def test_is_explained_additively() -> None:
     made = to_torch(functional())
     inputs, background = ([torch.from_numpy(rows(n, 6, 4, seed=seed)) for seed in (3, 4)] for n in (2, 3))
