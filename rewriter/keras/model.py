@@ -64,7 +64,7 @@ def graph_of(
         raise DeclinedError(tuple(writer.declines), ADVICE)
     writer.graph.output(_filled(functional._outputs_struct, outputs))
     graph = fx.GraphModule(
-        writer.root, writer.graph, class_name=_identifier(model.name).title().replace("_", "")
+        writer.root, writer.graph, class_name=identifier(model.name).title().replace("_", "")
     )
     return graph.eval()
 
@@ -87,7 +87,7 @@ class _Writer:
 
     def inputs(self, functional: Any, struct: Any, *, packed: bool) -> list[fx.Node]:
         if not packed or isinstance(struct, type(functional._inputs[0])) or len(functional._inputs) == 1:
-            return [self.graph.placeholder(_identifier(each.name)) for each in functional._inputs]
+            return [self.graph.placeholder(identifier(each.name)) for each in functional._inputs]
         given = self.graph.placeholder("inputs")
         # Keras takes dictionaries apart in the order of their keys.
         keys = sorted(struct) if isinstance(struct, dict) else range(len(struct))
@@ -112,7 +112,7 @@ class _Writer:
         tensor = type(node.outputs[0])
         args, kwargs = node.arguments.args, node.arguments.kwargs
         op = node.operation
-        name = ".".join(each for each in (path, _identifier(op.name)) if each)
+        name = ".".join(each for each in (path, identifier(op.name)) if each)
         try:
             if is_layer(op) and is_graph(op):
                 self._nested(op, name, node, values, masks)
@@ -285,11 +285,11 @@ def _place(root: nn.Module, path: str, module: nn.Module) -> None:
     root.add_module(leaf, module)
 
 
-def _identifier(name: str) -> str:
+def identifier(name: str) -> str:
     """Return a name that Python takes.
 
     Example:
-        >>> _identifier("block/dense 1"), _identifier("1st")
+        >>> identifier("block/dense 1"), identifier("1st")
         ('block_dense_1', '_1st')
 
     """

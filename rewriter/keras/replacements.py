@@ -13,7 +13,7 @@ from rewriter.keras.agreement import check_agreement
 from rewriter.keras.functional import functional_of
 from rewriter.keras.installed import is_layer
 from rewriter.keras.layers.contract import Translation, UnsupportedError
-from rewriter.keras.model import graph_of, is_graph
+from rewriter.keras.model import graph_of, identifier, is_graph
 from rewriter.keras.recurrent.build import bidirectional, recurrent
 from rewriter.keras.recurrent.layer import KerasBidirectional, KerasRecurrent
 
@@ -151,6 +151,21 @@ def in_torch(model: Any) -> Any:
             raise
         return model
     return made
+
+
+def place_in_torch(made: nn.Module, layer: Any) -> Any:
+    """Return what a layer of a Keras model became in the torch module of that, anything else as it is.
+
+    Example:
+        >>> place_in_torch(nn.Linear(2, 1), None) is None
+        True
+
+    """
+    if not is_layer(layer):
+        return layer
+    own = identifier(layer.name)
+    found = [each for name, each in made.named_modules() if name.rpartition(".")[2] == own]
+    return found[0] if found else layer
 
 
 class _Models:

@@ -125,6 +125,19 @@ def a_model_of_the_users_class_is_a_graph_where_keras_can_follow_it() -> None:
     assert_additive(other, x, background)
 
 
+def a_layer_of_keras_is_explained() -> None:
+    model = sequential(L.LSTM(4, return_sequences=True), L.GRU(3), L.Dense(2), shape=(5, 3))
+    x, background = torch.randn(2, 5, 3), torch.randn(3, 5, 3)
+    for to_input, shape in ((True, (2, 5, 4, 2)), (False, (2, 3, 2))):
+        explainer = rewriter.DeepExplainer(
+            (model, model.layers[1]), background, attribute_to_layer_input=to_input, progress=False
+        )
+        values = torch.from_numpy(explainer.shap_values(x))
+        assert values.shape == shape
+        total = values.reshape(2, -1, 2).sum(1)
+        assert torch.allclose(total, change(model, x, background), atol=1e-6)
+
+
 def several_inputs_are_explained_one_by_one() -> None:
     a, b = keras.Input((4, 3)), keras.Input((2,))
     model = keras.Model([a, b], L.Dense(2)(L.Concatenate()([L.LSTM(3)(a), b])))
@@ -167,6 +180,7 @@ CLAIMS = [
     a_layer_of_the_users_runs_by_its_own_code,
     a_users_replacement_comes_first,
     a_model_of_the_users_class_is_a_graph_where_keras_can_follow_it,
+    a_layer_of_keras_is_explained,
     several_inputs_are_explained_one_by_one,
     exports_with_loops_and_any_length,
     a_layer_by_itself_is_decomposed,

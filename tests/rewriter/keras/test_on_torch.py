@@ -17,6 +17,7 @@ CLAIMS = [
     "a_layer_of_the_users_runs_by_its_own_code",
     "a_users_replacement_comes_first",
     "a_model_of_the_users_class_is_a_graph_where_keras_can_follow_it",
+    "a_layer_of_keras_is_explained",
     "several_inputs_are_explained_one_by_one",
     "exports_with_loops_and_any_length",
     "a_layer_by_itself_is_decomposed",
