@@ -1,4 +1,4 @@
-.PHONY: demo test fuzz census lint examples bench gpu ray clean
+.PHONY: demo test fuzz census lint examples bench gpu ray browser clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,8 +7,8 @@ demo: .venv/demo.stamp
 	$(BIN)/python examples/demo.py
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -m "not slow and not ray and not gpu" --numprocesses auto --maxprocesses 4 --dist loadfile \
-		--cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -m "not slow and not ray and not gpu and not browser" \
+		--numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 # For example FUZZ="--seconds 600 --seed 7 --only layers"; --help says more.
 fuzz: .venv/test.stamp
@@ -38,6 +38,11 @@ gpu: .venv/test.stamp
 # Jobs on many processes: Ray is large, and takes seconds to begin.
 ray: .venv/ray.stamp
 	$(BIN)/python -m pytest tests/rewriter/jobs/test_on_ray.py tests/rewriter/jobs/test_serving.py
+
+# Pages in Chromium, which a package of npm brings along.
+browser: .venv/test.stamp
+	npm ci --prefix tests/rewriter/html/browser
+	$(BIN)/python -m pytest -m browser tests/rewriter/html
 
 clean:
 	rm -rf .venv out

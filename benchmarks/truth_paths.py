@@ -18,12 +18,13 @@ import torch
 from problems.truth.cells import compare
 from problems.truth.methods import exact
 from problems.truth.models import LARGER, TWELVE, Problem, Size
-from problems.truth.paths import BASELINE, METHODS, OURS, draw, explained, front
+from problems.truth.paths import BASELINE, METHODS, OURS, draw, explained
 from problems.truth.permutations import permuted
 from timing import RESULTS, arguments, publish
 from torch import Generator, Tensor
 
 from rewriter import DeepExplainer
+from rewriter.plot.cost_front import on_front
 
 FULL, QUICK = Size(3, 10, 6, 8, (1500, 200)), Size(1, 1, 1, 2, (5, 2))
 PAIRS, QUICK_PAIRS = 4096, 8
@@ -98,7 +99,7 @@ def nearer_than_baseline(records: Sequence[Record], method: str) -> str:
 def rows_of(records: Sequence[Record], problems: Sequence[str]) -> list[tuple[str, ...]]:
     """Lay out a row for each method: distance and milliseconds per sample on each problem."""
     points = points_of(records)
-    along = front(points)
+    along = on_front(points)
     rows = []
     for method in METHODS:
         of = [each for each in records if each["method"] == method.name]

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from rewriter.equivalence.check import assert_equivalent, check_equivalence
     from rewriter.equivalence.report import EquivalenceError, EquivalenceReport
     from rewriter.explainer.explainer import DeepExplainer
+    from rewriter.html.report import html_report
     from rewriter.onnx.certificate.verify import verify
     from rewriter.onnx.export_onnx import ONNX_OPERATORS, export_onnx
     from rewriter.onnx_explainer.export_explainer_onnx import export_explainer_onnx
     from rewriter.references.compare import ReferenceReport, compare_references
     from rewriter.references.propose import propose_references
 
-    from . import ray
+    from . import plot, ray
 
 __all__ = [
     "ONNX_OPERATORS",
@@ -42,6 +43,8 @@ __all__ = [
     "diagnose",
     "export_explainer_onnx",
     "export_onnx",
+    "html_report",
+    "plot",
     "propose_references",
     "ray",
     "register_captum",
@@ -69,6 +72,7 @@ _PLACES = {
     "diagnose": "rewriter.diagnosis.diagnose",
     "export_explainer_onnx": "rewriter.onnx_explainer.export_explainer_onnx",
     "export_onnx": "rewriter.onnx.export_onnx",
+    "html_report": "rewriter.html.report",
     "propose_references": "rewriter.references.propose",
     "register_captum": "rewriter.adapters.captum",
     "register_rule": "passes.operations.registered",
@@ -80,8 +84,8 @@ _PLACES = {
 register_when_imported()
 
 
-# What belongs to another library has its own room.
-_ROOMS = ("ray",)
+# What needs another library has its own room.
+_ROOMS = ("plot", "ray")
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,11 @@ ADDITIVITY = {
 # Of models that need no rewrite to be explained.
 EACH = {"06_layers_of_your_own": 1e-6}
 
-FINDINGS = {"02_lstm_classifier": "<- top row", "03_gru_forecaster": "<- top month"}
+FINDINGS = {
+    "02_lstm_classifier": "<- top row",
+    "03_gru_forecaster": "<- top month",
+    "08_pictures": "mathematics by: ",
+}
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -56,7 +60,7 @@ def test_example_runs(path: Path, tmp_path: Path) -> None:
         assert figure(printed, "decomposed") <= ADDITIVITY[path.stem]
         # What the rewrite is for: without it the values miss the output by a lot.
         assert figure(printed, "as it is") > 1e-2
-    if path.stem == "08_keras" and importlib.util.find_spec("tensorflow") is not None:
+    if path.stem == "09_keras" and importlib.util.find_spec("tensorflow") is not None:
         check_table_of_keras(printed)
     if path.stem in EACH:
         errors = re.findall(r"additivity error (\S+)", printed)
@@ -75,6 +79,15 @@ def check_table_of_keras(printed: str) -> None:
     for error, gap, *_ in rows.values():
         assert float(error) <= 1e-6
         assert float(gap) <= 1e-5
+
+
+def test_pictures_of_the_docs_are_small_and_shown() -> None:
+    docs = EXAMPLES[0].parents[1] / "docs"
+    page = "".join((docs / name).read_text(encoding="utf-8") for name in ("pictures.md", "html_report.md"))
+    assert {*re.findall(r"\(pictures/(\w+\.png)\)", page)} == {
+        each.name for each in (docs / "pictures").iterdir()
+    }
+    assert max(each.stat().st_size for each in (docs / "pictures").iterdir()) < 60 * 1024
 
 
 def test_every_figure_belongs_to_an_example() -> None:

@@ -39,6 +39,8 @@ PUBLIC = [
     "diagnose",
     "export_explainer_onnx",
     "export_onnx",
+    "html_report",
+    "plot",
     "propose_references",
     "ray",
     "register_captum",
@@ -107,6 +109,8 @@ ORDER = {
         "equivalence",
         "onnx",
         "onnx_explainer",
+        "plot",
+        "html",
         "jobs",
         "ray",
         "command_line",
@@ -336,7 +340,9 @@ def test_import_brings_in_nothing_optional() -> None:
         "matplotlib",
         "rich",
     ]
-    program = f"import sys, rewriter; print([name for name in {optional!r} if name in sys.modules])"
+    program = (
+        f"import sys, rewriter, rewriter.plot; print([name for name in {optional!r} if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
 

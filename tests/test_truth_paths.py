@@ -17,6 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rewriter.plot.cost_front import on_front
+
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 BASELINE = "integrated gradients, 50 points"
@@ -171,7 +173,7 @@ def test_integrated_gradients_are_a_loops(paths: ModuleType, monkeypatch: pytest
     assert (paths.integrated_gradients(problem, 5) - wanted).abs().max() < 1e-14
 
 
-def test_the_front_is_what_nothing_beats_in_both(paths: ModuleType) -> None:
+def test_the_front_is_what_nothing_beats_in_both() -> None:
     points = {
         "a": (1.0, 5.0),
         "b": (2.0, 6.0),
@@ -185,7 +187,7 @@ def test_the_front_is_what_nothing_beats_in_both(paths: ModuleType) -> None:
         for (name, one), (other, two) in itertools.permutations(points.items(), 2)
         if two[0] <= one[0] and two[1] <= one[1] and two != one
     }
-    assert paths.front(points) == [name for name in points if name not in beaten] == ["a", "c", "e"]
+    assert on_front(points) == [name for name in points if name not in beaten] == ["a", "c", "e"]
 
 
 def results(name: str) -> list[dict[str, Any]]:

@@ -16,7 +16,9 @@ from rewriter.command_line.failures import CommandError, Exit, told
 from rewriter.command_line.models import load_model
 from rewriter.command_line.options import Debug, Json, Model, Reshape, Rows, Trust
 from rewriter.command_line.references import references_of, shape_of_rows
+from rewriter.html.report import checked_path
 from rewriter.jobs.job import Job, Summary, run_job, run_parts
+from rewriter.jobs.page import write_page
 
 
 class Accuracy(StrEnum):
@@ -73,6 +75,10 @@ def explain(
         int | None,
         typer.Option(min=1, help="Processes of Ray; as many as there are processors if not given."),
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page about the first rows, too: one .html file.")
+    ] = None,
+    html_rows: Annotated[int, typer.Option(min=1, help="Rows of the data that the page shows.")] = 50,
     json_: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     trust: Trust = False,
@@ -86,10 +92,12 @@ def explain(
 
     \b
     rewriter explain shop.models:forecaster samples.npy --out values/ --background train.npy
-    rewriter explain model.pt2 samples.csv --reshape 50,16 --out values.npz
+    rewriter explain model.pt2 samples.csv --reshape 50,16 --out values.npz --html report.html
     rewriter explain shop.models:forecaster samples.parquet -o values/ -b train.npy --engine ray
     """
     with told(debug=debug):
+        if html is not None:
+            checked_path(html)
         named = load_model(model, trusted=trust)
         shape = shape_of_rows(reshape)
         references = references_of(background or data, rows, reshape, chosen=background is not None)
@@ -111,6 +119,9 @@ def explain(
             from rewriter.jobs.whole import gather
 
             gather(folder, out)
+        page = html and write_page(job, summary, html, html_rows)
+        if page and not json_:
+            typer.echo(str(page))
         typer.echo(_as_json(summary, out) if json_ else str(summary).replace(str(folder), str(out)))
         raise typer.Exit(Exit.FAILS if summary.failed else Exit.HOLDS)
 

@@ -130,6 +130,17 @@ def _sweep_of(steps: Recurrence) -> DerivedSweep:
     return DerivedSweep(steps.cell)
 
 
+def give_gates(module: nn.Module) -> None:
+    """Have a module that feeds a recurrence give what it computes, which else the sweep does in its place.
+
+    Example:
+        >>> give_gates(nn.Linear(2, 2))  # nothing feeds on it: it stays
+
+    """
+    if isinstance(module.forward, partial) and module.forward.func is _input_forward:
+        set_forward(module, module.forward.args[0])
+
+
 def _input_forward(plain: Forward, module: nn.Module, x: Tensor) -> Tensor | GatesToBe:
     return plain(x) if current() is None else GatesToBe(x, module)
 

@@ -230,12 +230,19 @@ class DeepExplainer(Subject):
             (3, 1, 8, 8, 2)
 
         """
-        done = self._explain(X, None, "max", check_additivity, references, nearer)
-        if self._cut is not None:
-            with self._full_precision():
-                data = self._cut.rows_of(self._target, as_inputs(X, self._data, "X"))
-            done = replace(done, data=[each.cpu().numpy() for each in data])
+        done = self._explained_data(X, references, check_additivity, nearer)
         return self._names.explanation(done, self._output_shape)
+
+    def _explained_data(
+        self, X: Any, references: Any, check_additivity: bool | float, nearer: Nearer
+    ) -> Explained:
+        """Explain all outputs; the data are what the values belong to, also if that is a layer's."""
+        done = self._explain(X, None, "max", check_additivity, references, nearer)
+        if self._cut is None:
+            return done
+        with self._full_precision():
+            data = self._cut.rows_of(self._target, as_inputs(X, self._data, "X"))
+        return replace(done, data=[each.cpu().numpy() for each in data])
 
     def stream(
         self,

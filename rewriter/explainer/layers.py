@@ -20,6 +20,7 @@ from passes.lowering.on_copies import CallOnCopies
 from passes.user_code.hooks import set_forward
 from passes.user_code.structure import tensors_in
 from passes.user_code.twin import wrap_scripted
+from rewriter.engine.linked_modules import give_gates
 from rewriter.explainer.cut import Cut, Side
 
 Forward = Callable[..., Any]
@@ -66,6 +67,8 @@ def place_cut(copy: nn.Module, names: Sequence[str], cut: Cut) -> None:
     if isinstance(module, nn.Embedding):
         # What goes into it are integers.
         cut.side = "output"
+    if module is not None and cut.side == "output":
+        give_gates(module)
     if name in layer_calls(copy):
         _insert(copy, name, cut.side, cut)
     else:
@@ -111,6 +114,7 @@ def return_output_of(copy: nn.Module, names: Sequence[str]) -> None:
     """
     wrap_scripted(copy)
     name = _called(copy, names)
+    give_gates(copy.get_submodule(name))
     if name in layer_calls(copy):
         _return(copy, name)
         return

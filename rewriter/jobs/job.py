@@ -160,12 +160,12 @@ def run_part(job: Job, parts: Parts, part: int) -> int:
     """Explain a part and write it; return its rows."""
     first = part * job.size
     arrays = reshaped(job.table.read(first, first + job.size), job.shape)
-    rows = replace(job.attributor.explain(first, _named(arrays, job)), names=job.table.columns)
+    rows = replace(job.attributor.explain(first, named(arrays, job)), names=job.table.columns)
     parts.write(part, rows)
     return len(rows.errors)
 
 
-def _named(arrays: Arrays, job: Job) -> Arrays:
+def named(arrays: Arrays, job: Job) -> Arrays:
     """Return arrays by the names of the background's, and see that their shapes are those."""
     names = job.attributor.names
     if set(arrays) != set(names):

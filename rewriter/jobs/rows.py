@@ -75,7 +75,7 @@ class Attributor:
         if not rows:
             return
         try:
-            done = self.explainer._explain(self._inputs(arrays, rows), None, "max", True, None, self.nearer)
+            done = self.explainer._explain(self.inputs(arrays, rows), None, "max", True, None, self.nearer)
         except RewriteError as error:
             if len(rows) == 1:
                 yield rows[0], " ".join(str(error).split())
@@ -90,7 +90,8 @@ class Attributor:
         for k, row in enumerate(rows):
             yield row, _Row([each[k] for each in done.values], outputs[k], base[k])
 
-    def _inputs(self, arrays: Mapping[str, Array], rows: list[int]) -> Any:
+    def inputs(self, arrays: Mapping[str, Array], rows: list[int]) -> Any:
+        """Return rows of arrays as the explainer takes them."""
         found = [
             torch.from_numpy(np.ascontiguousarray(arrays[name][rows])).to(dtype)
             for name, dtype in zip(self.names, self.dtypes, strict=True)

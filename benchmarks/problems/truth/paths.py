@@ -1,4 +1,4 @@
-"""The explanations along paths that are compared, and the front of distance against time."""
+"""The explanations along paths that are compared, and the picture of distance against time."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from problems.truth.models import Problem
 from problems.truth.permutations import permuted
 from torch import Generator, Tensor
 
+import rewriter
 from rewriter import DeepExplainer
 from rewriter.engine.path.nearness import Nearer
 
@@ -132,20 +133,6 @@ def explained(method: Method, problem: Problem, explainer: DeepExplainer) -> tup
     return values, sorted(seconds)[len(seconds) // 2] / len(problem.x) * 1e3
 
 
-def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Return the names of those that nothing is nearer than in as little time, the quickest first.
-
-    Args:
-        points: time and distance by name.
-
-    """
-    found: list[str] = []
-    for name in sorted(points, key=points.__getitem__):
-        if not found or points[name][1] < points[found[-1]][1]:
-            found.append(name)
-    return found
-
-
 def draw(points: Mapping[str, tuple[float, float]], ours: Sequence[str], path: Path, run: str) -> None:
     """Draw distance against time, and the front.
 
@@ -157,18 +144,8 @@ def draw(points: Mapping[str, tuple[float, float]], ours: Sequence[str], path: P
 
     """
     figure = Figure(figsize=(9, 4.8), layout="constrained")
-    axes = figure.subplots()
-    along = front(points)
-    axes.plot(*zip(*(points[name] for name in along), strict=True), color="0.7", zorder=1, label="front")
-    for number, (name, at) in enumerate(points.items(), 1):
-        mine = name in ours
-        axes.scatter(
-            *at, color="C0" if mine else "C1", marker="o" if mine else "s", label=f"{number}  {name}"
-        )
-        axes.annotate(str(number), at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes = rewriter.plot.front(points, ours=ours, ax=figure.subplots())
     axes.set(
-        xscale="log",
-        yscale="log",
         xlabel="time, over that of integrated gradients with 50 points",
         ylabel="distance to Shapley values, over DeepSHAP's",
         title="Geometric means over all models; round: ours",
@@ -176,5 +153,4 @@ def draw(points: Mapping[str, tuple[float, float]], ours: Sequence[str], path: P
     for axis, ticks in ((axes.xaxis, (0.1, 0.2, 0.5, 1, 2, 5)), (axes.yaxis, (0.2, 0.3, 0.5, 0.7, 1))):
         axis.set_ticks(ticks, labels=[f"{each:g}" for each in ticks])
         axis.set_minor_locator(NullLocator())
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     figure.savefig(path, dpi=110, metadata={"Description": run, "Software": None})

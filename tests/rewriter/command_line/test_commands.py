@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from rewriter import DeepExplainer
 from rewriter.command_line.application import application
+from tests.rewriter.html.pages import Page
 
 SHOP = """
 import torch
@@ -168,6 +169,41 @@ def test_explain_writes_what_the_explainer_gives(shop: Any) -> None:
         found["values"], DeepExplainer(shop.ready, x[:7]).shap_values(x), rtol=0, atol=1e-6
     )
     assert sorted(each.name for each in Path().glob("*values*")) == ["values.npz"]
+
+
+def test_explain_writes_a_page_about_the_rows_that_it_could_explain(shop: Any) -> None:
+    x = np.load("x.npy")
+    x[1, 0, 0] = np.nan
+    np.save("x.npy", x)
+    arguments = (
+        "explain",
+        "shop:ready",
+        "x.npy",
+        "-o",
+        "v.npz",
+        "-q",
+        "--html",
+        "why.html",
+        "--html-rows",
+        "4",
+    )
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert "why.html: 3 samples, " in done.stdout
+    data = Page(Path("why.html")).data
+    assert [each["name"] for each in data["samples"]] == ["row 0", "row 2", "row 3"]
+    values = np.load("v.npz")["values"]
+    # Nine digits of each.
+    assert np.allclose(data["samples"][1]["inputs"][0]["values"][0], values[2, ..., 0].ravel(), rtol=1e-8)
+    x[:] = np.nan
+    x[19] = 0
+    np.save("x.npy", x)
+    nowhere = run(*arguments[:4], "u.npz", "-q", "--html", "none/why.html")
+    assert nowhere.exit_code == 2
+    assert not Path("u.npz").exists()
+    failed = run(*arguments[:4], "w.npz", *arguments[5:])
+    assert failed.exit_code == 2
+    assert "none of the first 4 rows was explained" in failed.stderr
 
 
 def test_explain_goes_on_and_names_rows(shop: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rewriter import DeepExplainer
+from rewriter import DeepExplainer, decompose
 from rewriter.explainer.additivity import AdditivityError
 from tests.support.models.layers import Encoder, Merged, inputs, model_with
 from tests.support.stock import assert_same, stock
@@ -92,3 +92,32 @@ def test_rows_that_are_merged_with_steps(*, time_first: bool) -> None:
     expected = stock(nn.Sequential(model.layer, nn.Flatten()), background, x).reshape(3, 5, 3, 5, 3)
     got = DeepExplainer(model, background, output=(model.layer, None)).shap_values(x)
     assert_same(got, expected, EXACT)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_gates_of_a_rewritten_layer(kind: str) -> None:
+    class Last(nn.Module):
+        def __init__(self, features: int) -> None:
+            super().__init__()
+            self.rnn = getattr(nn, kind)(features, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rnn(x)[0][:, -1]
+
+    model, background, x = Last(3).double().eval(), *(torch.randn(rows, 6, 3).double() for rows in (4, 2))
+    rewritten = decompose(model)
+    made = rewritten.get_submodule("rnn.layer0.forward_input")
+    # What takes the gates as they are: its input weights are the identity.
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind] * 4
+    behind = Last(gates).double().eval()
+    state = {name: value for name, value in model.state_dict().items() if "hh" in name}
+    state |= {"rnn.weight_ih_l0": torch.eye(gates).double(), "rnn.bias_ih_l0": torch.zeros(gates).double()}
+    behind.load_state_dict(state)
+    given, given0 = (made(each).detach() for each in (x, background))
+    assert torch.allclose(behind(given), model(x), rtol=0, atol=EXACT)
+    explainer = DeepExplainer((rewritten, made), background, attribute_to_layer_input=False)
+    assert_same(explainer.shap_values(x), stock(behind, given0, given), EXACT)
+    # And as a neuron: the second gate of the third step.
+    neuron = DeepExplainer(rewritten, background, output=(made, (2, 1)))
+    expected = stock(nn.Sequential(made, nn.Flatten()), background, x)[..., 2 * gates + 1]
+    assert_same(neuron.shap_values(x), expected, EXACT)

@@ -1,6 +1,6 @@
 """A Keras LSTM over a sequence, explained in six ways: which fail, which are wrong, which add up.
 
-Run it with ``python examples/08_keras.py``. The weights are the same in all of them; the output is two
+Run it with ``python examples/09_keras.py``. The weights are the same in all of them; the output is two
 numbers, the attributions go to each number of the sequence: shape (1, 8, 3, 2).
 """
 
