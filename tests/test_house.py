@@ -85,7 +85,9 @@ ORDER = {
     ],
     "rewriter": [
         "places",
+        "keras.installed",
         "inputs",
+        "keras",
         "compiler",
         "engine.weights",
         "engine.problem",
@@ -153,6 +155,8 @@ def is_operation(name: str) -> bool:
     return operation_of(name) is not None
 
 
+# What stands there are Keras' names of layers and functions, many of which are torch's, too.
+TRANSLATES = "rewriter/keras/"
 # Some names a file may know: words are names, and one operation may need what no other does.
 FEW = 2
 # Those that know more, with all that they know.
@@ -213,7 +217,7 @@ def test_what_operations_are_called_stands_in_the_rooms_of_their_families(packag
     elsewhere = {
         file: names - KNOWN.get(file, set())
         for file, names in know_operations(package).items()
-        if not re.fullmatch(r"passes/operations/\w+/\w+\.py", file)
+        if not (re.fullmatch(r"passes/operations/\w+/\w+\.py", file) or file.startswith(TRANSLATES))
     }
     assert not {file: names for file, names in elsewhere.items() if names}
 

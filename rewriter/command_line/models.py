@@ -17,6 +17,7 @@ from torch import nn
 from rewriter.command_line.failures import CommandError
 from rewriter.command_line.programs.unasked import unasked
 from rewriter.inputs import as_module
+from rewriter.keras.file import load
 
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
 _WAYS = (
@@ -161,11 +162,7 @@ def _of_program(path: Path, trusted: bool) -> Named:
 
 
 def _of_keras(path: Path, trusted: bool) -> Named:
-    try:
-        keras: Any = importlib.import_module("rewriter.keras")
-    except ModuleNotFoundError as error:
-        raise CommandError(f"{path}: files of Keras cannot be read yet") from error
-    return Named(keras.load(path, trusted=trusted).eval())
+    return Named(load(path, trusted=trusted))
 
 
 def _of_pickle(path: Path, trusted: bool) -> Named:

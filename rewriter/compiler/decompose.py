@@ -27,6 +27,7 @@ from passes.operations.table import MODULES
 from passes.pipeline import Pipeline
 from passes.recurrent.kernels import fused_nodes
 from passes.recurrent.lengths import as_arguments, copied
+from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.replacements import recurrent_replacements
 from passes.replacement import ApplyReplacements
 from passes.user_code.clone import clone_structure, named_clones
@@ -40,6 +41,7 @@ from rewriter.compiler.proof import prove as prove_equal
 from rewriter.compiler.report import Report, UncoveredReport
 from rewriter.compiler.uncovered import uncovered_calls, uncovered_nodes
 from rewriter.inputs import Model, as_module
+from rewriter.keras.replacements import keras_builds
 
 _LOCK = threading.RLock()
 
@@ -307,7 +309,9 @@ def _lower(
     example: Example | None = None,
 ) -> nn.Module:
     clone, modules = named_clones(model)
-    users = replace_users(builds or {}, modules, clone)
+    own = builds or {}
+    of_keras, modules = keras_builds(modules, own, models=code is None)
+    users = replace_users({**of_keras, **own}, modules, clone)
     modules = users.modules
     recurrent = ApplyReplacements(recurrent_replacements(split=split), modules)
     recurrent(clone)
@@ -320,17 +324,19 @@ def _lower(
     _raise_declines(declines, strict=strict)
     exact = ApplyReplacements([ModuleReplacement(MODULES)] if whole else [], modules)
     exact(clone)
-    traced = trace_where_possible(clone, code, filter(None, modules), example)
+    # What a recurrence returns is taken apart by item, and is no layer's output.
+    layers = [name for name, each in modules.items() if name and not isinstance(each, Recurrence)]
+    traced = trace_where_possible(clone, code, layers, example)
     declines = (*declines, *_declined_nodes(traced.model))
     _raise_declines(declines, strict=strict)
     calls = LowerCalls()
     passes = (OutOfPlace(), *([calls] if whole else []), MarkEmbeddings(), UnshareAtoms(), Cleanup())
     rolled = Pipeline(*passes)(traced.model).model
-    layers = layer_reports(rolled, users, recurrent.rewrites, traced, split=split)
+    reports = layer_reports(rolled, users, recurrent.rewrites, traced, split=split)
     operations = (*map(module_operation, exact.rewrites), *map(call_operation, calls.lowered))
     uncovered = tuple(uncovered_nodes(rolled, traced.islands))
     names = parameter_names(users, recurrent.rewrites)
-    Report(layers, declines, traced.islands, names, operations, uncovered).attach(rolled)
+    Report(reports, declines, traced.islands, names, operations, uncovered).attach(rolled)
     return rolled
 
 

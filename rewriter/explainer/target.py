@@ -31,6 +31,7 @@ from rewriter.explainer.layers import is_in_graph, names_of, place_cut, return_o
 from rewriter.explainer.original import Original
 from rewriter.explainer.suspects import why_not_run
 from rewriter.inputs import Model, as_module, selecting
+from rewriter.keras.replacements import in_torch, place_in_torch
 
 # Rows of a run without attributions, whose memory nobody plans.
 _ROWS = 16
@@ -67,7 +68,12 @@ class Asked:
 
         """
         given, layer = model if isinstance(model, tuple) and len(model) == 2 else (model, None)
-        asked = cls(as_module(given), layer, output, to_input)
+        made = in_torch(given)
+        if made is not given:
+            layer = place_in_torch(made, layer)
+            if isinstance(output, tuple):
+                output = (place_in_torch(made, output[0]), *output[1:])
+        asked = cls(as_module(made), layer, output, to_input)
         if layer is not None:
             as_module(layer, "layer")
         elif not to_input:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from passes.errors import DeclinedError, RewriteError
+from passes.lowering.users_replacements import replace_users
 from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.replacements import recurrent_replacements
 from passes.replacement import ApplyReplacements
@@ -15,7 +16,9 @@ from passes.user_code.source import where_failed
 from rewriter.compiler.culprit import with_sources
 from rewriter.compiler.decompose import lowered
 from rewriter.engine.loops.roll import roll_loops
+from rewriter.engine.sweeps.linked_recurrence import can_fuse
 from rewriter.engine.sweeps.sweep import fused
+from rewriter.keras.replacements import keras_builds
 from rewriter.onnx.check import run_torch
 from rewriter.onnx.example import Example
 from rewriter.onnx.graph import drop_unused_nodes, rename_values
@@ -47,6 +50,8 @@ def rewritten_clone(model: nn.Module, *, rolled: bool = False) -> nn.Module:
         if found is not None:
             return found
     clone, modules = named_clones(private_clone(model))
+    builds, left = keras_builds(modules)
+    modules = replace_users(builds, left, clone).modules
     recurrent = ApplyReplacements(recurrent_replacements(), modules)
     recurrent(clone)
     if recurrent.declines:
@@ -112,7 +117,7 @@ def to_onnx(
     deferred = defer_steps(clone)
     take_padded(clone)
     for each in deferred.values():
-        if isinstance(each, DeferredRecurrence) and is_users(each.cell):
+        if isinstance(each, DeferredRecurrence) and can_fuse(each.hidden) and not _is_written(each.cell):
             each.exported = exported_step(each.body, opset)
     program = program_of(clone, example, free)
     assumptions = assumptions_of(program)
@@ -132,6 +137,14 @@ def to_onnx(
     project_first(proto.graph)
     state_constants(proto.graph)
     return proto, assumptions
+
+
+def _is_written(cell: nn.Module) -> bool:
+    """Whether the writer of steps knows a cell of its own: one that is made of our atoms alone."""
+    parts = [cell, *cell.children()]
+    return not is_users(cell) and all(
+        type(each).__module__.startswith(("passes.", "rewriter.keras.recurrent.")) for each in parts
+    )
 
 
 def evaluation_clone(model: nn.Module) -> nn.Module:
