@@ -1,4 +1,4 @@
-.PHONY: demo test fuzz census lint examples bench gpu ray browser clean
+.PHONY: demo test fuzz census runtimes lint examples bench gpu ray browser clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,6 +18,12 @@ fuzz: .venv/test.stamp
 census: .venv/test.stamp
 	$(BIN)/python -W ignore -m tests.census $(CENSUS)
 
+# Exported files in tract, OpenCV, tinygrad and OpenVINO, in an environment of their own; tinygrad compiles with
+# clang. Writes docs/onnx_runtimes.md.
+runtimes: .venv-runtimes/stamp
+	.venv-runtimes/bin/python -m pytest tests/rewriter/onnx/runtimes
+	.venv-runtimes/bin/python -W ignore -m tests.rewriter.onnx.runtimes
+
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,7 +31,7 @@ lint: .venv/test.stamp
 
 bench: .venv/test.stamp
 	$(BIN)/python -m pytest -m slow tests/test_benchmarks.py
-	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
+	for each in benchmarks/*.py benchmarks/files/*.py; do $(BIN)/python $$each || exit 1; done
 
 examples: .venv/test.stamp
 	$(BIN)/python -m pytest tests/test_examples.py
@@ -45,7 +51,7 @@ browser: .venv/test.stamp
 	$(BIN)/python -m pytest -m browser tests/rewriter/html
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv .venv-runtimes out
 
 .venv/demo.stamp: requirements/demo.txt pyproject.toml setup.py rewriter/engine/sweeps/sweep.c rewriter/engine/sweeps/build_library.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -55,6 +61,12 @@ clean:
 
 .venv/test.stamp: requirements/test.txt .venv/demo.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt
+	touch $@
+
+.venv-runtimes/stamp: requirements/runtimes.txt requirements/test.txt requirements/demo.txt pyproject.toml
+	test -x .venv-runtimes/bin/python || $(PYTHON) -m venv .venv-runtimes
+	.venv-runtimes/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/runtimes.txt
+	.venv-runtimes/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 .venv/ray.stamp: requirements/ray.txt .venv/test.stamp

@@ -114,6 +114,7 @@ def publish(
     notes: Sequence[str],
     records: Sequence[Mapping[str, object]],
     part: str | None = None,
+    folder: str = "",
 ) -> None:
     """Print the results, and write them as text and as JSON unless ``--no-write``.
 
@@ -125,9 +126,10 @@ def publish(
         notes: lines below the table.
         records: the same results as data.
         part: of a benchmark that runs in parts, whose results stand below each other in the same files.
+        folder: in which the benchmark stands, below this one.
 
     """
-    command = " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]])
+    command = " ".join(["python", f"benchmarks/{Path(folder, name)}.py", *sys.argv[1:]])
     found = environment()
     line = ", ".join(f"{key} {value}" for key, value in found.items())
     text = "\n".join([f"$ {command}", f"# {line}", "", render_table(header, rows), "", *notes])

@@ -13,6 +13,10 @@ class InputError(RewriteError, ValueError):
     """A rewritten module got an input that the original would not take either."""
 
 
+class FixedSizeError(RewriteError):
+    """A graph that was written out for the sizes of example inputs got others."""
+
+
 class ReplacementError(RewriteError):
     """A replacement that a user gives builds nothing that could take a module's place."""
 

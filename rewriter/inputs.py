@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from passes.errors import InputError, RewriteError
 from passes.frontends.exported import exported_module, is_exported
+from rewriter.keras.installed import is_layer
 from rewriter.places import describe
 
 #: What is taken for a model.
@@ -39,7 +40,8 @@ def as_module(model: object, what: str = "") -> nn.Module:
         return exported_module(model)
     if not isinstance(model, nn.Module):
         where = f"{what}: " if what else ""
-        raise RewriteError(f"{where}expected a torch.nn.Module, got {type(model).__name__}")
+        advice = "; rewriter.keras.to_torch(model) makes one of a model of Keras" if is_layer(model) else ""
+        raise RewriteError(f"{where}expected a torch.nn.Module, got {type(model).__name__}{advice}")
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise RewriteError(f"{name} has no shape yet: call the model once, then go on")

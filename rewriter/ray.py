@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from passes.errors import RewriteError
-from rewriter.engine.path.nearness import Nearer
+from rewriter.engine.path.nearness import Nearer, Nearness
 from rewriter.explainer.explainer import DeepExplainer
 from rewriter.jobs.on_ray import ray_data
 from rewriter.jobs.rows import Attributor as OfRows
@@ -25,7 +25,7 @@ class Attributor:
     Args:
         model: the model, or a reference to it in the object store, where it is once for all actors.
         background: an array or a tensor of references, (N, *shape), or a reference to it.
-        column: of the samples.
+        column: of the samples; models of several inputs are explained by jobs, see :mod:`rewriter.jobs`.
         device: where to explain, e.g. ``"cuda"`` with ``num_gpus=1``.
         threads: of a process; Ray gives an actor one unless ``num_cpus`` says more.
         nearer: blocks, segments and more, see :meth:`rewriter.DeepExplainer.shap_values`.
@@ -63,8 +63,14 @@ class Attributor:
         )
         if not isinstance(module, nn.Module):
             raise RewriteError(f"model: expected an nn.Module, got {type(module).__name__}")
+        array = np.asarray(references)
         # What the object store gives cannot be written to.
-        given = torch.tensor(np.asarray(references), device=device)
+        given = torch.tensor(array, device=device)
+        floats = (each.dtype for each in module.parameters() if each.is_floating_point())
+        if given.is_floating_point():
+            given = given.to(next(floats, given.dtype))
+        # Options that cannot hold are told here, not for each row.
+        Nearness.of(nearer or Nearer())
         explainer = DeepExplainer(module.to(device), given, progress=False, **options)
         shape = tuple(given.shape[1:])
         self._column = column
@@ -79,7 +85,13 @@ class Attributor:
         """
         if self._column not in batch:
             raise RewriteError(f"{self._column}: no such column; got {', '.join(batch)}")
-        x = np.stack([*batch[self._column]])
+        column = batch[self._column]
+        if not len(column):
+            outputs = tuple(self._rows.explainer._output_shape)
+            base = np.empty((0, *outputs))
+            values = np.empty((0, *self._rows.shapes[0], *outputs))
+            return {**batch, "values": values, "outputs": base, "base": base, "error": np.empty(0, str)}
+        x = np.stack([*column])
         if x.shape[1:] != self._rows.shapes[0]:
             raise RewriteError(
                 f"{self._column}: expected rows of shape {self._rows.shapes[0]}, as the background has them, "

@@ -20,6 +20,7 @@ SLOW = [
         "shap_growth",
         "truth_paths",
         "onnx_explainer",
+        "files/onnx_export",
         "proof",
         "truth_references",
     )

@@ -64,8 +64,26 @@ class WritableProxy(fx.Proxy):
         return WritableAttribute(self, k)
 
     def __hash__(self) -> int:
-        # A set or a dictionary would look for the proxy, and find nothing, whatever the value is.
-        raise fx.proxy.TraceError("looks a traced value up in a set or a dictionary")
+        number = self._fixed("number")
+        if number is None:
+            # A set or a dictionary would look for the proxy, and find nothing, whatever the value is.
+            raise fx.proxy.TraceError("looks a traced value up in a set or a dictionary")
+        return hash(number)
+
+    def __index__(self) -> int:
+        number = self._fixed("number")
+        if number is None:
+            raise TypeError(f"'{type(self).__name__}' object cannot be interpreted as an integer")
+        return number
+
+    def __len__(self) -> int:
+        length = self._fixed("length")
+        return super().__len__() if length is None else length
+
+    def _fixed(self, what: str) -> int | None:
+        """Return what examples tell of a number, or a length, if there are any."""
+        fixed = getattr(self.tracer, "fixed", None)
+        return None if fixed is None else fixed(self, what)
 
     def __str__(self) -> str:
         return self._shown(fx.Proxy.__repr__(self))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any
+from typing import Any, Literal
 
 from torch import fx, nn
 from torch.jit import ScriptModule
 
 from passes.errors import PassError
+from passes.frontends.example_sizes import Example, ExampleSizes, Sizes, check_fixed, check_none
 from passes.frontends.exported import is_graph_of_program
 from passes.frontends.proxies import WritableProxy, factories_recorded
 from passes.graph.graph_module import graph_module
@@ -40,11 +42,18 @@ class LoweringTracer(GraphTracer):
     Args:
         opaque: modules to keep whole although torch.fx could look inside.
         layers: names of the modules whose calls are to be found again in the graph.
+        sizes: what the code may go on by, which the graph checks again.
 
     """
 
-    def __init__(self, opaque: Iterable[nn.Module] = (), layers: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        opaque: Iterable[nn.Module] = (),
+        layers: Iterable[str] = (),
+        sizes: ExampleSizes | None = None,
+    ) -> None:
         super().__init__()
+        self.sizes = sizes
         self.opaque = {id(module) for module in opaque}
         self.layers = set(layers)
         self.called: set[tuple[str, str]] = set()
@@ -59,6 +68,39 @@ class LoweringTracer(GraphTracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return what stands for the value of ``node``."""
         return WritableProxy(node, self)
+
+    def fixed(self, proxy: fx.Proxy, what: Literal["number", "length"]) -> int | None:
+        """Return a number, or a length, that examples tell, and have the graph check it."""
+        if self.sizes is None:
+            return None
+        number: int | None = getattr(self.sizes, what)(proxy.node, self.root)
+        if number is not None:
+            self.create_proxy("call_function", check_fixed, (proxy, number, user_line()), {})
+        return number
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Decide what hangs on sizes that examples tell."""
+        number = self.fixed(obj, "number")
+        return super().to_bool(obj) if number is None else bool(number)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """Go through as many parts as examples have."""
+        length = self.fixed(obj, "length")
+        if length is None:
+            return super().iter(obj)
+        return iter([operator.getitem(obj, k) for k in range(length)])
+
+    def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
+        """Let what is None in the example be None, and have the graph check it."""
+        function, found = super().create_args_for_root(*args, **kwargs)
+        if self.sizes is not None:
+            for k, each in enumerate(found):
+                name = str(each.node.target) if isinstance(each, fx.Proxy) else "*"
+                is_none = self.sizes.is_none(name)
+                if is_none is not None:
+                    self.create_proxy("call_function", check_none, (each, is_none, name), {})
+                    found[k] = None if is_none else each
+        return function, found
 
     def create_arg(self, a: Any) -> Any:
         """Take numbers of other kinds, ``np.sqrt(64)`` say, for plain ones, which the code can name."""
@@ -170,7 +212,12 @@ class Traced:
     islands: dict[str, str] = field(default_factory=dict)
 
 
-def trace_where_possible(model: nn.Module, code: str | None = None, layers: Iterable[str] = ()) -> Traced:
+def trace_where_possible(
+    model: nn.Module,
+    code: str | None = None,
+    layers: Iterable[str] = (),
+    example: Example | None = None,
+) -> Traced:
     """Turn ``model`` into a graph, keeping each submodule that torch.fx cannot follow as one node.
 
     If the model's own forward cannot be followed, the model is returned as it is: its parts stay
@@ -180,6 +227,8 @@ def trace_where_possible(model: nn.Module, code: str | None = None, layers: Iter
         model: the model.
         code: why it is not to become a graph, whatever torch.fx makes of it.
         layers: names of the modules whose calls are to be found again in a graph, by taps in it.
+        example: what hangs on its sizes alone, but for the rows, is written out for them, where it stands
+            in the way.
 
     Example:
         >>> class Branching(nn.Module):
@@ -196,12 +245,23 @@ def trace_where_possible(model: nn.Module, code: str | None = None, layers: Iter
     reason = code or _kept_whole(model) or islands.get("")
     if reason is not None:
         return Traced(model, {"": reason})
-    layers = set(layers)
+    found = _followed(model, islands, set(layers), None)
+    sizes = example.sizes(model.forward) if found.islands and example is not None else None
+    if sizes is not None:
+        written_out = _followed(model, islands, set(layers), sizes)
+        left = set(written_out.islands)
+        if left < set(found.islands) or ("" in found.islands and "" not in left):
+            return written_out
+    return found
+
+
+def _followed(model: nn.Module, islands: Mapping[str, str], layers: set[str], sizes: Sizes | None) -> Traced:
+    islands = dict(islands)
     # A trace for each of the steps of a loop, each a module of its own, would take their square.
     expected: dict[str, str] = {}
     expecting = True
     while True:
-        attempt = _traced(model, [*islands, *expected], layers)
+        attempt = _traced(model, [*islands, *expected], layers, sizes)
         if expected and attempt.failed:
             # One may have failed before the next was found, so they are found one by one.
             expected, expecting = {}, False
@@ -239,25 +299,30 @@ class _Attempt:
     then: tuple[tuple[str, str], ...] = ()
 
 
-def _traced(original: nn.Module, opaque: Iterable[str], layers: Iterable[str]) -> _Attempt:
+def _traced(
+    original: nn.Module, opaque: Iterable[str], layers: Iterable[str], sizes: Sizes | None
+) -> _Attempt:
     """Return what the first trace does, unless random numbers stood in its way that others may have drawn."""
     for _ in range(_ATTEMPTS - 1):
-        found = _try_trace(original, opaque, layers)
+        found = _try_trace(original, opaque, layers, sizes)
         if found.reason != _DRAWS:
             return found
-    return _try_trace(original, opaque, layers)
+    return _try_trace(original, opaque, layers, sizes)
 
 
-def _try_trace(original: nn.Module, opaque: Iterable[str], layers: Iterable[str]) -> _Attempt:
+def _try_trace(
+    original: nn.Module, opaque: Iterable[str], layers: Iterable[str], sizes: Sizes | None
+) -> _Attempt:
     """Return a graph; or the module that stands in the way, and why."""
     twin = Twin(original)
     model = twin.model
-    tracer = LoweringTracer((model.get_submodule(name) for name in opaque), layers)
+    tracer = LoweringTracer((model.get_submodule(name) for name in opaque), layers, sizes and sizes())
     before_trace = state_of(model)
     before = tracer.drawn()
     with unnoticed(original) as outside:
         try:
-            with watch(tracer.running) as ran, factories_recorded(), tracer.draws:
+            known = sizes is not None
+            with watch(tracer.running, by_example=known) as ran, factories_recorded(), tracer.draws:
                 graph = tracer.trace(model)
         except PassError:
             raise

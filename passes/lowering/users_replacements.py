@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -113,6 +113,7 @@ class Replaced:
         modules: of the model as it is now, by name.
         tensors: names of the parameters and buffers that each replaced module of the user's had, by their
             ``id``.
+        memory: where the numbers of those lie that are no integers.
 
     """
 
@@ -120,6 +121,11 @@ class Replaced:
     declines: list[Decline]
     modules: dict[str, nn.Module]
     tensors: dict[str, dict[int, list[str]]]
+    memory: dict[str, frozenset[int]] = field(default_factory=dict)
+
+    def shares(self, rewrite: Rewrite) -> bool:
+        """Whether what a module became computes with the memory of all its numbers, in whatever layout."""
+        return self.memory.get(rewrite.name, frozenset()) <= _memory(rewrite.module)
 
 
 def replace_users(builds: Replacements, modules: Mapping[str, nn.Module], model: nn.Module) -> Replaced:
@@ -134,7 +140,9 @@ def replace_users(builds: Replacements, modules: Mapping[str, nn.Module], model:
     if not builds:
         return Replaced([], [], dict(modules), {})
     kinds = {name: type(module) for name, module in modules.items()}
-    tensors = {name: _tensors(module) for name, module in modules.items() if kinds[name] in builds}
+    replaced = {name: module for name, module in modules.items() if kinds[name] in builds}
+    tensors = {name: _tensors(module) for name, module in replaced.items()}
+    memory = {name: _memory(module) for name, module in replaced.items()}
     turn = ApplyReplacements([UsersReplacement(builds)], modules)
     turn(model)
     prefixes = tuple(f"{each.name}." if each.name else "" for each in turn.rewrites)
@@ -149,6 +157,7 @@ def replace_users(builds: Replacements, modules: Mapping[str, nn.Module], model:
         turn.declines,
         {name: module for name, module in modules.items() if is_there(name, module)},
         tensors,
+        memory,
     )
     for rewrite in list(done.rewrites):
         prefix = f"{rewrite.name}." if rewrite.name else ""
@@ -176,6 +185,11 @@ def names_now(rewrite: Rewrite, tensors: Mapping[int, list[str]]) -> dict[str, t
         for key, names in tensors.items()
         for name in names
     }
+
+
+def _memory(module: nn.Module) -> frozenset[int]:
+    held = itertools.chain(module.parameters(), module.buffers())
+    return frozenset(each.untyped_storage()._cdata for each in held if each.is_floating_point())
 
 
 def _tensors(module: nn.Module) -> dict[int, list[str]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -69,6 +72,7 @@ def register_rule(
     for name, rule in (("multipliers", multipliers), ("pull", pull)):
         if rule is not None and not callable(rule):
             raise RewriteError(f"register_rule: expected a function as {name}, got {rule!r}")
+        _check_signature(atom, name, rule)
     if pull is not None:
         REGISTERED[atom] = pulled(partial(_pull, pull))
     elif multipliers is not None:
@@ -113,26 +117,93 @@ def _multipliers(
     rule: Callable[..., Operands], atom: Atom, x: Operands, x0: Operands, y: Tensor, y0: Tensor
 ) -> Operands:
     shape = torch.broadcast_shapes(y.shape, y0.shape)  # type: ignore[no-untyped-call]
-    return _fitted(atom, rule(atom, x, x0, y, y0), [tuple(shape)] * len(x))
+    found = _asked(rule, atom, x, x0, y, y0)
+    # One row may stand for all that it is paired with.
+    return _fitted(atom, found, [tuple(shape)] * len(x), 1, (*x, *x0, y, y0))
 
 
 def _pull(
     rule: Callable[..., Operands], atom: Atom, x: Operands, x0: Operands, y: Tensor, y0: Tensor, d: Tensor
 ) -> Operands:
-    found = rule(atom, x, x0, y, y0, d)
-    return _fitted(atom, found, [(*d.shape[:2], *each.shape[1:]) for each in x])
+    found = _asked(rule, atom, x, x0, y, y0, d)
+    shapes = [(*d.shape[:2], *each.shape[1:]) for each in x]
+    return _fitted(atom, found, shapes, 0, (*x, *x0, y, y0, d))
 
 
-def _fitted(atom: Atom, found: Any, shapes: list[tuple[int, ...]]) -> Operands:
-    """Bring multipliers to the shapes that are wanted, to which they may have to be broadcast."""
-    given = found if isinstance(found, tuple | list) else [found]
+def _check_signature(atom: type[Atom], name: str, rule: Callable[..., Any] | None) -> None:
+    """Refuse a rule that does not take what it is given, as far as it says what it takes."""
+    given = ("atom", "x", "x0", "y", "y0", *(["d"] if name == "pull" else []))
     try:
-        if given is found and all(isinstance(each, Tensor) for each in given):
-            return tuple(each.expand(shape) for each, shape in zip(found, shapes, strict=True))
-    except (RuntimeError, ValueError):
-        pass
-    got = [tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__ for each in given]
+        taken = None if rule is None else inspect.signature(rule)
+    except (TypeError, ValueError):
+        return
+    try:
+        if taken is not None:
+            taken.bind(*given)
+    except TypeError as error:
+        raise RewriteError(
+            f"register_rule: {name}= of {atom.__name__} is called with ({', '.join(given)}), and takes "
+            f"{taken}: {error}"
+        ) from error
+
+
+def _asked(rule: Callable[..., Any], atom: Atom, *given: Any) -> Any:
+    try:
+        return rule(atom, *given)
+    except RewriteError:
+        raise
+    except Exception as error:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        raise RewriteError(
+            f"the rule registered for {type(atom).__name__} raises {type(error).__name__}: {error} "
+            f"({os.path.basename(last.filename)}:{last.lineno})"
+        ) from error
+
+
+def _fitted(
+    atom: Atom, found: Any, shapes: list[tuple[int, ...]], pairs: int, given: tuple[Tensor, ...]
+) -> Operands:
+    """Bring multipliers to the shapes that are wanted, and refuse what is no multiplier.
+
+    Args:
+        atom: whose rule gave them.
+        found: what it gave.
+        shapes: one for each operand.
+        pairs: leading dimensions in which there may be one row for all.
+        given: what the rule was given; the last has the dtype that is wanted.
+
+    """
+    like = given[-1]
+    parts = found if isinstance(found, tuple | list) else [found]
+    if (
+        parts is found
+        and len(parts) == len(shapes)
+        and all(isinstance(each, Tensor) for each in parts)
+        and all(_fits(each.shape, shape, pairs) for each, shape in zip(parts, shapes, strict=True))
+    ):
+        dtypes = {each.dtype for each in parts if each.dtype != like.dtype}
+        if dtypes:
+            raise RewriteError(
+                f"the rule registered for {type(atom).__name__} returned {', '.join(map(str, dtypes))}, "
+                f"expected {like.dtype}, in which the model computes: make tensors by torch.ones_like(y)"
+            )
+        infinite = not all(each.isfinite().all() for each in parts)
+        if infinite and all(each.isfinite().all() for each in given):
+            raise RewriteError(
+                f"the rule registered for {type(atom).__name__} returned infinite numbers or NaN for "
+                "operands that are finite; does it divide by a difference that may be 0? Where nothing "
+                "differs a multiplier is the derivative"
+            )
+        return tuple(each.expand(shape) for each, shape in zip(parts, shapes, strict=True))
+    got = [tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__ for each in parts]
     raise RewriteError(
-        f"the rule registered for {type(atom).__name__} returned {got if given is found else got[0]}, "
+        f"the rule registered for {type(atom).__name__} returned {got if parts is found else got[0]}, "
         f"expected a tuple of one tensor for each operand, of shapes {shapes}"
+    )
+
+
+def _fits(shape: torch.Size, wanted: tuple[int, ...], pairs: int) -> bool:
+    """Whether multipliers have a shape, but for one row that stands for all pairs."""
+    return len(shape) == len(wanted) and all(
+        a == b or (a == 1 and k < pairs) for k, (a, b) in enumerate(zip(shape, wanted, strict=True))
     )

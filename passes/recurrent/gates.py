@@ -44,6 +44,36 @@ class SplitGates(nn.Module):
         return torch.cat([linear(x) for linear in self.children()], -1)
 
 
+class OrderedGates(nn.Module):
+    """A ``Linear`` whose gates are stored in another order than torch's.
+
+    Args:
+        linear: to all gates as they are stored.
+        order: the places of torch's gates among them.
+
+    Example:
+        >>> swapped = OrderedGates(nn.Linear(3, 6), (1, 0, 2))
+        >>> x = torch.randn(4, 3)
+        >>> bool((swapped(x)[:, :2] == swapped.linear(x)[:, 2:4]).all())
+        True
+
+    """
+
+    def __init__(self, linear: nn.Linear, order: Sequence[int]) -> None:
+        super().__init__()
+        self.linear = linear
+        self.order = tuple(order)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return all gates' pre-activations in torch's order, (…, gates x H)."""
+        return self.in_order(self.linear(x), -1)
+
+    def in_order(self, stored: Tensor, dim: int) -> Tensor:
+        """Bring gates along a dimension into torch's order."""
+        gates = stored.chunk(len(self.order), dim)
+        return torch.cat([gates[k] for k in self.order], dim)
+
+
 def linear_of(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
     """Make a ``Linear`` whose parameters are the given ones, not copies.
 

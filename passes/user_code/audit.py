@@ -52,9 +52,15 @@ class Ran(NamedTuple):
 
 
 class RanCode:
-    """The user's code that ran while :func:`watch` was active."""
+    """The user's code that ran while :func:`watch` was active.
 
-    def __init__(self) -> None:
+    Args:
+        by_example: it ran for arguments that a graph takes alone, those that are None among them.
+
+    """
+
+    def __init__(self, *, by_example: bool = False) -> None:
+        self.by_example = by_example
         self.ran: list[Ran] = []
         self.modes: dict[str, str] = {}
 
@@ -80,7 +86,10 @@ class RanCode:
 
     def _read(self, recorded: Container[tuple[CodeType, int]]) -> list[tuple[Ran, str | None]]:
         each_once = {(id(each.code), each.owner): each for each in self.ran}
-        told = {key: hazard(each.code, each.owner, recorded) for key, each in each_once.items()}
+        told = {
+            key: hazard(each.code, each.owner, recorded, by_example=self.by_example)
+            for key, each in each_once.items()
+        }
         return [(each, told[id(each.code), each.owner]) for each in self.ran]
 
     def _found(self, read: list[tuple[Ran, str | None]]) -> dict[str, str]:
@@ -106,11 +115,12 @@ def innermost(found: Iterable[str]) -> str:
 
 
 @contextmanager
-def watch(inside: Callable[[], tuple[str, ...]]) -> Iterator[RanCode]:
+def watch(inside: Callable[[], tuple[str, ...]], *, by_example: bool = False) -> Iterator[RanCode]:
     """Collect the code objects of all Python functions outside torch and this package that run.
 
     Args:
         inside: called when a function begins, to note in which modules, innermost last.
+        by_example: see :class:`RanCode`.
 
     Example:
         >>> def forward(x, scale=None):
@@ -121,7 +131,7 @@ def watch(inside: Callable[[], tuple[str, ...]]) -> Iterator[RanCode]:
         ['encoder']
 
     """
-    ran = RanCode()
+    ran = RanCode(by_example=by_example)
     modes = _modes()
     # By identity, since a code object computes its hash anew; they are held, so that it stays theirs.
     audited: dict[int, bool] = {}
@@ -176,7 +186,11 @@ def _modes() -> tuple[bool, ...]:
 
 
 def hazard(
-    code: CodeType, owner: type | None = None, recorded: Container[tuple[CodeType, int]] = ()
+    code: CodeType,
+    owner: type | None = None,
+    recorded: Container[tuple[CodeType, int]] = (),
+    *,
+    by_example: bool = False,
 ) -> str | None:
     """Return what in ``code`` a graph would fix, or None.
 
@@ -184,6 +198,8 @@ def hazard(
         code: a function that ran.
         owner: the class of its ``self``, if that is a module.
         recorded: instructions that a graph has.
+        by_example: it ran for known arguments, so that what is None is known, too. What is assigned to
+            items of anything that outlives the call is found by what it changes.
 
     """
     state = assigned_outside_init(owner) if owner is not None else frozenset()
@@ -194,6 +210,8 @@ def hazard(
         if isinstance(each.starts_line, int) and not isinstance(each.starts_line, bool):
             line = each.starts_line
         found = _hazard_at(instructions, k, state, outer)
+        if by_example and _is_known(instructions, k, found, owner):
+            continue
         if found and (code, each.offset) not in recorded:
             at = getattr(each, "line_number", None) or line
             return f"{code.co_qualname} ({os.path.basename(code.co_filename)}:{at}) {found}"
@@ -203,20 +221,34 @@ def hazard(
 _NO_OPERATION = {"CACHE", "PUSH_NULL", "PRECALL", "NOP", "NOT_TAKEN", "TO_BOOL", "EXTENDED_ARG"}
 
 
+_NONE_TEST = "tests whether a value is None"
+_ITEM = "assigns to an item"
+
+
+def _is_known(instructions: list[dis.Instruction], k: int, found: str | None, owner: type | None) -> bool:
+    """Whether arguments that are known tell what happens: what is None, and what a list of a module holds."""
+    if found == _ITEM:
+        # What else a module's code reaches is compared with what it was before.
+        return owner is not None
+    before = instructions[k - 1] if k else None
+    is_none = before is not None and before.opname.startswith("LOAD_CONST") and before.argval is None
+    return found == _NONE_TEST or (instructions[k].opname == "IS_OP" and is_none)
+
+
 def _hazard_at(
     instructions: list[dis.Instruction], k: int, state: frozenset[str], outer: frozenset[str]
 ) -> str | None:
     each = instructions[k]
     name, argument = each.opname, each.argval
     if "IF_NONE" in name or "IF_NOT_NONE" in name:
-        return None if _is_setting(instructions[:k]) else "tests whether a value is None"
+        return None if _is_setting(instructions[:k]) else _NONE_TEST
     if name == "IS_OP":
         return None if _is_setting(instructions[: k - 1]) else "tests the identity of a value"
     # A local that a comprehension or a function in this one reads is stored so, too.
     if name in ("STORE_ATTR", "STORE_GLOBAL", "DELETE_ATTR") or (name == "STORE_DEREF" and argument in outer):
         return f"assigns {argument}"
     if name == "STORE_SUBSCR":
-        return "assigns to an item"
+        return _ITEM
     if name == "PUSH_EXC_INFO":
         return "uses a with or try statement"
     if name.startswith("MATCH_"):

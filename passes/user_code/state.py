@@ -221,6 +221,19 @@ def _put_back(value: Any, state: Any) -> None:
         _put_items_back(value, state)
 
 
+def is_generator(value: Any) -> bool:
+    """Whether a value is a generator of random numbers: of torch, of Python's random, of numpy.
+
+    Example:
+        >>> is_generator(random.Random(0)), is_generator(0)
+        (True, False)
+
+    """
+    if isinstance(value, of_numpy()):
+        return _generator_of(value) is not None
+    return isinstance(value, random.Random | torch.Generator)
+
+
 def _generator_of(value: Any) -> Any:
     """Return what holds the state of a generator of numpy's; None for an array."""
     return getattr(value, "bit_generator", None) or getattr(value, "_bit_generator", None)

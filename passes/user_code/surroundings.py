@@ -198,7 +198,8 @@ def _frozen(value: Any) -> Hashable:
             found.append(_frozen(each))
         elif isinstance(each, Tensor):
             found.append((id(each), -1 if each.is_inference() else each._version))
-        elif hasattr(each, "tobytes"):
+        # Of the type: what stands for a module until it is imported would import it.
+        elif hasattr(type(each), "tobytes"):
             found.append((id(each), zlib.crc32(each.tobytes())))
         elif id(each) in seen or not is_opened(each):
             found.append(id(each))

@@ -66,8 +66,8 @@ def parts_in_memory(tensor: Tensor) -> tuple[Tensor, ...]:
     """Return the tensors that lie in memory of which one is made: itself, or the parts of a sparse one.
 
     Example:
-        >>> [each.tolist() for each in parts_in_memory(torch.eye(2).to_sparse_csr())]
-        [[0, 1, 2], [0, 1], [1.0, 1.0]]
+        >>> [each.tolist() for each in parts_in_memory(torch.eye(2).to_sparse())]
+        [[[0, 1], [0, 1]], [1.0, 1.0]]
 
     """
     plain = tensor.detach()

@@ -41,7 +41,7 @@ class Twin:
         return [
             f"{name}.{key}".lstrip(".")
             for name, module in self.model.named_modules()
-            for holder in (module._parameters, module._buffers, _own_attributes(module))
+            for holder in (module._parameters, module._buffers, own_attributes(module))
             for key, value in holder.items()
             if any(isinstance(each, Tensor) and self._copies.is_written(each) for each in reached(value))
         ]
@@ -84,7 +84,14 @@ class OnCopies(nn.Module):
         return torch.func.functional_call(self.model, self.tensors, args, kwargs)
 
 
-def _own_attributes(module: nn.Module) -> dict[str, Any]:
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes of a module that are no parameters, buffers or modules of it.
+
+    Example:
+        >>> own_attributes(nn.Linear(2, 3))["in_features"]
+        2
+
+    """
     return {key: value for key, value in module.__dict__.items() if key not in _REGISTERED}
 
 

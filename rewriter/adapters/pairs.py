@@ -27,7 +27,7 @@ from passes.recurrent.layout import SequenceBegin
 from passes.user_code.hooks import replaced_forwards
 from rewriter.adapters.batch_axis import Partners, exchanged
 from rewriter.compiler.islands import islands_of, lowered_islands, may_write, run_islands
-from rewriter.engine.rules import PairRule
+from rewriter.engine.rules import PairRule, check_call, named
 
 
 @contextmanager
@@ -58,6 +58,10 @@ def bound_rules(model: nn.Module) -> Iterator[None]:
         hook = binding.hook(name, module)
         if hook is not None:
             handles.append(module.register_forward_hook(hook))
+            if isinstance(module, Atom) and rule_of(module) is not None:
+                handles.append(
+                    module.register_forward_hook(partial(_check, name), with_kwargs=True, prepend=True)
+                )
     try:
         with replaced_forwards(binding.forwards()):
             yield
@@ -166,8 +170,9 @@ class _Binding:
                     f"{tuple(output0.shape)} with samples and references exchanged; a sample and its "
                     "reference must have one shape: choose by torch.where(condition, a, b)"
                 )
+            of_atom = named(rule, name or type(module).__name__)
             result: Tensor = PairRule.apply(  # type: ignore[no-untyped-call]
-                rule, (output.detach(), output0), len(operands), *operands, *operands0
+                of_atom, (output.detach(), output0), len(operands), *operands, *operands0
             )
             note_varying(result)
             return result
@@ -185,6 +190,10 @@ class _Binding:
                 "attribution, so the attributions do not add up",
                 stacklevel=2,
             )
+
+
+def _check(name: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    check_call(name or type(module).__name__, kwargs, output)
 
 
 def _not_leaf(value: Any) -> Any:

@@ -56,7 +56,7 @@ def check(
 
     with told(debug=debug):
         named = load_model(model, trusted=trust)
-        examples = example_inputs(named.example_inputs, inputs, shape or [])
+        examples = example_inputs(named.model, named.example_inputs, inputs, shape or [])
         original = named.model
         if against is not None:
             other = load_model(against, trusted=trust).model

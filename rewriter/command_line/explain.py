@@ -103,7 +103,9 @@ def explain(
         runner = _runner(engine, workers)
         named = load_model(model, trusted=trust)
         shape = shape_of_rows(reshape)
-        references = references_of(background or data, rows, reshape, chosen=background is not None)
+        references = references_of(
+            named.model, background or data, rows, reshape, chosen=background is not None
+        )
         whole = out.suffix in ENDINGS
         folder = out.with_name(f".{out.name}.parts") if whole else out
         asked = {

@@ -33,7 +33,9 @@ def export(
     loops: Annotated[
         bool, typer.Option("--loops", help="Any length: a Scan for each recurrent layer.")
     ] = False,
-    opset: Annotated[int, typer.Option(help="Version of the ONNX operator set.")] = 18,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of the ONNX operator set; by default the lowest.")
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="Largest difference to torch, relative.")] = 1e-6,
     json_: Json = False,
     trust: Trust = False,
@@ -49,7 +51,7 @@ def export(
 
     with told(debug=debug):
         named = load_model(model, trusted=trust)
-        examples = example_inputs(named.example_inputs, inputs, shape or [])
+        examples = example_inputs(named.model, named.example_inputs, inputs, shape or [])
         options: dict[str, Any] = {"loops": loops, "opset": opset, "tolerance": tolerance}
         report = export_onnx(named.model, examples, path, **options)
         typer.echo(json.dumps(report.to_dict(), indent=2) if json_ else str(report))
@@ -67,7 +69,9 @@ def export_explainer(
     time_axis: Annotated[
         int | None, typer.Option(help="An axis of any length, with --references-as-input.")
     ] = None,
-    opset: Annotated[int, typer.Option(help="Version of the ONNX operator set.")] = 18,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of the ONNX operator set; by default the lowest.")
+    ] = None,
     json_: Json = False,
     trust: Trust = False,
     debug: Debug = False,
@@ -81,7 +85,7 @@ def export_explainer(
 
     with told(debug=debug):
         named = load_model(model, trusted=trust)
-        references = list(references_of(background, rows, reshape, chosen=True).values())
+        references = list(references_of(named.model, background, rows, reshape, chosen=True).values())
         report = export_explainer_onnx(
             named.model,
             references if len(references) > 1 else references[0],

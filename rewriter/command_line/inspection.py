@@ -11,7 +11,7 @@ from torch import nn
 
 from rewriter.command_line.failures import CommandError, Exit, told
 from rewriter.command_line.inputs import example_inputs
-from rewriter.command_line.models import load_model
+from rewriter.command_line.models import Named, load_model
 from rewriter.command_line.options import Debug, Inputs, Json, Model, Shapes, Trust
 
 
@@ -33,15 +33,15 @@ def inspect(
     """
     with told(debug=debug):
         named = load_model(model, trusted=trust)
-        examples = _examples(named.example_inputs, inputs, shape or [])
+        examples = _examples(named, inputs, shape or [])
         found = _looked_at(named.model, examples)
         typer.echo(json.dumps(found, indent=2, default=str) if json_ else _shown(found))
         raise typer.Exit(Exit.HOLDS if found["exact"] else Exit.FAILS)
 
 
-def _examples(given: Any, path: Path | None, shapes: list[str]) -> Any:
+def _examples(named: Named, path: Path | None, shapes: list[str]) -> Any:
     try:
-        return example_inputs(given, path, shapes)
+        return example_inputs(named.model, named.example_inputs, path, shapes)
     except CommandError:
         if path is not None or shapes:
             raise

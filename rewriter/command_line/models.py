@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from rewriter.command_line.failures import CommandError
+from rewriter.command_line.programs.unasked import unasked
 from rewriter.inputs import as_module
+from rewriter.keras.file import load
 
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
 _WAYS = (
@@ -71,8 +73,11 @@ def _of_factory(name: str, module: str, attribute: str) -> Named:
     if here not in sys.path:
         # As `python -m` does: the user's package is where the user is.
         sys.path.insert(0, here)
+    if module.startswith("."):
+        raise CommandError(f"{name}: a relative name; give the package's whole name")
     try:
-        found: Any = importlib.import_module(module)
+        with _going_on(f"{name}: importing {module}"):
+            found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise CommandError(f"{name}: importing {module} failed: {error}") from error
@@ -87,11 +92,21 @@ def _of_factory(name: str, module: str, attribute: str) -> Named:
             raise CommandError(
                 f"{name}: takes {', '.join(needed)}; name a function without arguments that builds the model"
             )
-        found = found()
+        with _going_on(name):
+            found = found()
     model, example = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(model, nn.Module):
         raise CommandError(f"{name}: expected a torch.nn.Module, got {type(model).__name__}; {_WAYS}")
     return Named(model.eval(), example)
+
+
+@contextmanager
+def _going_on(what: str) -> Iterator[None]:
+    """Refuse user code that ends the process: an exit code of its own would look like a verdict."""
+    try:
+        yield
+    except SystemExit as error:
+        raise CommandError(f"{what} ended with SystemExit({error.code}); no model came of it") from error
 
 
 def _needed_arguments(factory: Any) -> list[str]:
@@ -120,13 +135,19 @@ def _without_code(path: Path) -> Iterator[None]:
         yield
 
 
+def _read_unasked(path: Path) -> torch.export.ExportedProgram:
+    found = unasked(path)
+    if found is not None:
+        raise CommandError(
+            f"{path}: holds {found}, which may run code when it is read; --trust reads it all the same"
+        )
+    with _without_code(path):
+        return torch.export.load(path)
+
+
 def _of_program(path: Path, trusted: bool) -> Named:
     try:
-        if trusted:
-            program = torch.export.load(path)
-        else:
-            with _without_code(path):
-                program = torch.export.load(path)
+        program = torch.export.load(path) if trusted else _read_unasked(path)
     except CommandError:
         raise
     except Exception as error:
@@ -141,11 +162,7 @@ def _of_program(path: Path, trusted: bool) -> Named:
 
 
 def _of_keras(path: Path, trusted: bool) -> Named:
-    try:
-        keras: Any = importlib.import_module("rewriter.keras")
-    except ModuleNotFoundError as error:
-        raise CommandError(f"{path}: files of Keras cannot be read yet") from error
-    return Named(keras.load(path, trusted=trusted).eval())
+    return Named(load(path, trusted=trusted))
 
 
 def _of_pickle(path: Path, trusted: bool) -> Named:

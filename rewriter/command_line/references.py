@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from rewriter.command_line.failures import CommandError
 from rewriter.command_line.inputs import sizes_of, tensors
@@ -27,10 +27,13 @@ def shape_of_rows(text: str | None) -> tuple[int, ...] | None:
     return None if text is None else sizes_of(text, "--reshape")
 
 
-def references_of(path: Path, rows: int, reshape: str | None, *, chosen: bool) -> dict[str, Tensor]:
+def references_of(
+    model: nn.Module, path: Path, rows: int, reshape: str | None, *, chosen: bool
+) -> dict[str, Tensor]:
     """Return references: rows of a file of their own, all finite, or the first finite ones of the data.
 
     Args:
+        model: whose dtype they get.
         path: the file.
         rows: how many of its first rows, at most.
         reshape: shape of a row where the file is flat.
@@ -54,4 +57,4 @@ def references_of(path: Path, rows: int, reshape: str | None, *, chosen: bool) -
         raise CommandError(
             f"{path}: none of the first {len(finite)} rows is finite: give references by --background"
         )
-    return tensors({name: each[finite][:rows] for name, each in found.items()})
+    return tensors({name: each[finite][:rows] for name, each in found.items()}, model)

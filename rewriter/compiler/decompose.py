@@ -10,9 +10,10 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from passes.errors import Decline, DeclinedError, ReplacementError, RewriteError
+from passes.errors import Decline, DeclinedError, FixedSizeError, ReplacementError, RewriteError
+from passes.frontends.example_sizes import Example
 from passes.frontends.tracing import trace_where_possible
 from passes.graph.cleanup import Cleanup
 from passes.graph.graph_module import Lowered
@@ -26,6 +27,7 @@ from passes.operations.table import MODULES
 from passes.pipeline import Pipeline
 from passes.recurrent.kernels import fused_nodes
 from passes.recurrent.lengths import as_arguments, copied
+from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.replacements import recurrent_replacements
 from passes.replacement import ApplyReplacements
 from passes.user_code.clone import clone_structure, named_clones
@@ -39,6 +41,7 @@ from rewriter.compiler.proof import prove as prove_equal
 from rewriter.compiler.report import Report, UncoveredReport
 from rewriter.compiler.uncovered import uncovered_calls, uncovered_nodes
 from rewriter.inputs import Model, as_module
+from rewriter.keras.replacements import keras_builds
 
 _LOCK = threading.RLock()
 
@@ -175,8 +178,10 @@ def _flat_of(
     rolled: nn.Module, before: FirstCalls | None, example_inputs: Any, length: int | None, code: str | None
 ) -> nn.Module:
     own = clone_structure(rolled)
-    if code is not None and before is not None:
-        own = before.lower(before.original_of(rolled), code=code)
+    if before is not None and (code is not None or (example_inputs is not None and Report.of(own).islands)):
+        # Of the user's own code again, of which more can be written out for these inputs.
+        example = None if example_inputs is None else Example(*as_arguments(example_inputs))
+        own = before.lower(before.original_of(rolled), code=code, example=example)
     return unrolled(own, example_inputs, length)
 
 
@@ -215,7 +220,7 @@ def _prove_when_called(
 def _flat(
     model: nn.Module, lower: Callable[..., nn.Module], example_inputs: Any, code: str | None
 ) -> nn.Module:
-    rolled = lower(code=code)
+    rolled = lower(code=code, example=Example(*as_arguments(example_inputs)))
     # A model that is decomposed already is lowered to itself.
     own = rolled if rolled is not model else clone_structure(rolled)
     return _reported(unrolled(own, example_inputs, None), example_inputs)
@@ -234,7 +239,10 @@ def _proven(
         except ReplacementError:
             raise
         except RewriteError as error:
-            if not (isinstance(error, UnprovenError) or (error.__cause__ and runs(model, example_inputs))):
+            if not (
+                isinstance(error, UnprovenError | FixedSizeError)
+                or (error.__cause__ and runs(model, example_inputs))
+            ):
                 raise
             if code is not None or (result is not None and not isinstance(result, fx.GraphModule)):
                 raise wrong(model, str(error), replaced) from error
@@ -244,8 +252,13 @@ def _proven(
             return result
 
 
-def lowered(model: nn.Module, code: str | None = None) -> nn.Module:
+def lowered(model: nn.Module, code: str | None = None, example: Sequence[Tensor] | None = None) -> nn.Module:
     """Decompose a model without a proof; as its own code with rewritten layers, if there is a reason to.
+
+    Args:
+        model: any.
+        code: the reason.
+        example: what it takes; loops that go by its sizes are written out for those.
 
     Example:
         >>> lowered(nn.Sequential(nn.GRU(3, 2)), "a reason").report.islands
@@ -257,7 +270,8 @@ def lowered(model: nn.Module, code: str | None = None) -> nn.Module:
         "background) measures what stock shap loses there."
     )
     with _LOCK, torch.inference_mode(False), _advising(advice):
-        return _lower(model, split=False, whole=True, strict=True, code=code)
+        given = None if example is None else Example(example)
+        return _lower(model, split=False, whole=True, strict=True, code=code, example=given)
 
 
 def _reported(flat: nn.Module, example_inputs: Any) -> nn.Module:
@@ -292,9 +306,12 @@ def _lower(
     strict: bool,
     builds: Replacements | None = None,
     code: str | None = None,
+    example: Example | None = None,
 ) -> nn.Module:
     clone, modules = named_clones(model)
-    users = replace_users(builds or {}, modules, clone)
+    own = builds or {}
+    of_keras, modules = keras_builds(modules, own, models=code is None)
+    users = replace_users({**of_keras, **own}, modules, clone)
     modules = users.modules
     recurrent = ApplyReplacements(recurrent_replacements(split=split), modules)
     recurrent(clone)
@@ -307,17 +324,19 @@ def _lower(
     _raise_declines(declines, strict=strict)
     exact = ApplyReplacements([ModuleReplacement(MODULES)] if whole else [], modules)
     exact(clone)
-    traced = trace_where_possible(clone, code, filter(None, modules))
+    # What a recurrence returns is taken apart by item, and is no layer's output.
+    layers = [name for name, each in modules.items() if name and not isinstance(each, Recurrence)]
+    traced = trace_where_possible(clone, code, layers, example)
     declines = (*declines, *_declined_nodes(traced.model))
     _raise_declines(declines, strict=strict)
     calls = LowerCalls()
     passes = (OutOfPlace(), *([calls] if whole else []), MarkEmbeddings(), UnshareAtoms(), Cleanup())
     rolled = Pipeline(*passes)(traced.model).model
-    layers = layer_reports(rolled, users, recurrent.rewrites, traced, split=split)
+    reports = layer_reports(rolled, users, recurrent.rewrites, traced, split=split)
     operations = (*map(module_operation, exact.rewrites), *map(call_operation, calls.lowered))
     uncovered = tuple(uncovered_nodes(rolled, traced.islands))
     names = parameter_names(users, recurrent.rewrites)
-    Report(layers, declines, traced.islands, names, operations, uncovered).attach(rolled)
+    Report(reports, declines, traced.islands, names, operations, uncovered).attach(rolled)
     return rolled
 
 

@@ -22,10 +22,7 @@ def layer_reports(
     rolled: nn.Module, users: Replaced, recurrent: Iterable[Rewrite], traced: Traced, *, split: bool
 ) -> tuple[LayerReport, ...]:
     """Report the layers that users replace, then the recurrent ones, with what they have become."""
-    replaced = [
-        _first_report(rolled, each, traced, copied=not all(_names(users, each).values()))
-        for each in users.rewrites
-    ]
+    replaced = [_first_report(rolled, each, traced, copied=not users.shares(each)) for each in users.rewrites]
     return (*replaced, *(_first_report(rolled, each, traced, copied=split) for each in recurrent))
 
 

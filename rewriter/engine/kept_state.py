@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passes.user_code.state import state_of
+from passes.user_code.reach import reached
+from passes.user_code.state import is_generator, state_of
 from passes.user_code.surroundings import unnoticed
-from passes.user_code.twin import Twin
+from passes.user_code.twin import Twin, own_attributes
 
 # Lists of its parameters that a layer of torch's holds.
 _FLAT = "_flat_weights", "_flat_weight_refs"
@@ -30,7 +31,13 @@ def keeps_state(model: nn.Module, inputs: list[Tensor]) -> bool:
     with unnoticed(model) as outside, torch.inference_mode(False), torch.no_grad():
         twin.model(*(each.clone() for each in inputs))
         wrote = bool(outside.changed())
-    return wrote or bool(twin.written()) or _state_of(twin.model) != before
+    changed = wrote or bool(twin.written()) or _state_of(twin.model) != before
+    # A generator of its own goes on whenever it is drawn from, in this run or in another.
+    return changed or any(map(_has_generator, twin.model.modules()))
+
+
+def _has_generator(module: nn.Module) -> bool:
+    return any(is_generator(each) for value in own_attributes(module).values() for each in reached(value))
 
 
 def _state_of(model: nn.Module) -> dict[tuple[str, str], list[Any]]:

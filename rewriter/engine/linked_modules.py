@@ -21,7 +21,7 @@ from passes.user_code.twin import Scripted, wrap_scripted
 from rewriter.compiler.islands import islands_of, lowered_islands
 from rewriter.engine.integers.lookups import link_embeddings
 from rewriter.engine.loops.roll import roll_loops
-from rewriter.engine.rules import as_result, of_rank, pull
+from rewriter.engine.rules import as_result, check_call, of_rank, pull
 from rewriter.engine.sweeps.cell_graph import NotElementwiseError
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.linked_recurrence import GatesToBe, can_fuse, linked_recurrence
@@ -158,7 +158,8 @@ def _recurrence_forward(
     if tape is None:
         return plain(gates, mask, *state)
     like = gates.x if isinstance(gates, GatesToBe) else gates
-    if like.dim() != 3 or not sweep.runs_on(like):
+    flat = like.dim() == 3 and all(each.dim() == 2 for each in state)
+    if not flat or not sweep.runs_on(like):
         # Step by step: a loop whose rows have dimensions of their own, or a norm without the library.
         check_swept(steps.name or name, "its rows have several dimensions, or its cell has a norm")
         return plain(gates.made() if isinstance(gates, GatesToBe) else gates, mask, *state)
@@ -173,8 +174,10 @@ def _stepwise_forward(plain: Forward, name: str, reason: str, *args: Any, **kwar
     return plain(*args, **kwargs)
 
 
-def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) -> Any:
+def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any, **kwargs: Any) -> Any:
     tape = current()
+    if kwargs:
+        check_call(name, kwargs, None)
     # What is not a tensor is the same for all rows, and what is left of a product with it is linear.
     if tape is None or not all(isinstance(operand, Tensor) for operand in operands):
         return plain(*operands)
@@ -183,6 +186,7 @@ def _rule_forward(plain: Forward, name: str, rule: BoundRule, *operands: Any) ->
         return plain(*operands)
     with torch.no_grad():
         result = plain(*operands)
+    check_call(name, kwargs, result)
     # What follows may write into the operands or the result in place. A rule takes one dtype: that of the
     # result, also where an operand holds integers.
     noted = tuple(

@@ -5,12 +5,14 @@ The C form of the sweeps of LSTM and GRU has the rules of their atoms written in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from passes.errors import RewriteError
 from passes.operations.contract import BoundRule, Operands
 
 
@@ -72,6 +74,54 @@ def multipliers_of(
     assert rule.multipliers is not None, "the atom mixes elements"
     shape = torch.broadcast_shapes(*(each.shape for each in output))  # type: ignore[no-untyped-call]
     return rule.multipliers(*_sides(pairs, shape), *output)
+
+
+def check_call(name: str, kwargs: Mapping[str, Any], result: Any) -> None:
+    """Refuse a call of an atom that no rule is of.
+
+    Args:
+        name: qualified name of the atom.
+        kwargs: keyword arguments that it was given.
+        result: what it returned.
+
+    Raises:
+        RewriteError: for keywords, and for anything but one tensor.
+
+    Example:
+        >>> check_call("block.act", {}, torch.zeros(1))
+
+    """
+    what = name or "the atom"
+    if kwargs:
+        raise RewriteError(
+            f"{what}: an atom is called with {', '.join(f'{each}=' for each in kwargs)}, and its rule is of "
+            "operands by position; call it with them by position, and give settings to its __init__"
+        )
+    if not isinstance(result, Tensor):
+        raise RewriteError(
+            f"{what}: an atom returned {type(result).__name__}, and its rule is of one tensor; return "
+            "one, and make an atom of each other result"
+        )
+
+
+def named(rule: BoundRule, name: str) -> BoundRule:
+    """Return a rule whose errors name the atom that has it.
+
+    Example:
+        >>> from passes.leaves import Mul
+        >>> from passes.operations.table import rule_of
+        >>> named(rule_of(Mul()), "gate").elementwise
+        True
+
+    """
+
+    def pull(*args: Any) -> Operands:
+        try:
+            return rule.pull(*args)
+        except RewriteError as error:
+            raise RewriteError(f"{name}: {error}") from error
+
+    return replace(rule, pull=pull)
 
 
 def _sides(pairs: Sequence[tuple[Tensor, Tensor]], shape: Sequence[int] | None) -> tuple[Operands, Operands]:

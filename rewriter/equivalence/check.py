@@ -51,7 +51,7 @@ def check_equivalence(
     the same places of both is noted, unless nothing finite is left to compare. Gradients are those of
     all outputs at once, weighted at random, with respect to every floating input and every parameter;
     a gradient that does not exist counts as zero. Parameters correspond if they are the same tensor,
-    else as the rewritten model's report says, else by name.
+    else as the rewritten model's report says, if one is a view of the other's memory, else by name.
 
     Why these tolerances: two orders of summation of the same float64 numbers differ by a few units of
     1e-16 per operation, so that 1e-10 leaves room for hundreds of time steps and none for a wrong

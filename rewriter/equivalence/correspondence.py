@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rewriter.compiler.report import Report
+
+
+class View(NamedTuple):
+    """How a tensor lies in its memory."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> View:
+        """Return the view that a tensor is."""
+        return cls(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
 
 
 @dataclass(frozen=True)
@@ -21,6 +35,7 @@ class Counterpart:
             dimension 0, as split gates are; groups are uses of one tied parameter, whose gradients
             add up.
         problem: why there is nothing to compare it with, or ``""``.
+        views: where its memory is seen in another shape, what each of the parameters in the groups sees.
 
     Example:
         >>> Counterpart("weight", (("fc_0.weight", "fc_1.weight"),)).problem
@@ -31,6 +46,7 @@ class Counterpart:
     name: str
     groups: tuple[tuple[str, ...], ...]
     problem: str = ""
+    views: tuple[View, ...] = field(default=(), repr=False)
 
     def gradient(self, gradients: Mapping[str, Tensor]) -> Tensor:
         """Put the gradient together from those of the rewritten model.
@@ -41,6 +57,8 @@ class Counterpart:
             tensor([1., 0., 0.])
 
         """
+        if self.views:
+            return _through_memory(self.views, [gradients[name] for group in self.groups for name in group])
         joined = [
             torch.cat([gradients[name] for name in group]) if len(group) > 1 else gradients[group[0]]
             for group in self.groups
@@ -68,7 +86,7 @@ class Correspondence:
 
 
 def correspondence(original: nn.Module, rewritten: nn.Module) -> Correspondence:
-    """Pair the parameters: the same tensor, else where the rewritten model's report says it is, else by name.
+    """Pair the parameters: the same tensor, else where the report says it is, the same memory, else by name.
 
     Example:
         >>> correspondence(nn.Linear(2, 2, bias=False), nn.Linear(2, 2)).others
@@ -79,6 +97,9 @@ def correspondence(original: nn.Module, rewritten: nn.Module) -> Correspondence:
     first_names: dict[int, str] = {}
     for name, parameter in there.items():
         first_names.setdefault(id(parameter), name)
+    seers: dict[int, list[str]] = {}
+    for name in first_names.values():
+        seers.setdefault(_memory(there[name]), []).append(name)
     report = getattr(rewritten, "report", None)
     reported = report.parameter_names if isinstance(report, Report) else {}
     counterparts = []
@@ -86,12 +107,30 @@ def correspondence(original: nn.Module, rewritten: nn.Module) -> Correspondence:
         shared = first_names.get(id(parameter))
         copies = [reported[name] for name in names if _holds_copies(reported.get(name), there, parameter)]
         groups: list[tuple[str, ...]] = [(shared,), *copies] if shared else copies
+        seen = [] if groups else seers.get(_memory(parameter), [])
+        if seen:
+            views = (View.of(parameter), *(View.of(there[name]) for name in seen))
+            counterparts.append(Counterpart(names[0], tuple((name,) for name in seen), "", views))
+            continue
         if not groups:
             groups += [(name,) for name in names if name in there][:1]
         counterparts.append(_checked(names[0], groups, parameter, there))
     paired = {id(there[name]) for each in counterparts for group in each.groups for name in group}
     others = tuple(names[0] for names, parameter in _named(rewritten) if id(parameter) not in paired)
     return Correspondence(tuple(counterparts), others)
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _through_memory(views: Sequence[View], gradients: Sequence[Tensor]) -> Tensor:
+    """Add gradients of views of one tensor's memory up to that of the tensor."""
+    ends = [v.offset + sum((n - 1) * s for n, s in zip(v.shape, v.strides, strict=True)) + 1 for v in views]
+    memory = gradients[0].new_zeros(max(ends))
+    for view, gradient in zip(views[1:], gradients, strict=True):
+        memory.as_strided(*view).add_(gradient)
+    return memory.as_strided(*views[0])
 
 
 def _named(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:

@@ -77,7 +77,8 @@ def different_weights(original: nn.Module, rewritten: nn.Module, parameters: Cor
     ours, theirs = (dict(each.named_parameters(remove_duplicate=False)) for each in (original, rewritten))
     found = []
     for each in parameters.counterparts:
-        if each.problem or ours[each.name].is_meta:
+        # What is seen in the memory of the original's cannot have other numbers.
+        if each.problem or each.views or ours[each.name].is_meta:
             continue
         for group in each.groups:
             pieces = [theirs[name].detach() for name in group]

@@ -83,6 +83,21 @@ def background_of(data: Any, model: nn.Module) -> Inputs:
     return [each.clone() for each in given]
 
 
+def example_of(data: Any, model: nn.Module) -> Inputs | None:
+    """Return what has the sizes of the background, None if that is nothing to explain with.
+
+    Example:
+        >>> [each.shape for each in example_of(np.zeros((5, 3)), nn.Linear(3, 1)) or ()]
+        [torch.Size([5, 3])]
+
+    """
+    try:
+        return as_inputs(data, next(model.parameters(), None), "background")
+    except RuntimeError:
+        # What is wrong is told later; weights may have no numbers, too.
+        return None
+
+
 def samples_of(X: Any, data: Inputs, multi_input: bool) -> Inputs:
     """Return samples as tensors.
 

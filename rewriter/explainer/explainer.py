@@ -30,6 +30,7 @@ from rewriter.explainer.arguments import (
     background_of,
     bytes_of,
     chosen_outputs,
+    example_of,
     references_for,
     refuse_integers,
     refuse_tensorflows,
@@ -111,7 +112,8 @@ class DeepExplainer(Subject):
         compiled: Compiled = True,
     ) -> None:
         refuse_tensorflows(session=session, learning_phase_flags=learning_phase_flags)
-        super().__init__(Asked.of(model, output, attribute_to_layer_input))
+        asked = Asked.of(model, output, attribute_to_layer_input)
+        super().__init__(asked, example_of(data, asked.model))
         self._multi_input = isinstance(data, list | tuple)
         self._data = background_of(data, self._target.model)
         if feature_names is None and hasattr(data, "columns"):
@@ -281,9 +283,11 @@ class DeepExplainer(Subject):
         *,
         multipliers: bool = False,
     ) -> Explained:
-        nearness = Nearness(**nearer)
+        nearness = Nearness.of(nearer)
         tolerance = tolerance_of(check_additivity, wide=self._wide)
         samples = samples_of(X, self._data, self._multi_input)
+        if self._cut is None:
+            nearness.check_groups([each.shape[1:] for each in samples])
         own = references is not None
         if own:
             references = references_for(references, samples, self._data, self._multi_input)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passes.errors import RewriteError
+from passes.errors import FixedSizeError, RewriteError
 from passes.user_code.clone import clone_structure
 from passes.user_code.source import with_line
 from rewriter.compiler.decompose import lowered
@@ -31,6 +31,7 @@ from rewriter.explainer.layers import is_in_graph, names_of, place_cut, return_o
 from rewriter.explainer.original import Original
 from rewriter.explainer.suspects import why_not_run
 from rewriter.inputs import Model, as_module, selecting
+from rewriter.keras.replacements import in_torch, place_in_torch
 
 # Rows of a run without attributions, whose memory nobody plans.
 _ROWS = 16
@@ -67,7 +68,12 @@ class Asked:
 
         """
         given, layer = model if isinstance(model, tuple) and len(model) == 2 else (model, None)
-        asked = cls(as_module(given), layer, output, to_input)
+        made = in_torch(given)
+        if made is not given:
+            layer = place_in_torch(made, layer)
+            if isinstance(output, tuple):
+                output = (place_in_torch(made, output[0]), *output[1:])
+        asked = cls(as_module(made), layer, output, to_input)
         if layer is not None:
             as_module(layer, "layer")
         elif not to_input:
@@ -126,12 +132,15 @@ class Asked:
         return Original(self.model, self.select, names)
 
 
-def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | None]:
+def linked_target(
+    asked: Asked, code: str | None = None, example: Sequence[Tensor] | None = None
+) -> tuple[Target, Cut | None]:
     """Decompose a model, make a linked copy, and remember what of it is to be explained.
 
     Args:
         asked: what is to be explained.
         code: why the model's own code is to run, with rewritten layers, instead of a graph.
+        example: inputs; loops that go by their sizes are written out for those.
 
     Returns:
         What is explained, and where the copy is cut for a layer.
@@ -145,7 +154,7 @@ def linked_target(asked: Asked, code: str | None = None) -> tuple[Target, Cut | 
 
     """
     _check_tensors(asked.model)
-    rewritten = lowered(asked.model, code)
+    rewritten = lowered(asked.model, code, example)
     layer, gives = (
         None if each is None else names_of(asked.model, each) for each in (asked.layer, asked.gives)
     )
@@ -185,6 +194,7 @@ class Subject:
 
     Args:
         asked: what of the model is explained.
+        example: inputs, of which only the sizes count.
 
     Example:
         >>> Subject(Asked(nn.Tanh()))._run([torch.zeros(2, 1)])
@@ -201,8 +211,8 @@ class Subject:
     # The weights, and the mean of the outputs with them.
     _expected: tuple[tuple[int, ...], Any]
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
+    def __init__(self, asked: Asked, example: Sequence[Tensor] | None = None) -> None:
+        self._asked, self._example = asked, example
         with torch.inference_mode(False):
             self._aim(None)
             self._since, self._original = Since(asked.model), asked.original()
@@ -244,7 +254,7 @@ class Subject:
 
     def _aim(self, code: str | None) -> None:
         """Have a graph of the model run, or, for a reason, its code."""
-        self._target, self._cut = linked_target(self._asked, code)
+        self._target, self._cut = linked_target(self._asked, code, self._example)
         # What it was made with: no weights.
         self._remembered = Remembered()
         self._expected = (), None
@@ -254,7 +264,12 @@ class Subject:
         with self._full_precision():
             self._original.find_rows(self._data)
             check_rows_apart(self._original.explained, self._original.select, self._data)
-        outputs = self._first_run()
+        try:
+            outputs = self._first_run()
+        except FixedSizeError as error:
+            # It hangs on the number of rows after all.
+            self._aim(str(error))
+            outputs = self._first_run()
         while not self._proven(self._data, outputs):
             outputs = self._first_run()
         self._output_shape = outputs.shape[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from passes.errors import RewriteError
 from rewriter.jobs.job import Job, run_part
 from rewriter.jobs.parts import JobError, Parts
 from rewriter.jobs.tables import Array
@@ -54,8 +56,14 @@ def run_on_ray(job: Job, left: Sequence[int], workers: int | None = None) -> Ite
     if not ray.is_initialized():
         # Nothing is sent to anybody unasked.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(log_to_driver=False, include_dashboard=False)
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
     threads = torch.get_num_threads()
+    most = max((int(each["Resources"].get("CPU", 0)) for each in ray.nodes() if each["Alive"]), default=0)
+    if threads > most:
+        raise JobError(
+            f"an explainer here computes with {threads} threads, and no machine of Ray's has more than "
+            f"{most} CPUs; set OMP_NUM_THREADS, or call torch.set_num_threads, to what one has"
+        )
     count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
     absolute = dataclasses.replace(job, data=job.data.resolve(), folder=job.folder.resolve())
     blocks = min(len(left), _BLOCKS_PER_WORKER * count)
@@ -90,9 +98,10 @@ class _Runs:
                 rows += (
                     self._rows_of(part) if self._parts.done(part) else run_part(self._job, self._parts, part)
                 )
-        except (JobError, OSError) as caught:
-            # Ray would run it again and again.
-            error = str(caught)
+        except Exception as caught:
+            # Ray would run it again and again, and tell it with the traceback of another process.
+            known = isinstance(caught, RewriteError | OSError)
+            error = str(caught) if known else f"{type(caught).__name__}: {caught}"
         return {"rows": np.array([rows]), "error": np.array([error])}
 
     def _rows_of(self, part: int) -> int:

@@ -16,9 +16,9 @@ from torch import nn
 from passes.errors import RewriteError
 from rewriter.onnx.certificate.contents import FORMAT, certificate_path
 from rewriter.onnx.example import Axes, Example
+from rewriter.onnx.portable.opset import FIRST
 
-# 17 makes files that onnx.checker refuses.
-OPSETS = range(18, 25)
+OPSETS = range(FIRST, 25)
 # What a file in protobuf's format can hold.
 _LARGEST = 2**31
 
@@ -61,8 +61,10 @@ def check_arguments(model: nn.Module, opset: object) -> None:
         RewriteError: for an unknown opset, or weights that cannot be compared or stored.
 
     """
-    if type(opset) is not int or opset not in OPSETS:
-        raise RewriteError(f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
+    if opset is not None and (type(opset) is not int or opset not in OPSETS):
+        raise RewriteError(
+            f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, or None for the lowest, got {opset!r}"
+        )
     if any(each.dtype == torch.bfloat16 for each in (*model.parameters(), *model.buffers())):
         raise RewriteError(
             "export_onnx: the model holds bfloat16, which onnxruntime lacks on the CPU, so nothing could be "

@@ -17,6 +17,9 @@ from rewriter.onnx.example import Example, close
 from rewriter.onnx.graph import RECURRENT, nodes_of, operator_name
 from rewriter.onnx.runtime.session import Session, SessionError
 
+# Said of an operator that onnxruntime has, but not for the type: convolutions in float64, for one.
+_LACKS = "NOT_IMPLEMENTED"
+
 
 def check_operators(proto: Any, allowed: Collection[str]) -> None:
     """Refuse recurrent operators, and any that is not in ``allowed``, also in loops and branches.
@@ -73,7 +76,8 @@ def opened(content: bytes, caller: str = "export_onnx") -> Session:
     try:
         return Session(content)
     except SessionError as error:
-        raise RewriteError(f"{caller}: onnxruntime does not load the model: {error}") from error
+        advice = "; export model.float()" if _LACKS in str(error) else ""
+        raise RewriteError(f"{caller}: onnxruntime does not load the model: {error}{advice}") from error
 
 
 def compare(session: Session, model: nn.Module, example: Example, what: str) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from passes.errors import DeclinedError, RewriteError
+from passes.lowering.users_replacements import replace_users
 from passes.recurrent.recurrence import Recurrence
 from passes.recurrent.replacements import recurrent_replacements
 from passes.replacement import ApplyReplacements
@@ -15,18 +16,22 @@ from passes.user_code.source import where_failed
 from rewriter.compiler.culprit import with_sources
 from rewriter.compiler.decompose import lowered
 from rewriter.engine.loops.roll import roll_loops
+from rewriter.engine.sweeps.linked_recurrence import can_fuse
 from rewriter.engine.sweeps.sweep import fused
+from rewriter.keras.replacements import keras_builds
 from rewriter.onnx.check import run_torch
 from rewriter.onnx.example import Example
 from rewriter.onnx.graph import drop_unused_nodes, rename_values
 from rewriter.onnx.packed import take_padded
-from rewriter.onnx.project_first import project_first
+from rewriter.onnx.portable.constants import state_constants
+from rewriter.onnx.portable.opset import TORCHS
+from rewriter.onnx.portable.project_first import project_first
+from rewriter.onnx.recurrences.deferred import DeferredRecurrence, Step, defer_steps
+from rewriter.onnx.recurrences.write import write_steps
 from rewriter.onnx.sizes.assumptions import Assumptions, assumptions_of, fixed_axes
 from rewriter.onnx.sizes.axes import FreeAxes, FreeAxis, at_sizes, check_free, sizes_of
 from rewriter.onnx.sizes.parting import parting_line
-from rewriter.onnx.steps import DeferredRecurrence, Step, defer_steps
 from rewriter.onnx.torch_export import exported, program_of
-from rewriter.onnx.write import write_steps
 
 
 def rewritten_clone(model: nn.Module, *, rolled: bool = False) -> nn.Module:
@@ -45,6 +50,8 @@ def rewritten_clone(model: nn.Module, *, rolled: bool = False) -> nn.Module:
         if found is not None:
             return found
     clone, modules = named_clones(private_clone(model))
+    builds, left = keras_builds(modules)
+    modules = replace_users(builds, left, clone).modules
     recurrent = ApplyReplacements(recurrent_replacements(), modules)
     recurrent(clone)
     if recurrent.declines:
@@ -87,7 +94,7 @@ def exported_step(step: Step, opset: int) -> Any:
 
 
 def to_onnx(
-    clone: nn.Module, model: nn.Module, example: Example, free: FreeAxes, *, opset: int, loops: bool
+    clone: nn.Module, model: nn.Module, example: Example, free: FreeAxes, *, opset: int | None, loops: bool
 ) -> tuple[Any, Assumptions]:
     """Export a model in evaluation mode; recurrent layers become plain operators or Scans.
 
@@ -96,7 +103,7 @@ def to_onnx(
         model: the model that it was made of.
         example: inputs with at least 2 elements along each free axis.
         free: the axes of each input that may have any size.
-        opset: version of the ONNX operator set.
+        opset: version of the ONNX operator set; 18 where it is lower, or None.
         loops: make one Scan of each recurrent layer, in place of its steps.
 
     Returns:
@@ -106,10 +113,11 @@ def to_onnx(
         RewriteError: if torch cannot export the model.
 
     """
+    opset = max(opset or 0, TORCHS)
     deferred = defer_steps(clone)
     take_padded(clone)
     for each in deferred.values():
-        if isinstance(each, DeferredRecurrence) and is_users(each.cell):
+        if isinstance(each, DeferredRecurrence) and can_fuse(each.hidden) and not _is_written(each.cell):
             each.exported = exported_step(each.body, opset)
     program = program_of(clone, example, free)
     assumptions = assumptions_of(program)
@@ -124,10 +132,19 @@ def to_onnx(
             f"at {line}" if line else _why_fixed(model, example, free, axis),
         )
     proto = exported(clone, program, opset)
+    rename_values(proto.graph, _parameter_names(clone, model))
     write_steps(proto.graph, deferred, loops=loops)
     project_first(proto.graph)
-    rename_values(proto.graph, _parameter_names(clone, model))
+    state_constants(proto.graph)
     return proto, assumptions
+
+
+def _is_written(cell: nn.Module) -> bool:
+    """Whether the writer of steps knows a cell of its own: one that is made of our atoms alone."""
+    parts = [cell, *cell.children()]
+    return not is_users(cell) and all(
+        type(each).__module__.startswith(("passes.", "rewriter.keras.recurrent.")) for each in parts
+    )
 
 
 def evaluation_clone(model: nn.Module) -> nn.Module:

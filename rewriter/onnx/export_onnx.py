@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from passes.errors import RewriteError
+from passes.recurrent.cell_layers import CellStandIn
 from passes.user_code.hooks import modes_kept
 from passes.user_code.randomness import random_state_kept
 from rewriter.compiler.report import printable, render_table
@@ -31,7 +32,16 @@ from rewriter.onnx.certificate.contents import certificate_path
 from rewriter.onnx.check import check_model, check_operators, check_reference, compare, opened, run_torch
 from rewriter.onnx.example import Example, check_names, infer_batch_axes, read_example
 from rewriter.onnx.export import evaluation_clone, has_users_loops, rewritten_clone, to_onnx
-from rewriter.onnx.graph import count_operators, name_axes, name_interface, shape_of, tidy
+from rewriter.onnx.graph import (
+    count_operators,
+    drop_shapes,
+    name_axes,
+    name_interface,
+    opset_of,
+    shape_of,
+    tidy,
+)
+from rewriter.onnx.portable.opset import lowered
 from rewriter.onnx.runtime.session import SessionError
 from rewriter.onnx.sizes.assumptions import Assumptions
 from rewriter.onnx.sizes.axes import FreeAxes, at_two, free_axes, settled, sizes_of, with_times
@@ -97,13 +107,13 @@ class WrittenFile:
 
 
 def facts_of(
-    path: str | os.PathLike[str], content: bytes, opset: int, proto: Any
+    path: str | os.PathLike[str], content: bytes, proto: Any
 ) -> tuple[str, int, int, Mapping[str, int], Shapes, Shapes]:
     """Return what a :class:`WrittenFile` says, in its order."""
     inputs, outputs = (
         {each.name: shape_of(each) for each in values} for values in (proto.graph.input, proto.graph.output)
     )
-    return os.fspath(path), len(content), opset, count_operators(proto), inputs, outputs
+    return os.fspath(path), len(content), opset_of(proto), count_operators(proto), inputs, outputs
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,7 @@ def export_onnx(
     example_inputs: Any,
     path: str | os.PathLike[str],
     *,
-    opset: int = 18,
+    opset: int | None = None,
     batch_axes: Mapping[str, int] | None = None,
     dynamic_axes: Mapping[str, Mapping[int, Any]] | None = None,
     loops: bool = False,
@@ -170,7 +180,7 @@ def export_onnx(
         example_inputs: one positional argument, a tuple of them, or a mapping of keyword arguments. The
             file takes sequences of the lengths that they have.
         path: the file to write; it is replaced in one step.
-        opset: version of the ONNX operator set, 18 to 24.
+        opset: version of the ONNX operator set, 13 to 24; by default the lowest that has the operators.
         batch_axes: which axis of which input is the batch, by input name. By default this is found out
             by running the model on every row twice.
         dynamic_axes: what else may have any size, and what the file calls it, by input name and axis:
@@ -224,18 +234,24 @@ def export_onnx(
         if loops:
             free = with_times(free, evaluation_clone(rewritten), reference, example)
             example = at_two(example, free)
-        timed = loops and not has_users_loops(rewritten)
-        proto, assumptions = to_onnx(rewritten, source, example, free, opset=opset, loops=loops)
+        users = has_users_loops(rewritten)
+        timed = loops and not users
+        convert = partial(to_onnx, model=source, example=example, free=free, opset=opset, loops=loops)
+        try:
+            proto, assumptions = convert(rewritten)
+        except RewriteError:
+            if not users:
+                raise
+            # A step may hold what has no form in a Scan; written out it may have one.
+            proto, assumptions = convert(rewritten_clone(source))
         free = settled(free, example, assumptions)
         rows = {axes[axis].name for axes, axis in zip(free, batch, strict=True) if axis is not None}
         if timed and not any(axis.name not in rows for axes in free for axis in axes.values()):
-            raise RewriteError(
-                "export_onnx: loops=True, but the length of the sequences is frozen: no recurrent layer runs "
-                "over an axis of an input, or the model's code fixes it; export with loops=False, or name "
-                "the axis: dynamic_axes"
-            )
+            why = _why_frozen(rewritten)
+            raise RewriteError(f"export_onnx: loops=True, but the length of the sequences is frozen: {why}")
         _name(proto.graph, example, free, assumptions, output_names, given_names)
-        proto = tidy(proto)
+        proto = lowered(tidy(proto), opset)
+        drop_shapes(proto.graph)
         check_operators(proto, {*operators, "Scan"} if loops else operators)
         check_model(proto)
         content: bytes = proto.SerializeToString()
@@ -252,7 +268,20 @@ def export_onnx(
         stated = certify(proto, content, errors, bounds, probes, tolerance, source)
         files[certificate_path(file)] = stated
     write_files(files)
-    return OnnxReport(*facts_of(path, content, opset, proto), errors, bounds)
+    return OnnxReport(*facts_of(path, content, proto), errors, bounds)
+
+
+def _why_frozen(clone: nn.Module) -> str:
+    cells = [name for name, each in clone.named_modules() if isinstance(each, CellStandIn)]
+    if cells:
+        return (
+            f"the model's own code calls {', '.join(cells)} step by step, as often as for the example; use a "
+            "layer (LSTM, GRU, RNN) in place of a cell and its loop, or export with loops=False"
+        )
+    return (
+        "no recurrent layer runs over an axis of an input, or the model's code fixes it; export with "
+        "loops=False, or name the axis: dynamic_axes"
+    )
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:

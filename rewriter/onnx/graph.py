@@ -91,10 +91,19 @@ def shape_of(value: Any) -> tuple[int | str, ...]:
     return tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
 
 
+def opset_of(proto: Any) -> int:
+    """Return the version of the operator set of a model."""
+    return next((int(each.version) for each in proto.opset_import if each.domain in ("", "ai.onnx")), 0)
+
+
+def drop_shapes(graph: Any) -> None:
+    """Leave out the shapes of inner values: runtimes find them, and some stumble over names in them."""
+    for each in (graph, *(body for node in nodes_of(graph) for body in bodies_of(node))):
+        each.ClearField("value_info")
+
+
 def tidy(proto: Any) -> Any:
     """Drop what is unused or only says where a node came from, and infer the shape of every value.
-
-    A runtime loads a long graph fast only if each value's shape is known, up to the name of its batch.
 
     Raises:
         RewriteError: if onnx cannot infer them.
@@ -127,6 +136,18 @@ def tidy(proto: Any) -> Any:
     imports = [(each.domain, each.version) for each in proto.opset_import if each.domain in used]
     del proto.opset_import[:]
     proto.opset_import.extend(onnx.helper.make_opsetid(*each) for each in imports)
+    return with_shapes(proto)
+
+
+def with_shapes(proto: Any) -> Any:
+    """Infer the shape of every value.
+
+    Raises:
+        RewriteError: if onnx cannot infer them.
+
+    """
+    import onnx
+
     try:
         return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:  # its exceptions have no common base but this

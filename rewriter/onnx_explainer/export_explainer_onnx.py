@@ -26,7 +26,9 @@ from rewriter.onnx.arguments import check_arguments, check_installed, checked_pa
 from rewriter.onnx.check import check_model, opened
 from rewriter.onnx.example import read_example
 from rewriter.onnx.export_onnx import WrittenFile, facts_of
-from rewriter.onnx.graph import shape_of
+from rewriter.onnx.graph import drop_shapes, shape_of, with_shapes
+from rewriter.onnx.portable.constants import state_constants
+from rewriter.onnx.portable.opset import TORCHS, lowered
 from rewriter.onnx.runtime.session import Session, SessionError
 from rewriter.onnx.torch_export import quiet
 from rewriter.onnx_explainer.check import Compared, compare, mixed_rows
@@ -75,7 +77,7 @@ def export_explainer_onnx(
     output: Output = None,
     references_as_input: bool = False,
     time_axis: int | None = None,
-    opset: int = 18,
+    opset: int | None = None,
     tolerance: float = 1e-5,
 ) -> ExplainerReport:
     """Write what :class:`rewriter.DeepExplainer` computes as one ONNX file, for any batch size.
@@ -95,7 +97,7 @@ def export_explainer_onnx(
             those of ``background``, which then are only examples.
         time_axis: an axis of the inputs that have it which may have any size, too; with
             ``references_as_input`` alone, because a background has a length of its own.
-        opset: version of the ONNX operator set, 18 to 24.
+        opset: version of the ONNX operator set, 13 to 24; by default the lowest that has the operators.
         tolerance: largest difference to the engine, relative to the largest value of the same output.
 
     Returns:
@@ -146,15 +148,18 @@ def export_explainer_onnx(
         fixed = [] if references_as_input else data
         names = read_example(model, tuple(data)).names
         with quiet():
-            proto = to_onnx(noted, fixed, _weights(model), opset=opset)
+            proto = to_onnx(noted, fixed, _weights(model), opset=max(opset or 0, TORCHS))
         axes = ["batch"] + ["time"] * (time_axis is not None) + ["references"]
         named(proto, *_names(names, references_as_input), axes)
         _check_free(proto)
+        state_constants(proto.graph)
+        proto = lowered(with_shapes(proto), opset)
+        drop_shapes(proto.graph)
         check_model(proto)
         content: bytes = proto.SerializeToString()
         checked = _compared(content, explainer, explanation, fixed, time_axis, tolerance)
     write_files({file: content})
-    return ExplainerReport(*facts_of(path, content, opset, proto), checked)
+    return ExplainerReport(*facts_of(path, content, proto), checked)
 
 
 def _noted(explanation: Explanation, data: Inputs, free: Sequence[Mapping[int, int]]) -> Traced:

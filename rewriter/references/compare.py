@@ -46,6 +46,9 @@ class ReferenceReport:
 
     def distance(self, a: str, b: str) -> float:
         """Return the difference of values by two sets over their mean size: 0 if equal, at most 2."""
+        missing = [name for name in (a, b) if name not in self.by_sample]
+        if missing:
+            raise InputError(f"expected one of {', '.join(self.by_sample)}, got {missing[0]}")
         one, other = self.by_sample[a], self.by_sample[b]
         return float(np.abs(one - other).sum() / ((_size(one) + _size(other)) / 2))
 
@@ -129,6 +132,8 @@ def compare_references(
     samples = samples_of(X, explainer._data, explainer._multi_input)
     if not samples or not len(samples[0]):
         raise InputError("X: expected at least one sample, got none")
+    if not isinstance(references, Mapping):
+        raise InputError(f"references: expected sets by name, a dict, got {type(references).__name__}")
     if not references:
         raise InputError("references: expected at least one set, by name, got none")
     outputs = np.shape(explainer.expected_value)

@@ -55,7 +55,10 @@ def _mask(k: int, mask: Any, samples: Tensor, of_each: bool) -> Tensor:
     shape = samples.shape if of_each else samples.shape[1:]
     if mask is None:
         return torch.zeros(samples.shape, dtype=torch.bool, device=samples.device)
-    given = mask if isinstance(mask, Tensor) else torch.as_tensor(np.asarray(mask))
+    try:
+        given = mask if isinstance(mask, Tensor) else torch.as_tensor(np.asarray(mask))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"held, input {k}: expected booleans, got {mask!r}") from error
     if given.dtype != torch.bool:
         raise InputError(
             f"held, input {k}: expected booleans, True for what is as in the sample, got {given.dtype}"

@@ -126,7 +126,8 @@ class Permuted(References):
 class Conditional(References):
     """For each sample the rows of the data that are nearest to it in what is held.
 
-    Rows equally near come in an order that is drawn once; a row that equals the sample is none.
+    Rows equally near come in an order that is drawn once; a row that equals the sample is none. Where fewer
+    rows are left than asked for they come again, the nearest first.
 
     Args:
         scales: what differences of features are divided by.
@@ -144,9 +145,25 @@ class Conditional(References):
             far = distances_to(row, data, scales, [each[m] for each in masks])
             same = [(many == one).reshape(len(many), -1).all(1) for one, many in zip(row, data, strict=True)]
             far[torch.stack(same).all(0)] = torch.inf
-            found.append(far.argsort(stable=True)[: self.count])
+            others = far.argsort(stable=True)[: int(far.isfinite().sum())]
+            if not len(others):
+                raise InputError(
+                    f"X: sample {m} equals all rows of the data; there is none to compare it with"
+                )
+            # Where there are fewer the nearest come again.
+            found.append(others[torch.arange(self.count, device=device) % len(others)])
         rows = torch.stack(found) if found else torch.empty(0, self.count, dtype=torch.long, device=device)
         return [each[rows] for each in data]
+
+
+def _orders(count: int, steps: int, generator: torch.Generator) -> Tensor:
+    """Return keys of orders, none of which leaves all steps where they are."""
+    keys = torch.rand(count, steps, generator=generator, dtype=torch.float64)
+    while True:
+        stays = (keys.diff(dim=1) > 0).all(1)
+        if not stays.any():
+            return keys
+        keys[stays] = torch.rand(int(stays.sum()), steps, generator=generator, dtype=torch.float64)
 
 
 def propose_references(
@@ -172,8 +189,8 @@ def propose_references(
         seed: of the orders, and of the 1000 rows among which medoids are looked for where there are more.
 
     Returns:
-        Functions by name: ``"medoids"``, whose ``background`` is the rows themselves, ``"permuted"``, and, if
-        something is held, ``"conditional"``.
+        Functions by name: ``"medoids"``, whose ``background`` is the rows themselves, ``"permuted"`` where
+        there is more than one step, and, if something is held, ``"conditional"``.
 
     Raises:
         InputError: for data, a count, a mask or a dimension that do not fit.
@@ -216,9 +233,9 @@ def propose_references(
         raise InputError(
             f"time: expected inputs of one length, got {sorted(steps)}; pass None for one of them"
         )
-    if steps:
-        keys = torch.rand(int(count), steps.pop(), generator=generator, dtype=torch.float64)
-        found["permuted"] = Permuted(*common, keys, times)
+    # A single step has no other order.
+    if steps and (length := steps.pop()) > 1:
+        found["permuted"] = Permuted(*common, _orders(int(count), length, generator), times)
     if held is not None:
         found["conditional"] = Conditional(*common, scales)
     return found

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import numpy as np
 import pytest
+from torch import Tensor, nn
 
 pytest_plugins = ["pytester"]
 
@@ -76,3 +79,25 @@ def test_failures_say_why(pytester: pytest.Pytester) -> None:
     done.assert_outcomes(failed=3)
     done.stdout.fnmatch_lines(["*EquivalenceError*differ*", "*detach*", "*Gemm*"])
     assert (pytester.path / "proven.md").read_text().startswith("| test | proven |")
+
+
+class Odd(nn.Module):
+    """In training mode, with dropout, and with a dictionary for a result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.drop, self.head = nn.GRU(3, 4, batch_first=True), nn.Dropout(0.5), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"y": self.head(self.drop(self.rnn(x)[0][:, -1]))}
+
+
+@pytest.mark.parametrize("at", ["model", "layer"])
+def test_sums_of_models_that_return_more_in_training_mode(at: str, assert_additive: Any) -> None:
+    model = Odd()
+    x, background = (
+        np.random.default_rng(rows).normal(size=(rows, 5, 3)).astype(np.float32) for rows in (4, 6)
+    )
+    values = assert_additive((model, model.head) if at == "layer" else model, background, x, output="y")
+    assert len(values) == 4
+    assert model.training

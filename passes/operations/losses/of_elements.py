@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from passes.operations.contract import is_number
@@ -88,13 +87,11 @@ def _stirling(count: Any) -> Any:
 
 
 def gaussian_nll(input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6) -> Any:
-    """Return the loss of ``F.gaussian_nll_loss``; a variance may be that of a whole last dimension."""
+    """Return the loss of ``F.gaussian_nll_loss``, of a variance that broadcasts to the input."""
     if is_number(var):
         log: Any = math.log(max(var, eps))
         var = max(var, eps)
     else:
-        if isinstance(input, Tensor) and isinstance(var, Tensor) and var.shape == input.shape[:-1]:
-            var = var.unsqueeze(-1)
         var = torch.clamp(var, min=eps)
         log = torch.log(var)
     losses = 0.5 * (log + torch.square(input - target) / var)

@@ -14,6 +14,7 @@ from passes.operations.contract import Build, Plain, Rule, Textbook, Varies, is_
 from passes.operations.losses import of_classes, of_elements, of_vectors
 from passes.operations.losses.cross_entropy import CrossEntropy, cross_entropy_pull
 from passes.operations.losses.reduction import loss, reduction_named
+from passes.operations.losses.variance import OfVariance
 from passes.operations.operation import Kind, Operation, described, nonlinear
 
 _TWO = ("input", "target")
@@ -83,7 +84,8 @@ def _gaussian_nll(
         lower = loss(partial(of_elements.gaussian_nll, var=var), _TWO, "full", "eps")
         return lower(varies, input=input, target=target, full=full, eps=eps, reduction=reduction)
     lower = loss(of_elements.gaussian_nll, (*_TWO, "var"), "full", "eps")
-    return lower(varies, input=input, target=target, var=var, full=full, eps=eps, reduction=reduction)
+    found = lower(varies, input=input, target=target, var=var, full=full, eps=eps, reduction=reduction)
+    return None if found is None else (OfVariance(found[0]), found[1])
 
 
 class LossOf(nn.Module):

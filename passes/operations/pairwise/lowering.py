@@ -169,3 +169,13 @@ def lower_of_number(function: str) -> Lowering:
         return of_two(varies, input, other)
 
     return lower
+
+
+def lower_heaviside(varies: Varies, input: Any, values: Any) -> Textbook:
+    """Lower ``torch.heaviside``: values are taken where the other operand has no sign."""
+    return Plain(_heaviside), (input, values)
+
+
+def _heaviside(x: Any, values: Any) -> Any:
+    sign = torch.sign(x)
+    return (sign + 1) / 2 + (values - 0.5) * (1 - torch.abs(sign))

@@ -230,11 +230,21 @@ def _through_softmax(dim: int, gradient: Any, output: Any) -> Any:
     return through - output * through.sum(dim, keepdim=True)
 
 
-def _prod(varies: Varies, input: Any, dim: Any = None, keepdim: Any = False) -> Textbook | None:
+def _prod(
+    varies: Varies, input: Any, dim: Any = None, keepdim: Any = False, dtype: Any = None
+) -> Textbook | None:
+    if dtype is not None:
+        known = isinstance(dtype, torch.dtype) and not holds_nodes(dim, keepdim)
+        given = {} if is_whole(dim) else {"dim": dim, "keepdim": keepdim}
+        return (Plain(partial(_prod_as, dtype, given)), (input,)) if known else None
     if is_whole(dim):
         return lower_whole(partial(torch.prod, dim=-1), input, keepdim=keepdim)
     known = type(dim) is int and isinstance(keepdim, bool)
     return (RunningProduct(dim, keepdim=keepdim), (input,)) if known else None
+
+
+def _prod_as(dtype: torch.dtype, options: Mapping[str, Any], x: Any) -> Any:
+    return torch.prod(x.to(dtype), **options)
 
 
 def _cumprod(varies: Varies, input: Any, dim: Any, dtype: Any = None) -> Textbook | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from torch import Tensor, fx, nn
@@ -11,7 +11,11 @@ from passes.graph.dataflow import Dataflow
 from passes.operations.catalogue import operation_of
 from passes.recurrent.gates import linear_of
 from rewriter.engine.loops.loop import Loop, NoLoopError
-from rewriter.engine.loops.repeated import is_linear
+from rewriter.engine.loops.parts import AsItIs, features_of
+from rewriter.engine.loops.repeated import is_linear, rows_of_linear
+
+# Rows of the gates that are made of what steps take, or of a state.
+_MOST_ROWS = 8
 
 
 class Linears:
@@ -27,6 +31,8 @@ class Linears:
         #: The states before, in the order of the loop's.
         self.before = [cast("fx.Node", loop.at(each, 0)) for each in loop.states]
         self.input: list[fx.Node] = []
+        #: What steps take as it is, with its features, None where they are unknown.
+        self.direct: dict[fx.Node, int | None] = {}
         self.hidden: list[fx.Node] = []
         #: Nodes that join what a step takes and a state, by whether the state comes first.
         self.joins: dict[fx.Node, bool] = {}
@@ -34,7 +40,7 @@ class Linears:
     @property
     def like(self) -> Tensor:
         """A tensor of the weights' dtype and device."""
-        return cast("Tensor", next(self._module(self.input[0]).parameters()))
+        return cast("Tensor", next(self._module((*self.input, *self.hidden)[0]).parameters()))
 
     def _module(self, node: fx.Node) -> Any:
         return self.loop.steps.module(node)
@@ -64,6 +70,13 @@ class Linears:
             for each in (self.loop.states, self.loop.initial, self.before):
                 each.insert(0, each.pop(k))
 
+    def note_direct(self, flow: Dataflow) -> None:
+        """Note what nodes of a step take as it is."""
+        for node in self.loop.taken:
+            users = [each for each in node.users if each in self.loop.core]
+            if any(each not in self.input and each not in self.joins for each in users):
+                self.direct[node] = features_of(self.loop.steps, node, flow)
+
     def join_of(self, node: fx.Node) -> bool | None:
         """Say whether a state comes first in a node that joins one and what a step takes; None for others."""
         operation = operation_of(node.target) if node.op in ("call_function", "call_method") else None
@@ -84,9 +97,28 @@ class Linears:
         whole = int(next(self._module(node).parameters()).shape[1])
         return whole - size if self._is_joined(node) else whole
 
+    def taken_by(self, node: fx.Node) -> fx.Node:
+        """Return the part of the sequence that a Linear takes."""
+        (operand,) = node.all_input_nodes
+        return next(each for each in (operand, *operand.all_input_nodes) if each in self.loop.taken)
+
     def of_input(self, size: int) -> dict[fx.Node, Any]:
         """Return what makes gates of what a step takes, for a size of the state."""
         return {node: self._part(node, size, of_state=False) for node in self.input}
+
+    def taken_as_it_is(self, size: int) -> Iterator[dict[fx.Node, AsItIs]]:
+        """Yield what stands for each part that steps take as it is, for all features that it may have."""
+        known = {node: [rows] if rows else [] for node, rows in self.direct.items()}
+        unknown = [node for node, rows in self.direct.items() if not rows]
+        if len(unknown) > 1:
+            raise NoLoopError("the features of several parts are unknown")
+        for k in range(1, _MOST_ROWS + 1) if unknown else (1,):
+            rows = {
+                **{node: each[0] for node, each in known.items() if each},
+                **dict.fromkeys(unknown, k * size),
+            }
+            if all(each % size == 0 for each in rows.values()):
+                yield {node: AsItIs(each) for node, each in rows.items()}
 
     def of_state(self, size: int) -> dict[fx.Node, Any]:
         """Return what makes gates of the state."""
@@ -109,8 +141,8 @@ class Linears:
         if plain:
             sizes = [int(next(self._module(plain[0]).parameters()).shape[1])]
         else:
-            least = min(rows_of([self._module(node)]) for node in self.input)
-            sizes = [least // k for k in range(1, 9) if least % k == 0]
+            least = min((rows_of([self._module(node)]) for node in self.input), default=0)
+            sizes = [least // k for k in range(1, _MOST_ROWS + 1) if least and least % k == 0]
         widths = [rows_of(map(self._module, each)) for each in (self.input, self.hidden)]
         narrow = [self._module(node).weight.shape[1] for node in self.input if self._is_joined(node)]
         return [
@@ -150,7 +182,9 @@ def find_linears(loop: Loop, flow: Dataflow) -> Linears:
             if not set(inputs) <= loop.taken:
                 raise NoLoopError("a Linear takes something else than the sequence")
             found.input.append(node)
-    if not found.input or loop.taken & set(loop.states):
+    if loop.apart:
+        found.note_direct(flow)
+    if not (found.input or found.direct) or loop.taken & set(loop.states):
         raise NoLoopError("no Linear takes the sequence")
     if any(each in (*found.input, *found.hidden) for each in loop.states):
         raise NoLoopError("a state is what a Linear gives")
@@ -158,14 +192,12 @@ def find_linears(loop: Loop, flow: Dataflow) -> Linears:
     return found
 
 
-def rows_of(linears: Iterable[Any]) -> int:
-    """Return the features that several Linears give together.
+def rows_of(parts: Iterable[Any]) -> int:
+    """Return the features that several Linears, and what is taken as it is, give together.
 
     Example:
-        >>> rows_of([nn.Linear(3, 2), nn.Linear(5, 4)])
-        6
+        >>> rows_of([nn.Linear(3, 2), nn.Linear(5, 4), AsItIs(3)])
+        9
 
     """
-    return sum(
-        each.weight.shape[0] for linear in linears for each in linear.modules() if isinstance(each, nn.Linear)
-    )
+    return sum(each.rows if isinstance(each, AsItIs) else rows_of_linear(each) for each in parts)

@@ -49,6 +49,8 @@ class Loop:
         core: nodes of the second step that make the new states, in order.
         slices: of the sequence; None if the steps take none.
         taken: the nodes of the second step that are its part of the sequence.
+        apart: whether each step takes whatever was made for it, in place of parts of one sequence.
+        parts: what the steps take then, for each node that is taken, by step.
 
     """
 
@@ -61,6 +63,8 @@ class Loop:
     core: list[fx.Node] = field(default_factory=list)
     slices: Slices | None = None
     taken: set[fx.Node] = field(default_factory=set)
+    apart: bool = False
+    parts: dict[fx.Node, dict[int, fx.Node]] = field(default_factory=dict)
     #: The first step that is rolled: 0, or 1 if the first of all is another.
     first: int = 0
 
@@ -83,7 +87,13 @@ class Loop:
 
 
 def loop_at(
-    steps: Steps, period: Period, start: int, lowers: Callable[[fx.Node, fx.Node], bool], varies: Any
+    steps: Steps,
+    period: Period,
+    start: int,
+    lowers: Callable[[fx.Node, fx.Node], bool],
+    varies: Any,
+    *,
+    apart: bool,
 ) -> Loop:
     """Return the recurrence whose second step begins at a place.
 
@@ -93,18 +103,20 @@ def loop_at(
         start: the place.
         lowers: whether a call, if what it takes varied, would be the atom that another node calls.
         varies: whether a node varies with the inputs.
+        apart: whether steps may take whatever was made for each of them.
 
     Raises:
         NoLoopError: if there is none.
 
     """
-    loop = Loop(steps, start, period.length)
+    loop = Loop(steps, start, period.length, apart=apart)
     carried = [
         node
         for node in steps.nodes[start - period.length : start]
         if any(loop.is_own(user) for user in node.users) and varies(node)
     ]
     _collect(loop, carried, varies)
+    loop.parts = {node: {1: node} for node in loop.taken}
     if not any(loop.is_before(each) for node in loop.core for each in node.all_input_nodes):
         raise NoLoopError("no state is made of what the step before gives")
     if not loop.taken:
@@ -114,8 +126,12 @@ def loop_at(
     if not _is_first(loop, lowers):
         loop.first = 1
         loop.initial = [loop.at(each, 0) for each in loop.states]  # type: ignore[misc]  # a place before
+        loop.parts = {node: {k: each[k] for k in each if k} for node, each in loop.parts.items()}
     if loop.count - loop.first < 3:
         raise NoLoopError("the steps differ")
+    if apart:
+        check_apart(loop)
+        return loop
     assert loop.slices is not None
     ends = [loop.slices.first + (step - 1) * loop.slices.stride for step in (loop.first, loop.count - 1)]
     if min(ends) < 0 <= max(ends):
@@ -137,6 +153,7 @@ def _collect(loop: Loop, carried: list[fx.Node], varies: Any) -> None:
             pending.append(state)
 
     core: set[fx.Node] = set()
+    of_states = _of_states(loop, carried)
     # A sum over the steps, say, is handed on, too, but nothing else hangs on it.
     through = [node for node in carried if any(_is_linear_of(loop, user) for user in node.users)]
     for node in through or carried:
@@ -145,8 +162,11 @@ def _collect(loop: Loop, carried: list[fx.Node], varies: Any) -> None:
         node = pending.pop()
         if node in core:
             continue
+        if loop.apart and node not in of_states and varies(node):
+            core.update(made_apart(loop, node))
+            continue
         core.add(node)
-        taken = _slices_of(node, varies)
+        taken = None if loop.apart else _slices_of(node, varies)
         if taken is not None and loop.offset(taken.source) < -loop.length:
             if loop.slices not in (None, taken):
                 raise NoLoopError("a step takes several parts of sequences")
@@ -159,9 +179,59 @@ def _collect(loop: Loop, carried: list[fx.Node], varies: Any) -> None:
             elif loop.is_before(each):
                 if varies(each):
                     add(each)
+            elif varies(each) and loop.apart:
+                loop.taken.add(each)
             elif varies(each):
                 raise NoLoopError(f"{each} is the same for all steps, and varies")
+    if core & loop.taken and loop.apart:
+        raise NoLoopError("a step takes what a Linear gives, and something else of it")
     loop.core = sorted(core, key=steps.place.__getitem__)
+
+
+def _of_states(loop: Loop, carried: list[fx.Node]) -> set[fx.Node]:
+    """Return the nodes of the second step that hang on what the step before gives."""
+    found = set(carried)
+    nodes = loop.steps.nodes[loop.begin : loop.begin + loop.length]
+    for node in nodes:
+        if not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def made_apart(loop: Loop, node: fx.Node) -> list[fx.Node]:
+    """Note what a step takes where a node hangs on no state; return the nodes that belong to the loop still.
+
+    A Linear does, which takes the parts of all steps at once, and what takes its result apart.
+    """
+    path = [node]
+    if node in loop.taken:
+        return []
+    while not is_linear(loop.steps.module(path[-1])):
+        operands = path[-1].all_input_nodes
+        if path[-1].op == "call_module" or len(operands) != 1 or not loop.is_own(operands[0]):
+            loop.taken.add(node)
+            return []
+        path += operands
+    loop.taken.add(path[-1].all_input_nodes[0])
+    return path
+
+
+def check_apart(loop: Loop) -> None:
+    """Raise NoLoopError if something that a step takes is made of a state of the loop."""
+    own = {
+        each
+        for node in loop.core
+        for step in range(loop.first, loop.count)
+        if (each := loop.at(node, step)) is not None
+    }
+    pending = [each for parts in loop.parts.values() for each in parts.values()]
+    seen = set(pending)
+    while pending:
+        node = pending.pop()
+        if node in own:
+            raise NoLoopError("what a step takes is made of a state")
+        pending += [each for each in node.all_input_nodes if each not in seen]
+        seen.update(node.all_input_nodes)
 
 
 def _is_linear_of(loop: Loop, node: fx.Node) -> bool:
@@ -191,7 +261,7 @@ def _is_same(loop: Loop, step: int) -> bool:
         other = loop.at(node, step)
         if other is None or loop.steps.label(other) != loop.steps.label(node):
             return False
-        if node in loop.taken:
+        if node in loop.taken and not loop.apart:
             if not _takes(loop, other, step):
                 return False
         elif plain(node) != plain(other) or not _inputs_match(loop, node, other, step):
@@ -204,6 +274,10 @@ def _inputs_match(loop: Loop, node: fx.Node, other: fx.Node, step: int) -> bool:
     if len(mine) != len(theirs):
         return False
     for a, b in zip(mine, theirs, strict=True):
+        if loop.apart and a in loop.taken:
+            if loop.parts[a].setdefault(step, b) is not b:
+                return False
+            continue
         inside = loop.is_own(a) or loop.is_before(a)
         if b is not (loop.at(a, step) if inside else a):
             return False
@@ -230,7 +304,7 @@ def _is_first(loop: Loop, lowers: Callable[[fx.Node, fx.Node], bool]) -> bool:
         other = loop.at(node, 0)
         assert other is not None
         same = steps.label(other) == steps.label(node)
-        if node in loop.taken:
+        if node in loop.taken and not loop.apart:
             if not same or not _takes(loop, other, 0):
                 return False
             continue
@@ -242,7 +316,10 @@ def _is_first(loop: Loop, lowers: Callable[[fx.Node, fx.Node], bool]) -> bool:
         if len(mine) != len(theirs):
             return False
         for a, b in zip(mine, theirs, strict=True):
-            if loop.is_before(a) and loop.at(a, 2) in loop.states:
+            if loop.apart and a in loop.taken:
+                if loop.parts[a].setdefault(0, b) is not b:
+                    return False
+            elif loop.is_before(a) and loop.at(a, 2) in loop.states:
                 if initial.setdefault(a, b) is not b or loop.is_before(b):
                     return False
             elif b is not (loop.at(a, 0) if loop.is_own(a) else a):
@@ -267,6 +344,14 @@ def steps_of(source: Any, dim: int, first: int, stride: int, count: int) -> Tens
         return torch.stack([source[first + k * stride] for k in range(count)])
     size = source.shape[dim]
     begin = first if first >= 0 else size + first
+    last = begin + stride * (count - 1)
+    # What the model's own code would raise, or read at the other end.
+    if min(begin, last) < 0 or max(begin, last) >= size:
+        raise IndexError(f"expected {max(begin, last) + 1} steps, got {size}")
+    if torch.compiler.is_exporting():
+        # A slice of a shorter sequence is shorter; an index that is not there is an error in ONNX, too.
+        places = torch.arange(begin, last + (1 if stride > 0 else -1), stride, device=source.device)
+        return source.movedim(dim, 0).index_select(0, places)
     if stride > 0:
         return source.movedim(dim, 0)[begin : begin + stride * (count - 1) + 1 : stride]
     low = begin + stride * (count - 1)

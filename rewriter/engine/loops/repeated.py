@@ -16,8 +16,8 @@ from passes.operations.registered import REGISTERED
 from passes.recurrent.gates import SplitGates
 from passes.recurrent.layout import CellBegin, CellEnd
 
-# A loop of fewer steps is left as it is.
-_LEAST = 4
+#: A loop of fewer steps is left as it is.
+LEAST = 4
 
 
 def is_linear(module: nn.Module | None) -> bool:
@@ -29,6 +29,20 @@ def is_linear(module: nn.Module | None) -> bool:
 
     """
     return type(module) in (nn.Linear, SplitGates)
+
+
+def rows_of_linear(module: nn.Module | None) -> int:
+    """Return the features that a Linear, or several in one module, give together; 0 for what is none.
+
+    Example:
+        >>> rows_of_linear(nn.Linear(3, 2)), rows_of_linear(nn.Tanh())
+        (2, 0)
+
+    """
+    if not is_linear(module):
+        return 0
+    assert module is not None
+    return sum(each.weight.shape[0] for each in module.modules() if isinstance(each, nn.Linear))
 
 
 @dataclass(frozen=True)
@@ -76,12 +90,12 @@ class Steps:
         for places in calls.values():
             gaps = [b - a for a, b in itertools.pairwise(places)]
             for gap, times in Counter(gaps).items():
-                if times + 1 >= _LEAST:
+                if times + 1 >= LEAST:
                     begin = next(k for k, each in enumerate(gaps) if each == gap)
                     end = begin
                     while end < len(gaps) and gaps[end] == gap:
                         end += 1
-                    if end - begin + 1 >= _LEAST:
+                    if end - begin + 1 >= LEAST:
                         found.add(Period(places[begin], gap, end - begin + 1))
         seen = set()
         for period in sorted(found, key=lambda each: (-each.count, each.first)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,10 +13,13 @@ from passes.graph.dataflow import Dataflow
 from passes.leaves import Atom
 from passes.lowering.calls_in_graphs import LowerCalls
 from passes.operations.catalogue import operation_of
+from passes.operations.in_place import writes_first
 from passes.recurrent.gates import linear_of
 from passes.recurrent.recurrence import Recurrence
 from rewriter.engine.loops.linears import Linears, find_linears, rows_of
 from rewriter.engine.loops.loop import Loop, NoLoopError, Slices, loop_at, state_for, steps_of
+from rewriter.engine.loops.parts import AsItIs, SideBySide, in_order
+from rewriter.engine.loops.prepared import prepare
 from rewriter.engine.loops.repeated import Period, Steps, erase_if_unused, look_through_cells, plain
 from rewriter.engine.sweeps.derived import DerivedSweep
 from rewriter.engine.sweeps.linked_recurrence import JoinedLinears
@@ -30,7 +33,7 @@ class RolledLoop(nn.Module):
     """The parts of a loop that was rolled.
 
     Args:
-        input: makes gates of what all steps take.
+        input: makes gates of what all steps take; of several sequences if steps take several.
         steps: the recurrence.
         size: features of the state.
 
@@ -41,7 +44,7 @@ class RolledLoop(nn.Module):
         self.size = size
         self.input = input
         self.steps = steps
-        steps.beside = "input"
+        steps.beside = None if isinstance(input, SideBySide) else "input"
 
 
 def roll_loops(model: fx.GraphModule) -> int:
@@ -66,12 +69,17 @@ def roll_loops(model: fx.GraphModule) -> int:
 
     """
     done = 0
+    prepare(model)
     if not any(Steps(model).periods()):
         return 0
     look_through_cells(model)
     before = _called(model)
-    while _roll_one(model, f"loop{done}"):
+    while _roll_one(model, f"loop{done}", apart=False):
         done += 1
+    # What was made for the steps is put before the loop, which may be behind what writes to it.
+    if not any(_writes(node) for node in model.graph.nodes):
+        while _roll_one(model, f"loop{done}", apart=True):
+            done += 1
     if done:
         # Whoever goes through all modules has as many to see as are left.
         for name in before - _called(model):
@@ -82,22 +90,29 @@ def roll_loops(model: fx.GraphModule) -> int:
     return done
 
 
+def _writes(node: fx.Node) -> bool:
+    called = node.op in ("call_function", "call_method")
+    return called and writes_first(node.target, node.args, node.kwargs)
+
+
 def _called(model: fx.GraphModule) -> set[str]:
     return {str(node.target) for node in model.graph.nodes if node.op == "call_module"}
 
 
-def _roll_one(model: fx.GraphModule, name: str) -> bool:
+def _roll_one(model: fx.GraphModule, name: str, *, apart: bool) -> bool:
     steps = Steps(model)
     flow = Dataflow(model.graph)
     for period in steps.periods():
         for start in _starts(steps, period):
             try:
-                loop = loop_at(steps, period, start, _lowers(model), flow.varies)
-                rolled = _rolled(loop, flow)
+                loop = loop_at(steps, period, start, _lowers(model), flow.varies, apart=apart)
+                rolled, taken = _rolled(loop, flow)
                 _check_uses(loop)
             except (NoLoopError, NotElementwiseError):
                 continue
-            _replace(loop, rolled, name)
+            _replace(loop, rolled, taken, name)
+            if apart:
+                in_order(model.graph)
             return True
     return False
 
@@ -142,8 +157,8 @@ def _lowers(model: fx.GraphModule) -> Any:
     return lowers
 
 
-def _rolled(loop: Loop, flow: Dataflow) -> RolledLoop:
-    """Make the recurrence.
+def _rolled(loop: Loop, flow: Dataflow) -> tuple[RolledLoop, list[fx.Node]]:
+    """Make the recurrence; return it, and the nodes of the second step that are what its steps take.
 
     Raises:
         NoLoopError: if a step is anything but Linears of its inputs and a cell.
@@ -152,19 +167,44 @@ def _rolled(loop: Loop, flow: Dataflow) -> RolledLoop:
     """
     found = find_linears(loop, flow)
     for size in found.sizes():
-        of_input, of_state = found.of_input(size), found.of_state(size)
-        width = max(rows_of(of_input.values()), rows_of(of_state.values()))
-        cell = _cell(loop, found, of_input, of_state, flow)
-        cell.__dict__.update(states=len(loop.states), gates="g" * (width // size), size=size)
-        try:
-            DerivedSweep(cell)
-        except NotElementwiseError:
-            continue
-        recurrence = Recurrence(_joined(of_state.values(), width, size, found.like), cell, name="a loop")
-        return RolledLoop(
-            _joined(of_input.values(), width, found.features(size), found.like), recurrence, size
-        ).eval()
+        made = [
+            each
+            for direct in found.taken_as_it_is(size)
+            for each in _of_size(loop, found, flow, size, direct)
+        ]
+        if len(made) == 1:
+            return made[0]
+        if made:
+            raise NoLoopError("the features of what steps take are unknown")
     raise NotElementwiseError("no size of the state fits")
+
+
+def _of_size(
+    loop: Loop, found: Linears, flow: Dataflow, size: int, direct: Mapping[fx.Node, AsItIs]
+) -> Iterator[tuple[RolledLoop, list[fx.Node]]]:
+    """Yield the recurrence with a state of that size, if it is one, and what its steps take."""
+    of_input, of_state = {**found.of_input(size), **direct}, found.of_state(size)
+    width = max(rows_of(of_input.values()), rows_of(of_state.values()))
+    cell = _cell(loop, found, of_input, of_state, flow)
+    cell.__dict__.update(states=len(loop.states), gates="g" * (width // size), size=size)
+    try:
+        DerivedSweep(cell)
+    except NotElementwiseError:
+        return
+    recurrence = Recurrence(_joined(of_state.values(), width, size, found.like), cell, name="a loop")
+    parts: nn.Module
+    if direct or (loop.apart and len(loop.taken) > 1):
+        parts = SideBySide(
+            [
+                each if isinstance(each, AsItIs) else _joined([each], rows_of([each]), 0, found.like)
+                for each in of_input.values()
+            ],
+            width,
+        )
+    else:
+        parts = _joined(of_input.values(), width, found.features(size), found.like)
+    taken = [node if node in direct else found.taken_by(node) for node in of_input]
+    yield RolledLoop(parts, recurrence, size).eval(), taken if isinstance(parts, SideBySide) else taken[:1]
 
 
 def _joined(linears: Iterable[Any], width: int, features: int, like: Tensor) -> nn.Module:
@@ -251,24 +291,34 @@ def _check_uses(loop: Loop) -> None:
             alive.append(each)
 
 
-def _replace(loop: Loop, rolled: RolledLoop, name: str) -> None:
+def _sequences(loop: Loop, taken: Collection[fx.Node]) -> list[fx.Node]:
+    """Write down what all steps take, time first, behind all that the first one takes."""
+    steps, graph, slices = loop.steps, loop.steps.model.graph, loop.slices
+    if slices is not None:
+        first = slices.first + (loop.first - 1) * slices.stride
+        source, dim = _whole(slices)
+        with graph.inserting_after(max((slices.source, *loop.initial), key=steps.place.__getitem__)):
+            x = (source, dim, first, slices.stride, loop.count - loop.first)
+            return [graph.call_function(steps_of, x)]
+    each_step = {each: [loop.parts[each][k] for k in range(loop.first, loop.count)] for each in taken}
+    at = max((*loop.initial, *(x for each in each_step.values() for x in each)), key=steps.place.__getitem__)
+    made: dict[fx.Node, fx.Node] = {}
+    for each, parts in each_step.items():
+        with graph.inserting_after(at):
+            at = made[each] = graph.call_function(torch.stack, (parts,))
+    return [made[each] for each in taken]
+
+
+def _replace(loop: Loop, rolled: RolledLoop, taken: Collection[fx.Node], name: str) -> None:
     steps, graph = loop.steps, loop.steps.model.graph
     steps.model.add_module(name, rolled)
-    slices = loop.slices
-    assert slices is not None
-    first = slices.first + (loop.first - 1) * slices.stride
-    count = loop.count - loop.first
-    source, dim = _whole(slices)
-    # Behind all that the first step takes.
-    behind = max((slices.source, *loop.initial), key=steps.place.__getitem__)
-    with graph.inserting_after(behind):
-        x = graph.call_function(steps_of, (source, dim, first, slices.stride, count))
-    with graph.inserting_after(x):
-        gates = graph.call_module(f"{name}.input", (x,))
+    sequences = _sequences(loop, taken)
+    with graph.inserting_after(sequences[-1] if len(sequences) < 2 else max(sequences)):
+        gates = graph.call_module(f"{name}.input", tuple(sequences))
     at, states = gates, []
     for initial in loop.initial:
         with graph.inserting_after(at):
-            at = graph.call_function(state_for, (initial, x, rolled.size))
+            at = graph.call_function(state_for, (initial, sequences[0], rolled.size))
         states.append(at)
     with graph.inserting_after(at):
         result = graph.call_module(f"{name}.steps", (gates, None, *states))
@@ -283,7 +333,8 @@ def _replace(loop: Loop, rolled: RolledLoop, name: str) -> None:
     _replace_each(loop, result, at, written)
     for node in sorted(written, key=steps.place.__getitem__, reverse=True):
         erase_if_unused(graph, node)
-    erase_if_unused(graph, slices.source)
+    if loop.slices is not None:
+        erase_if_unused(graph, loop.slices.source)
 
 
 def _whole(slices: Slices) -> tuple[fx.Node, int]:

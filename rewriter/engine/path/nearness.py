@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -86,10 +86,39 @@ class Nearness:
             if self.draws > 1 and self.blocks == 1:
                 raise RewriteError("draws: a single block has no order to draw; pass blocks=2 or more")
             return
-        if self.accuracy not in _PRESETS:
+        if not isinstance(self.accuracy, str) or self.accuracy not in _PRESETS:
             raise RewriteError(f"accuracy: expected one of {', '.join(_PRESETS)}, got {self.accuracy!r}")
         if self.blocks > 1 or self.draws > 1:
             raise RewriteError("accuracy: chooses blocks and draws; pass either it or them")
+
+    @classmethod
+    def of(cls, nearer: Nearer) -> Nearness:
+        """Return what options ask for.
+
+        Raises:
+            RewriteError: for values that cannot be.
+            TypeError: for options that there are not.
+
+        Example:
+            >>> Nearness.of({"blocks": 2}).blocks
+            2
+
+        """
+        unknown = sorted(set(nearer) - {each.name for each in fields(cls)})
+        if unknown:
+            known = ", ".join(each.name for each in fields(cls))
+            raise TypeError(f"unexpected option {', '.join(unknown)}; there are {known}")
+        return cls(**nearer)
+
+    def check_groups(self, shapes: Sequence[torch.Size]) -> None:
+        """Refuse groups that do not fit rows of some shapes, whether or not anything is drawn by them.
+
+        Raises:
+            RewriteError: naming what was expected.
+
+        """
+        if self.groups is not None:
+            self._labels(shapes)
 
     @property
     def is_direct(self) -> bool:
@@ -167,7 +196,10 @@ class Nearness:
                 numbers = np.arange(shape.numel()).reshape(shape)
                 labels.append(np.stack([np.full(shape, k), numbers], -1))
                 continue
-            array = group.cpu().numpy() if isinstance(group, Tensor) else np.asarray(group)
+            try:
+                array = group.cpu().numpy() if isinstance(group, Tensor) else np.asarray(group)
+            except ValueError as error:
+                raise RewriteError(f"groups: expected an array of integers: {error}") from error
             if not np.issubdtype(array.dtype, np.integer):
                 raise RewriteError(f"groups: expected integers, got {array.dtype}")
             try:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from passes.recurrent.gates import SplitGates
+from passes.recurrent.gates import OrderedGates, SplitGates
 from passes.recurrent.recurrence import Recurrence
 from rewriter.engine.sweeps.compiled import compiled_sweep
 from rewriter.engine.sweeps.derived import DerivedSweep
@@ -64,7 +64,7 @@ class GatesToBe(NamedTuple):
 
 def can_fuse(module: nn.Module) -> bool:
     """Whether :func:`fused` understands ``module``."""
-    return type(module) in (nn.Linear, SplitGates, JoinedLinears)
+    return type(module) in (nn.Linear, SplitGates, OrderedGates, JoinedLinears)
 
 
 class Forward(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from passes.recurrent.gates import OrderedGates
 from passes.recurrent.recurrence import Recurrence
 
 State = tuple[Tensor, ...]
@@ -122,7 +123,7 @@ def faded(dtype: torch.dtype) -> float:
 
 
 def fused(module: Any) -> tuple[Tensor, Tensor | None]:
-    """Return the weight and bias of a Linear, or of one Linear per gate put together.
+    """Return the weight and bias of a Linear, or of one Linear per gate put together, in torch's order.
 
     Example:
         >>> weight, bias = fused(torch.nn.Linear(2, 3, bias=False))
@@ -133,6 +134,8 @@ def fused(module: Any) -> tuple[Tensor, Tensor | None]:
     linears = [each for each in module.modules() if isinstance(each, torch.nn.Linear)]
     weights = [each.weight.detach() for each in linears]
     biases = [each.bias.detach() for each in linears if each.bias is not None]
+    if isinstance(module, OrderedGates):
+        return module.in_order(weights[0], 0), module.in_order(biases[0], 0) if biases else None
     if len(weights) == 1:
         return weights[0], biases[0] if biases else None
     return torch.cat(weights), torch.cat(biases) if biases else None

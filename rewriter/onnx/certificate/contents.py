@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from rewriter.onnx.graph import count_operators, shape_of
+from rewriter.onnx.graph import bodies_of, count_operators, nodes_of, opset_of, shape_of
 
 #: Which form a certificate has.
 FORMAT = "rewriter.export_onnx 1"
@@ -37,7 +37,7 @@ def file_facts(content: bytes) -> dict[str, Any]:
 def model_facts(proto: Any) -> dict[str, Any]:
     """Return what an ``onnx.ModelProto`` holds: operators, inputs and outputs, the hash of its weights."""
     return {
-        "opset": next((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), 0),
+        "opset": opset_of(proto),
         "operators": count_operators(proto),
         "inputs": {each.name: list(shape_of(each)) for each in proto.graph.input},
         "outputs": {each.name: list(shape_of(each)) for each in proto.graph.output},
@@ -50,7 +50,9 @@ def _hash_of_weights(graph: Any) -> str:
     import onnx
 
     digest = hashlib.sha256()
-    for tensor in sorted(graph.initializer, key=lambda each: str(each.name)):
+    graphs = (graph, *(body for node in nodes_of(graph) for body in bodies_of(node)))
+    tensors = [tensor for each in graphs for tensor in each.initializer]
+    for tensor in sorted(tensors, key=lambda each: str(each.name)):
         array = onnx.numpy_helper.to_array(tensor)
         digest.update(f"{tensor.name} {array.dtype} {array.shape};".encode())
         digest.update(array.tobytes())

@@ -61,12 +61,20 @@ CASES: dict[str, tuple[nn.Module, tuple[Any, ...], str]] = {
 }
 
 
+# Example inputs tell what is None in these.
+KNOWN = {
+    *("face", "optional argument absent", "optional argument given"),
+    *("free running", "teacher forcing"),
+}
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("flat", [False, True], ids=["rolled", "flat"])
 def test_equal_to_the_original(case: str, flat: bool) -> None:
     model, args, front_end = CASES[case]
     rewritten = decompose(model, args) if flat else decompose(model)
-    assert {layer.front_end for layer in rewritten.report.layers} == {front_end}
+    expected_end = "fx" if flat and case in KNOWN else front_end
+    assert {layer.front_end for layer in rewritten.report.layers} == {expected_end}
     assert_same_model(model, rewritten, *args)
     for other in (copy.deepcopy(rewritten), pickle.loads(pickle.dumps(rewritten))):
         torch.manual_seed(1)

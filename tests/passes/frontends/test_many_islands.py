@@ -109,9 +109,9 @@ def traces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
     plain = tracing._try_trace
 
-    def _try_trace(model: nn.Module, opaque: Any, layers: Any) -> Any:
+    def _try_trace(model: nn.Module, opaque: Any, layers: Any, sizes: Any) -> Any:
         made.append(len(opaque))
-        return plain(model, opaque, layers)
+        return plain(model, opaque, layers, sizes)
 
     monkeypatch.setattr(tracing, "_try_trace", _try_trace)
     return made

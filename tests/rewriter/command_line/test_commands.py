@@ -47,6 +47,11 @@ class Fails(nn.Module):
 
 ready = Forecaster().eval()
 
+double = Forecaster().double().eval()
+
+def leaves():
+    raise SystemExit(0)
+
 def with_example():
     return Forecaster(), torch.randn(4, 5, 3)
 
@@ -267,6 +272,8 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no model": (("check", "shop"), "no model; give package.module:factory"),
     "no module": (("check", "shopp:net"), "no module shopp"),
     "no attribute": (("check", "shop:net"), "shop has no net"),
+    "an exit": (("check", "shop:leaves"), "shop:leaves ended with SystemExit(0); no model came of it"),
+    "relative": (("inspect", ".shop:net"), "a relative name; give the package's whole name"),
     "arguments": (("check", "shop:of"), "takes size; name a function without arguments"),
     "no nn.Module": (("check", "shop:text"), "expected a torch.nn.Module, got str"),
     "no inputs": (("check", "shop:ready"), "no inputs to run the model on: --inputs FILE, --shape"),
@@ -293,6 +300,18 @@ def test_an_error_is_one_line(name: str, shop: Any) -> None:
     assert done.stderr.startswith("rewriter: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert not done.stdout
+
+
+def test_a_model_of_another_dtype_gets_its_samples(shop: Any) -> None:
+    np.save("whole.npy", np.arange(30).reshape(2, 5, 3))
+    for model, data in (("shop:double", "x.npy"), ("shop:ready", "whole.npy")):
+        assert run("check", model, "-i", data).exit_code == 0
+        done = run("explain", model, data, "-o", "v.npz", "-q")
+        assert done.exit_code == 0, done.stderr
+        found = np.load("v.npz")
+        # float32 sums of some hundred terms.
+        change = found["outputs"] - found["base"]
+        np.testing.assert_allclose(found["values"].sum((1, 2)), change, rtol=0, atol=1e-6)
 
 
 def test_debug_shows_the_traceback(shop: Any) -> None:

@@ -134,3 +134,21 @@ def test_attributor_says_what_it_was_not_given() -> None:
 def test_nn_module_is_what_is_explained() -> None:
     rows = Attributor(nn.Flatten().eval(), torch.zeros(1, 4, 3))({"x": np.ones((2, 4, 3), np.float32)})
     assert rows["values"].sum() == 24
+
+
+def test_more_threads_than_a_machine_has_are_refused_and_not_waited_for(job: Job) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        with pytest.raises(JobError, match="5 threads, and no machine of Ray's has more than 2"):
+            run_job(job, run=run_on_ray)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_attributor_takes_empty_batches_arrays_of_another_dtype_and_no_wrong_options() -> None:
+    model, background = Forecaster().eval(), np.zeros((2, 4, 3))
+    attributor = Attributor(model, background)
+    assert attributor({"x": np.empty((0, 4, 3))})["values"].shape == (0, 4, 3, 2)
+    with pytest.raises(RewriteError, match="draws: a single block has no order"):
+        Attributor(model, background, nearer={"draws": 2})

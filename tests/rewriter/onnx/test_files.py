@@ -31,7 +31,7 @@ from tests.support.exports import Calls, X, _proto, check_against_torch
         ({"input_names": ["output_0"]}, "output_names: expected names that no input has, got output_0"),
         ({"batch_axes": 1}, "batch_axes: expected an axis for some of input, got 1"),
         ({"batch_axes": {"input": "1"}}, "batch_axes: expected the number of an axis for input, got '1'"),
-        ({"opset": 18.0}, r"opset: expected 18 to 24, got 18\.0"),
+        ({"opset": 18.0}, r"opset: expected 13 to 24, or None for the lowest, got 18\.0"),
     ],
 )
 def test_arguments_of_wrong_types(tmp_path: Path, options: dict[str, Any], message: str) -> None:

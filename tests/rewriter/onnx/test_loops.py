@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
-from rewriter import decompose, export_onnx
+from rewriter import RewriteError, decompose, export_onnx
+from rewriter.onnx import export
+from tests.rewriter.engine.loops.apart import APART
 from tests.rewriter.engine.loops.models import INPUTS, ROLLED, STEPS, LayerNormLSTM
 
 # One that every kind of node comes from: norms, a sequence taken apart before, a length that the code
@@ -83,3 +86,31 @@ def test_the_model_stays_as_it_is(tmp_path: Path) -> None:
     before = [(name, id(each), each.training) for name, each in model.named_modules()]
     export_onnx(model, torch.randn(4, STEPS, INPUTS), tmp_path / "m.onnx", loops=True)
     assert [(name, id(each), each.training) for name, each in model.named_modules()] == before
+
+
+@pytest.mark.parametrize("name", ["backwards", "select"])
+def test_a_file_refuses_sequences_that_the_model_refuses(name: str, tmp_path: Path) -> None:
+    model = (ROLLED | APART)[name][0]().eval()
+    path = tmp_path / "m.onnx"
+    report = export_onnx(model, torch.randn(4, STEPS, INPUTS), path, loops=True)
+    assert report.operators["Scan"] == 1
+    session = onnxruntime.InferenceSession(path)
+    longer = torch.randn(3, STEPS + 2, INPUTS)
+    (got,) = session.run(None, {session.get_inputs()[0].name: longer.numpy()})
+    np.testing.assert_allclose(got, model(longer).detach(), rtol=0, atol=1e-6)
+    with pytest.raises(IndexError):
+        model(longer[:, : STEPS - 1])
+    with pytest.raises(Exception, match="out of data bounds"):
+        session.run(None, {session.get_inputs()[0].name: longer[:, : STEPS - 1].numpy()})
+
+
+def test_a_loop_that_has_no_scan_is_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RewriteError("a step with something that has no form in a Scan")
+
+    monkeypatch.setattr(export, "exported_step", refuse)
+    model = ROLLED["all of a part"][0]().eval()
+    report = export_onnx(model, torch.randn(4, STEPS, INPUTS), tmp_path / "m.onnx", loops=True)
+    assert "Scan" not in report.operators
+    assert report.operators["Tanh"] == STEPS
+    assert max(report.errors.values()) < 1e-6

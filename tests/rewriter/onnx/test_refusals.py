@@ -37,7 +37,7 @@ class Branching(nn.Module):
     ("model", "inputs", "options", "message"),
     [
         (lambda x: x, X, {}, r"expected a torch\.nn\.Module, got function"),
-        (nn.GRU(3, 4), X, {"opset": 17}, r"opset: expected 18 to 24, got 17"),
+        (nn.GRU(3, 4), X, {"opset": 12}, r"opset: expected 13 to 24, or None for the lowest, got 12"),
         (nn.GRU(3, 4).bfloat16(), X.bfloat16(), {}, r"holds bfloat16.*model\.float\(\)"),
         (nn.GRU(3, 4), (X, X, X), {}, r"do not fit GRU\.forward: too many positional"),
         (nn.GRU(3, 4), 3, {}, r"expected tensors in example_inputs"),
@@ -74,6 +74,29 @@ def test_refusals_during_the_export(
     with pytest.raises(RewriteError, match=message):
         export_onnx(model, X, tmp_path / "m.onnx", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+class OwnLoop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = x.new_zeros(x.shape[1], 4)
+        for t in range(len(x)):
+            state = self.cell(x[t], state)
+        return state
+
+
+def test_a_loop_of_the_models_own_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RewriteError, match=r"frozen: the model's own code calls cell step by step.*a layer"):
+        export_onnx(OwnLoop(), torch.randn(5, 2, 3), tmp_path / "m.onnx", loops=True)
+
+
+def test_what_onnxruntime_lacks_in_double_precision(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv1d(3, 4, 2)).double()
+    with pytest.raises(RewriteError, match=r"does not load the model: .*Conv.*; export model\.float\(\)"):
+        export_onnx(model, torch.randn(2, 3, 5).double(), tmp_path / "m.onnx")
 
 
 def test_what_cannot_be_rewritten_is_declined(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from passes.errors import RewriteError
 from rewriter import export_onnx
 from rewriter.onnx.check import opened
-from rewriter.onnx.project_first import project_first
+from rewriter.onnx.portable.project_first import project_first
 from rewriter.onnx.runtime import child
 from rewriter.onnx.runtime.session import Session, SessionError
 from tests.support.exports import _proto, check_against_torch

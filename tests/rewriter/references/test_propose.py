@@ -130,13 +130,13 @@ def test_permuted_keep_the_numbers_of_each_channel_and_what_is_held(held: Any) -
 
 
 def test_all_orders_are_drawn_alike() -> None:
-    """Of three steps six orders: each a sixth of 300, within five deviations of a binomial."""
+    """Of three steps six orders, five but the sample's own: each a fifth of 300, within five deviations."""
     x = torch.tensor([[[0.0], [1.0], [2.0]]])
     made = propose_references(x.repeat(300, 1, 1), 300)["permuted"](x)
     counts = Counter(map(tuple, made[0, :, :, 0].tolist()))
-    assert len(counts) == 6
-    allowed = 5 * math.sqrt(300 * (1 / 6) * (5 / 6))
-    assert all(abs(each - 300 / 6) < allowed for each in counts.values())
+    assert len(counts) == 5
+    allowed = 5 * math.sqrt(300 * (1 / 5) * (4 / 5))
+    assert all(abs(each - 300 / 5) < allowed for each in counts.values())
 
 
 def test_the_orders_of_a_sample_are_the_same_in_any_batch() -> None:
@@ -306,3 +306,25 @@ def test_tokens_are_at_a_distance_where_they_differ() -> None:
     assert rows[1, :2].tolist() == [900, 1]
     made = proposed["permuted"](tokens)
     assert torch.equal(made.sort(2).values, tokens.sort(1).values[:, None].expand(5, 2, 3))
+
+
+def test_no_sample_is_its_own_reference() -> None:
+    data = drawn(4, 3, 2)
+    nearest = propose_references(data, 4, held=[True, False])["conditional"](data[:1])
+    assert not (nearest[0] == data[0]).reshape(4, -1).all(1).any()
+    # Three others: the nearest comes again.
+    assert torch.equal(nearest[0, 3], nearest[0, 0])
+    with pytest.raises(RewriteError, match="sample 0 equals all rows of the data"):
+        propose_references(data[:1].repeat(3, 1, 1), 2, held=[True, False])["conditional"](data[:1])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_order_is_the_samples_own(seed: int) -> None:
+    x = drawn(3, 2, 1)
+    assert not (propose_references(x, 3, seed=seed)["permuted"](x) == x.unsqueeze(1)).any()
+    assert list(propose_references(x[:, :1], 3, seed=seed)) == ["medoids"]
+
+
+def test_a_mask_of_words_is_refused() -> None:
+    with pytest.raises(RewriteError, match="held, input 0: expected booleans, got 'x'"):
+        propose_references(drawn(4, 3, 2), 2, held="x")

@@ -282,17 +282,6 @@ class Changing(Loop):
         return self.head(h)
 
 
-class Reading(Loop):
-    """Each step takes what varies, and is the same for all."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        whole, state = torch.tanh(self.z(x.sum(1))), self.start(x)
-        for t in range(STEPS):
-            h, c = self.step(x[:, t], *state)
-            state = h * whole, c
-        return self.head(state[0])
-
-
 class Once(Loop):
     """Layers before the loop and behind it, and one that a single step of it calls."""
 
@@ -336,7 +325,6 @@ ROLLED: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "softmax": (Softmaxed, 0),
     "a norm and softplus": (NormOfMore, 0),
     "changing": (Changing, 0),
-    "reading": (Reading, 0),
 }
 
 

@@ -10,8 +10,11 @@ from torch import fx, nn
 from rewriter import DeepExplainer
 from rewriter.compiler.decompose import lowered
 from rewriter.engine.linked_modules import linked_copy
+from tests.rewriter.engine.loops.apart import APART
 from tests.rewriter.engine.loops.models import ROLLED, Peephole, data
 from tests.rewriter.engine.loops.step_by_step import loops_in, step_by_step
+
+LOOPS = ROLLED | APART
 
 
 def graph_of(model: nn.Module) -> list[str]:
@@ -19,9 +22,9 @@ def graph_of(model: nn.Module) -> list[str]:
     return [node.format_node() for node in model.graph.nodes]
 
 
-@pytest.mark.parametrize("name", ROLLED)
+@pytest.mark.parametrize("name", LOOPS)
 def test_values_are_those_of_each_step_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    build, loops = ROLLED[name]
+    build, loops = LOOPS[name]
     model = build().double().eval()
     x, background = data()
     explainer = DeepExplainer(model, background)
@@ -32,15 +35,15 @@ def test_values_are_those_of_each_step_by_itself(name: str, monkeypatch: pytest.
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ROLLED)
+@pytest.mark.parametrize("name", LOOPS)
 def test_a_rolled_model_computes_the_same(name: str) -> None:
-    build, loops = ROLLED[name]
+    build, loops = LOOPS[name]
     model = build().double().eval()
-    rewritten = lowered(model)
+    x, _ = data()
+    rewritten = lowered(model, example=[x])
     before = graph_of(rewritten)
     rolled = linked_copy(rewritten, rolled=True)
     assert loops_in(rolled) == loops
-    x, _ = data()
     # Linears are multiplied for all steps at once, which may round otherwise.
     torch.testing.assert_close(rolled(x), model(x), rtol=1e-13, atol=1e-14)
     assert graph_of(rewritten) == before

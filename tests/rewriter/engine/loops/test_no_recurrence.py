@@ -32,36 +32,6 @@ class TwoBefore(Loop):
         return self.head(b)
 
 
-class TwoSequences(Loop):
-    """Parts of two sequences."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        (h, _), other = self.start(x), torch.tanh(x)
-        for t in range(STEPS):
-            h = torch.tanh(self.z(x[:, t]) + self.c(other[:, t]) + self.hz(h))
-        return self.head(h)
-
-
-class OneStepAgain(Loop):
-    """Each step takes the same part."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        h, _ = self.start(x)
-        for _ in range(STEPS):
-            h = torch.tanh(self.z(x[:, 2]) + self.hz(h))
-        return self.head(h)
-
-
-class AnyOrder(Loop):
-    """Parts that are not equally far apart."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        h, _ = self.start(x)
-        for t in (0, 1, 4, 2, 5, 3):
-            h = torch.tanh(self.z(x[:, t]) + self.hz(h))
-        return self.head(h)
-
-
 class OfBothStates(Loop):
     """Linears of both states."""
 
@@ -79,14 +49,6 @@ class JoinedInRows(Loop):
         return torch.tanh(both + self.c(x)), c + h
 
 
-class OfWhatIsMade(Loop):
-    """A Linear of what another one makes of the sequence."""
-
-    def step(self, x: Tensor, *state: Tensor) -> State:
-        h, c = state
-        return torch.tanh(self.hr(torch.relu(self.z(x))) + self.hz(h)), c + h
-
-
 class GivenAsItIs(Loop):
     """A state that is what a Linear gives."""
 
@@ -100,20 +62,6 @@ class OfAState(Loop):
     def step(self, x: Tensor, *state: Tensor) -> State:
         h, c = state
         return torch.tanh(self.z(x) + self.hz(torch.tanh(h))), c + h
-
-
-class OverTheEnd(Loop):
-    """Parts that begin at one end and go on at the other."""
-
-    def __init__(self, place: Callable[[int], int]) -> None:
-        super().__init__()
-        self.place = place
-
-    def forward(self, x: Tensor) -> Tensor:
-        h, _ = self.start(x)
-        for t in range(STEPS):
-            h = torch.tanh(self.z(x[:, self.place(t)]) + self.hz(h))
-        return self.head(h)
 
 
 class Scaled(Atom):
@@ -156,16 +104,10 @@ class OtherArrangement(Loop):
 LOOPS: dict[str, Callable[[], nn.Module]] = {
     "nothing handed on": Each,
     "two steps before": TwoBefore,
-    "two sequences": TwoSequences,
-    "one part": OneStepAgain,
-    "any order": AnyOrder,
     "both states": OfBothStates,
     "joined in rows": JoinedInRows,
-    "a Linear of a Linear": OfWhatIsMade,
     "a state of a Linear": GivenAsItIs,
     "a Linear of a function of a state": OfAState,
-    "from the last part on": lambda: OverTheEnd(lambda t: t - 1),
-    "from the first part back": lambda: OverTheEnd(lambda t: -t),
     "an atom of each step": AtomOfEachStep,
     "another arrangement": OtherArrangement,
 }

@@ -178,6 +178,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"accuracy": "near", "blocks": 2}, "accuracy: chooses blocks and draws"),
     ({"blocks": 2, "groups": np.arange(5)}, r"groups: expected what broadcasts to the shape \(4, 3\) of a r"),
     ({"blocks": 2, "groups": np.ones(3)}, "groups: expected integers, got float64"),
+    ({"groups": np.arange(5)}, r"groups: expected what broadcasts to the shape \(4, 3\) of a r"),
+    ({"blocks": 2, "groups": [[0], [1, 2]]}, "groups: expected an array of integers"),
+    ({"accuracy": ["fast"]}, "accuracy: expected one of fast, near, nearest"),
+    ({"cells": ["shapley"]}, "cells: expected one of deeplift, shapley"),
 ]
 
 
@@ -186,6 +190,12 @@ def test_what_is_no_path_is_refused(asked: dict[str, Any], message: str) -> None
     explainer = DeepExplainer(gallery.Classifier(), torch.randn(3, 4, 3))
     with pytest.raises(RewriteError, match=message):
         explainer.shap_values(torch.randn(2, 4, 3), **asked)
+
+
+def test_an_option_that_there_is_not_is_named_with_those_that_there_are() -> None:
+    explainer = DeepExplainer(gallery.Classifier(), torch.randn(3, 4, 3))
+    with pytest.raises(TypeError, match="unexpected option block; there are blocks, segments, draws, seed"):
+        explainer.shap_values(torch.randn(2, 4, 3), block=2)  # type: ignore[call-arg]
 
 
 def test_groups_of_several_inputs_are_a_list() -> None:

@@ -1,0 +1,1 @@
+"""Exported programs, read without running what they hold."""

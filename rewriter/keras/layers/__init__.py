@@ -1,0 +1,1 @@
+"""What each of Keras' layers is in torch."""

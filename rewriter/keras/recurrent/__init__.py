@@ -1,0 +1,1 @@
+"""Keras' recurrent layers as recurrences of atoms."""

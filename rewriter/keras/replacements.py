@@ -1,0 +1,204 @@
+"""What Keras' layers on the torch backend become when a model is decomposed, by way of replacements."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from passes.errors import RewriteError
+from rewriter.keras.agreement import check_agreement
+from rewriter.keras.functional import functional_of
+from rewriter.keras.installed import is_layer
+from rewriter.keras.layers.contract import Translation, UnsupportedError
+from rewriter.keras.model import graph_of, identifier, is_graph
+from rewriter.keras.recurrent.build import bidirectional, recurrent
+from rewriter.keras.recurrent.layer import KerasBidirectional, KerasRecurrent
+
+Builds = Mapping[type[nn.Module], Callable[[Any], nn.Module]]
+
+
+class _AmongLayers(nn.Module):
+    """What Keras' code asks of a layer beside calling it, for one that has no losses."""
+
+    _layers = ()
+
+    def _clear_losses(self) -> None:
+        pass
+
+    def _get_own_losses(self) -> list[Any]:
+        return []
+
+    def _get_regularization_losses(self) -> list[Any]:
+        return []
+
+
+class KerasLayer(_AmongLayers):
+    """A layer that is run by Keras' own code, with a mask that is handed to it.
+
+    Args:
+        layer: of Keras, on the torch backend.
+
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the layer returns."""
+        return self.layer(*args, **kwargs)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Do the same where Keras' code calls a model in a model."""
+        return self.layer(*args, **kwargs)
+
+
+class InKerasCode(_AmongLayers):
+    """A recurrent layer in code that treats it as one of Keras': masks hang on the tensors there.
+
+    Args:
+        layer: what computes.
+
+    """
+
+    def __init__(self, layer: KerasRecurrent | KerasBidirectional, *, sequences: bool) -> None:
+        super().__init__()
+        self.layer = layer
+        self.sequences = sequences
+
+    def forward(
+        self, sequences: Tensor, initial_state: Any = None, mask: Tensor | None = None, training: Any = None
+    ) -> Any:
+        """Return what the layer returns; ``training`` does nothing."""
+        if mask is None and initial_state is None and isinstance(sequences, Tensor):
+            mask = getattr(sequences, "_keras_mask", None)
+        out = self.layer(sequences, initial_state, mask)
+        if mask is not None and self.sequences and isinstance(out, Tensor):
+            out._keras_mask = mask  # type: ignore[attr-defined]  # as Keras does
+        return out
+
+
+def keras_builds(
+    modules: Mapping[str, nn.Module], kept: Iterable[type] = (), *, models: bool = True
+) -> tuple[Builds, dict[str, nn.Module]]:
+    """Return what layers and models of Keras become, and the modules that this leaves for others.
+
+    A model whose graph is known becomes one as a whole, with all that is in it.
+
+    Args:
+        modules: of the model that is decomposed, by name.
+        kept: types that something else is built for.
+        models: have models become graphs; else only the recurrent layers in their code are replaced.
+
+    Example:
+        >>> keras_builds({"": nn.Linear(2, 1)})
+        ({}, {'': Linear(in_features=2, out_features=1, bias=True)})
+
+    """
+    if "keras" not in sys.modules or not any(map(is_layer, modules.values())):
+        return {}, dict(modules)
+    keras = sys.modules["keras"]
+    layers = keras.layers
+    build = _Models(frozenset(kept))
+    left: dict[str, nn.Module] = {}
+    whole: list[str] = []
+    recurrent = dict.fromkeys(
+        (layers.LSTM, layers.GRU, layers.SimpleRNN, layers.RNN, layers.Bidirectional), _layer
+    )
+    if not models:
+        return recurrent, dict(modules)
+    for name, module in modules.items():
+        if any(f"{name}.".startswith(prefix) for prefix in whole):
+            continue
+        left[name] = module
+        if isinstance(module, keras.Model) and type(module) not in build.kept and build.knows(module):
+            whole.append(f"{name}." if name else "")
+    x = keras.Input((1,))
+    kinds = [type(module) for module in left.values() if id(module) in build.known]
+    return {
+        **dict.fromkeys((*kinds, keras.Sequential, type(keras.Model(x, x))), build),
+        **dict.fromkeys(
+            (layers.LSTM, layers.GRU, layers.SimpleRNN, layers.RNN, layers.Bidirectional), _layer
+        ),
+    }, left
+
+
+def in_torch(model: Any) -> Any:
+    """Return the torch module of a Keras model whose graph is known, anything else as it is.
+
+    It takes an argument for each input, in the place of a list of them. What explains the module does not run
+    Keras' code beside it each time: both are compared here.
+
+    Raises:
+        DeclinedError: for a model on another backend with layers for which no torch module is known.
+
+    Example:
+        >>> in_torch("a text")
+        'a text'
+
+    """
+    if not is_layer(model) or not is_graph(model):
+        return model
+    on_torch = isinstance(model, nn.Module)
+    try:
+        made = graph_of(model, otherwise=_own_code if on_torch else None)
+        check_agreement(model, made)
+    except RewriteError:
+        if not on_torch:
+            raise
+        return model
+    return made
+
+
+def place_in_torch(made: nn.Module, layer: Any) -> Any:
+    """Return what a layer of a Keras model became in the torch module of that, anything else as it is.
+
+    Example:
+        >>> place_in_torch(nn.Linear(2, 1), None) is None
+        True
+
+    """
+    if not is_layer(layer):
+        return layer
+    own = identifier(layer.name)
+    found = [each for name, each in made.named_modules() if name.rpartition(".")[2] == own]
+    return found[0] if found else layer
+
+
+class _Models:
+    """Builds graphs of models, and keeps them until they are asked for."""
+
+    def __init__(self, kept: frozenset[type]) -> None:
+        self.kept = kept
+        self.known: dict[int, nn.Module] = {}
+
+    def knows(self, model: nn.Module) -> bool:
+        try:
+            # It is a clone, whose layers may be called.
+            graph = model if is_graph(model) else functional_of(model)
+            self.known[id(model)] = graph_of(graph, packed=True, otherwise=_own_code, kept=self.kept)
+        except RewriteError:
+            return False
+        return True
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        if id(model) not in self.known and not self.knows(model):
+            return KerasLayer(model)
+        return self.known[id(model)]
+
+
+def _own_code(layer: Any) -> Translation:
+    masks = (("", "mask"),) if layer._call_has_mask_arg else ()
+    return Translation(KerasLayer(layer), masks, out="kept" if layer.supports_masking else "none")
+
+
+def _layer(layer: Any) -> nn.Module:
+    translate = bidirectional if hasattr(layer, "merge_mode") else recurrent
+    try:
+        made: Any = translate(layer).module
+    except UnsupportedError:
+        return KerasLayer(layer)
+    return InKerasCode(made, sequences=layer.return_sequences)

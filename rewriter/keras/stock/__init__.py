@@ -1,0 +1,1 @@
+"""Keras models for the DeepExplainer of shap's that explains TensorFlow."""

@@ -1,0 +1,1 @@
+"""Files that runtimes of few operators and old versions load."""

@@ -1,0 +1,1 @@
+"""Recurrences as ONNX nodes."""

@@ -1,0 +1,1 @@
+"""Tests of rewriter.command_line.programs."""

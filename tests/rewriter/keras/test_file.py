@@ -1,0 +1,72 @@
+"""Files of Keras, and what is said where Keras is not there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from passes.errors import RewriteError
+from rewriter.command_line.models import load_model
+from rewriter.keras import load, to_keras
+from tests.support.keras_models import keras, outputs, rows, sequential
+
+L = keras.layers
+# Keras' own, on TensorFlow, when it saves.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def test_a_file_is_enough(tmp_path: Path) -> None:
+    model = sequential(L.Bidirectional(L.LSTM(4, return_sequences=True)), L.GRU(3), L.Dense(2, "softmax"))
+    model.save(tmp_path / "model.keras")
+    x = rows(3, 7, 3)
+    [expected] = outputs(model, x)
+    got = load(tmp_path / "model.keras")(torch.from_numpy(x))
+    assert np.allclose(got.detach(), expected, atol=1e-6)
+
+
+def test_the_command_line_reads_it(tmp_path: Path) -> None:
+    model = sequential(L.LSTM(4), L.Dense(2))
+    model.save(tmp_path / "model.keras")
+    x = rows(3, 7, 3)
+    named = load_model(str(tmp_path / "model.keras"))
+    assert np.allclose(named.model(torch.from_numpy(x)).detach(), outputs(model, x)[0], atol=1e-6)
+    (tmp_path / "text.keras").write_text("text")
+    with pytest.raises(RewriteError, match=r"text\.keras: Keras cannot read it"):
+        load_model(str(tmp_path / "text.keras"))
+
+
+def test_code_in_a_file_is_refused_unless_it_is_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "lambda.keras"
+    keras.Sequential([keras.Input((3,)), L.Lambda(lambda x: 2 * x, output_shape=(3,))]).save(path)
+    with pytest.raises(RewriteError, match=r"holds code, that of a Lambda layer.*trusted=True"):
+        load(path)
+    # Then what it does is not known all the same.
+    with pytest.raises(RewriteError, match="Lambda is a layer that Keras has, but that is not known here"):
+        load(path, trusted=True)
+
+
+def test_what_is_no_file_of_keras_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RewriteError, match=r"missing\.keras: no such file"):
+        load(tmp_path / "missing.keras")
+    (tmp_path / "text.keras").write_text("text")
+    with pytest.raises(RewriteError, match=r"text\.keras: Keras cannot read it"):
+        load(tmp_path / "text.keras")
+
+
+def test_says_how_to_get_keras(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "keras", None)
+    (tmp_path / "model.keras").write_text("text")
+    with pytest.raises(RewriteError, match=r"pip install 'rnn-rewriter\[keras\]'"):
+        load(tmp_path / "model.keras")
+    with pytest.raises(RewriteError, match=r"Keras cannot be imported"):
+        to_keras(torch.nn.GRU(2, 1))
+
+
+def test_old_keras_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras, "__version__", "2.15.0")
+    with pytest.raises(RewriteError, match=r"Keras 2\.15\.0 is installed, expected Keras 3"):
+        to_keras(torch.nn.GRU(2, 1))

@@ -1,0 +1,1 @@
+"""Exported files in other runtimes, each where it is installed; `make runtimes` installs them all."""
