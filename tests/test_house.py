@@ -199,6 +199,25 @@ KNOWN = {
     "rewriter/onnx_explainer/operators.py": {"cumprod", "expm1", "linear", "log1p"},
     # What it writes of sizes into a graph of ATen's operators.
     "rewriter/onnx_explainer/trace.py": {"mul", "sym_size", "view"},
+    # Python's operators, by which a program may compute sizes.
+    "rewriter/command_line/programs/unasked.py": {
+        *(
+            "abs",
+            "add",
+            "and_",
+            "eq",
+            "floor",
+            "floordiv",
+            "ge",
+            "getitem",
+            "gt",
+            "invert",
+            "le",
+            "lshift",
+            "lt",
+        ),
+        *("mod", "mul", "ne", "neg", "not_", "or_", "pos", "pow", "rshift", "sub", "truediv", "xor"),
+    },
     # Words of a table, and properties of parameters.
     "rewriter/equivalence/report.py": {"absolute", "and", "dtype", "equal"},
     # Fields of a packed sequence, and a size.
