@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import pickle
 import shutil
@@ -199,6 +200,29 @@ def test_parts_are_put_together_while_others_are_kept_out(tmp_path: Path, job: J
 
     with mock.patch("rewriter.jobs.job.gather", other):
         run_job(job, into=tmp_path / "v.npz")
+
+
+def test_nothing_is_written_where_another_run_is(job: Job) -> None:
+    with locked(job.folder):
+        with pytest.raises(JobError, match="another run is writing to it"):
+            run_job(job)
+        assert [each.name for each in job.folder.iterdir()] == [".lock"]
+
+
+def test_a_lock_of_a_folder_that_was_taken_away_holds_nothing(job: Job) -> None:
+    plain = fcntl.flock
+    taken: list[Path] = []
+
+    def late(file: Any, how: int) -> None:
+        plain(file, how)
+        if not taken:
+            # Whoever was in it ended between the opening and the lock.
+            taken.append(job.folder.rename(job.folder.with_name("away")))
+
+    with mock.patch("fcntl.flock", late):
+        assert run_job(job).rows == ROWS
+    assert taken
+    assert not list(taken[0].glob("part-*"))
 
 
 def test_a_file_in_place_of_the_folder_is_refused(job: Job) -> None:
