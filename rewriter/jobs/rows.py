@@ -88,6 +88,9 @@ class Attributor:
             for bad, why in _lost(array, torch.empty(0, dtype=dtype).numpy().dtype):
                 flat = bad.reshape(len(array), -1)
                 for row in np.flatnonzero(flat.any(1)):
+                    if flat[row].size > 1 and np.isnan(array[row]).all():
+                        yield int(row), f"{name}: no number in it: missing, damaged, or of another shape"
+                        continue
                     first = int(np.argmax(flat[row]))
                     place = tuple(map(int, np.unravel_index(first, array.shape[1:] or (1,))))
                     yield int(row), f"{name}: {array[row].reshape(-1)[first]} at {place}: {why}"

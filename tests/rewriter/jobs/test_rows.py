@@ -44,6 +44,13 @@ def test_numbers_that_are_no_tokens_cost_their_rows_alone(dtype: torch.dtype) ->
     np.testing.assert_array_equal(found.values["x"][[0, 3, 5]], whole.values["x"][[0, 3, 5]])
 
 
+def test_a_row_of_no_numbers_at_all_is_told_as_a_whole() -> None:
+    x = np.ones((3, 3))
+    x[1] = np.nan
+    found = attributor(nn.Linear(3, 2), torch.randn(4, 3)).explain(0, {"x": x})
+    assert found.errors == (None, "x: no number in it: missing, damaged, or of another shape", None)
+
+
 def test_integers_are_cast_for_a_background_of_floats() -> None:
     rows = attributor(nn.Linear(3, 2), torch.randn(4, 3))
     x = np.arange(6).reshape(2, 3)
