@@ -26,6 +26,7 @@ def peak(rows: int) -> dict[str, float]:
     from rewriter.jobs.job import Job, run_job
 
     torch.manual_seed(0)
+    torch.set_num_threads(1)
 
     class Forecaster(nn.Module):
         def __init__(self) -> None:
