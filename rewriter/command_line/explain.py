@@ -19,6 +19,7 @@ from rewriter.command_line.references import references_of, shape_of_rows
 from rewriter.html.report import checked_path
 from rewriter.jobs.job import Job, Summary, run_job, run_parts
 from rewriter.jobs.page import write_page
+from rewriter.jobs.whole import ENDINGS, checked_out
 
 
 class Accuracy(StrEnum):
@@ -98,12 +99,14 @@ def explain(
     with told(debug=debug):
         if html is not None:
             checked_path(html)
+        checked_out(out, [each for each in (data, background, Path(model)) if each is not None])
+        runner = _runner(engine, workers)
         named = load_model(model, trusted=trust)
         shape = shape_of_rows(reshape)
         references = references_of(
             named.model, background or data, rows, reshape, chosen=background is not None
         )
-        whole = out.suffix in (".npz", ".parquet")
+        whole = out.suffix in ENDINGS
         folder = out.with_name(f".{out.name}.parts") if whole else out
         asked = {
             "accuracy": accuracy,
@@ -116,11 +119,7 @@ def explain(
         nearer: Any = {name: each for name, each in asked.items() if each is not None}
         job = Job(named.model, references, data, folder, shape, rows_per_part, nearer=nearer)
         with _progress(job.table.rows, quiet) as told_of:
-            summary = run_job(job, on_rows=told_of, run=_runner(engine, workers))
-        if whole:
-            from rewriter.jobs.whole import gather
-
-            gather(folder, out)
+            summary = run_job(job, on_rows=told_of, run=runner, into=out if whole else None)
         page = html and write_page(job, summary, html, html_rows)
         if page and not json_:
             typer.echo(str(page))

@@ -11,7 +11,7 @@ from passes.errors import RewriteError
 from rewriter.jobs.archives import Npz
 from rewriter.jobs.arrow_files import Arrow, Parquet
 from rewriter.jobs.csv_files import Csv
-from rewriter.jobs.tables import Arrays, Table, TableError, numbers
+from rewriter.jobs.tables import Arrays, Table, TableError, check_size, numbers
 
 
 def open_table(path: Path) -> Table:
@@ -57,11 +57,13 @@ class _Npy:
         if not isinstance(array, np.ndarray):
             array.close()
             raise TableError(f"{path}: an archive; its name should end in .npz")
-        self.array = numbers(str(path), array)
+        self.path, self.array = path, numbers(str(path), array)
         self.rows, self.columns = len(self.array), None
 
     def read(self, start: int, stop: int) -> Arrays:
-        return {"x": np.array(self.array[start:stop])}
+        found = self.array[start:stop]
+        check_size(str(self.path), len(found), self.array[:1].nbytes)
+        return {"x": np.array(found)}
 
 
 _FORMATS: Mapping[str, Callable[[Path], Table]] = {

@@ -9,17 +9,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from passes.errors import RewriteError
 from rewriter.jobs.arrow_files import pyarrow
+from rewriter.jobs.manifest import MANIFEST, as_text, differences, kept
 from rewriter.jobs.tables import Array
 
-# Readers of data sets pass over names that begin so.
-MANIFEST = "_job.json"
 _LOCK = ".lock"
+# What runs that were killed leave: files that were not whole yet.
+WHOLE = ".whole-"
+_LEFT = ".part-*", "._job-*", f"{WHOLE}*"
+PARTS = "part-[0-9]*.parquet"
 
 
 class JobError(RewriteError):
@@ -49,11 +52,11 @@ class Rows:
 
 
 class Parts:
-    """The folder of a job.
+    """The folder of a job that has begun.
 
     Args:
-        folder: is made; one with results of another job is refused.
-        job: what the results depend on, as plain data; kept in ``_job.json``.
+        folder: where the results are.
+        job: what the results depend on, as plain data; compared with ``_job.json``.
 
     Raises:
         JobError: naming what differs from the job that began the folder.
@@ -62,19 +65,29 @@ class Parts:
 
     def __init__(self, folder: Path, job: Mapping[str, Any]) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        manifest = folder / MANIFEST
-        if not manifest.exists():
-            others = [each.name for each in folder.iterdir() if not each.name.startswith(".")]
-            if others:
-                raise JobError(f"{folder}: holds {others[0]} and no {MANIFEST}; give an empty folder")
-            _write_whole(manifest, json.dumps(job, indent=2).encode())
-            return
-        began = json.loads(manifest.read_text())
-        differs = sorted(name for name in {*began, *job} if began.get(name) != job.get(name))
+        began = kept(folder)
+        if began is None:
+            raise JobError(f"{folder}: holds no {MANIFEST} any more; begin again")
+        differs = differences(began, job)
         if differs:
-            shown = "; ".join(f"{name}: {began.get(name)} then, {job.get(name)} now" for name in differs)
+            shown = "; ".join(differs)
             raise JobError(f"{folder}: was begun by another job ({shown}); give another folder, or remove it")
+
+    @classmethod
+    def begun(cls, folder: Path, job: Mapping[str, Any]) -> Parts:
+        """Begin a folder, or go on with it: to be asked for by who holds it, see :func:`locked`.
+
+        One that another job began, and wrote no results to, is begun anew.
+
+        Raises:
+            JobError: as the class, and for a folder with something else in it.
+
+        """
+        check_ours(folder)
+        began = kept(folder)
+        if began is None or (differences(began, job) and not any(folder.glob(PARTS))):
+            _write_whole(folder / MANIFEST, as_text(job).encode())
+        return cls(folder, job)
 
     def path(self, part: int) -> Path:
         """Return where a part is, or will be."""
@@ -83,6 +96,10 @@ class Parts:
     def done(self, part: int) -> bool:
         """Whether a part is there: then it is whole."""
         return self.path(part).exists()
+
+    def all_done(self) -> set[int]:
+        """Return the numbers of the parts that are there."""
+        return {int(each.stem.removeprefix("part-")) for each in self.folder.glob(PARTS)}
 
     def write(self, part: int, rows: Rows) -> None:
         """Write a part: a reader sees it as a whole or not at all, whatever happens meanwhile.
@@ -103,27 +120,57 @@ class Parts:
                 "what was written before is kept: mend it and run the same command again"
             ) from error
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other runs out of the folder, until this one ends in whatever way.
 
-        Raises:
-            JobError: if another run is in it.
+def check_ours(folder: Path) -> None:
+    """Refuse a folder with something else in it.
 
-        """
-        import fcntl
+    Raises:
+        JobError: naming what is in it, or that it is none.
 
-        with (self.folder / _LOCK).open("a") as file:
-            try:
-                # The kernel drops it with the process, a killed one, too.
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise JobError(
-                    f"{self.folder}: another run is writing to it; wait, or give another folder"
-                ) from None
-            for left in self.folder.glob(".part-*"):
+    """
+    if folder.exists() and not folder.is_dir():
+        raise JobError(f"{folder}: is a file; give a folder, or a name that ends in .npz or .parquet")
+    if not folder.exists() or (folder / MANIFEST).exists():
+        return
+    others = [each.name for each in folder.iterdir() if not each.name.startswith(".")]
+    if others:
+        raise JobError(f"{folder}: holds {others[0]} and no {MANIFEST}; give an empty folder")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other runs out of it, until this one ends in whatever way.
+
+    Raises:
+        JobError: if another run is in it, or something that is not of a job.
+
+    """
+    check_ours(folder)
+    with _lock_of(folder):
+        for pattern in _LEFT:
+            for left in folder.glob(pattern):
                 left.unlink()
-            yield
+        yield
+
+
+def _lock_of(folder: Path) -> IO[str]:
+    import fcntl
+
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("a")
+        try:
+            # The kernel drops it with the process, a killed one, too.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if (folder / _LOCK).exists() and os.path.samestat(
+                os.fstat(file.fileno()), (folder / _LOCK).stat()
+            ):
+                return file
+        except BlockingIOError:
+            file.close()
+            raise JobError(f"{folder}: another run is writing to it; wait, or give another folder") from None
+        # A run that ended meanwhile took the folder away.
+        file.close()
 
 
 def as_table(rows: Rows) -> Any:
@@ -170,10 +217,10 @@ def _write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    _settle(path.parent)
+    settle(path.parent)
 
 
-def _settle(folder: Path) -> None:
+def settle(folder: Path) -> None:
     """Have the new name on disk, too, before anything else is believed to be there."""
     handle = os.open(folder, os.O_RDONLY)
     try:

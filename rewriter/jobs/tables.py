@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,8 @@ from passes.errors import RewriteError
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
-_ENDS = 1 << 20
+# Bytes that are read at once: what a small file unpacks to is bounded by it.
+_MOST = 1 << 30
 
 
 class TableError(RewriteError):
@@ -39,20 +41,39 @@ class Table(Protocol):
 
 
 def fingerprint(path: Path) -> str:
-    """Return what tells files apart: the size, and a hash of the first and last mebibyte.
+    """Return SHA-256 of a file, which is read through for it.
 
     Example:
         >>> len(fingerprint(Path(__file__)))
         64
 
     """
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        size = path.stat().st_size
-        digest.update(str(size).encode() + file.read(_ENDS))
-        file.seek(max(0, size - _ENDS))
-        digest.update(file.read(_ENDS))
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_size(what: str, rows: int, size: int) -> None:
+    """Refuse to read more than a gibibyte at once.
+
+    Args:
+        what: is read, for the error.
+        rows: how many.
+        size: bytes of a row.
+
+    Raises:
+        TableError: with both sizes.
+
+    Example:
+        >>> check_size("x.npz: x", 4, 10**9)
+        Traceback (most recent call last):
+        rewriter.jobs.tables.TableError: x.npz: x: 4 rows of 1,000,000,000 bytes are more than the 1,073,741,824 that are read at once; ask for fewer rows (--rows-per-part, --rows)
+
+    """  # noqa: E501
+    if rows * size > _MOST:
+        raise TableError(
+            f"{what}: {rows} rows of {size:,} bytes are more than the {_MOST:,} that are read at once; "
+            "ask for fewer rows (--rows-per-part, --rows)"
+        )
 
 
 def reshaped(arrays: Mapping[str, Array], shape: tuple[int, ...] | None) -> Arrays:
@@ -70,7 +91,7 @@ def reshaped(arrays: Mapping[str, Array], shape: tuple[int, ...] | None) -> Arra
         return dict(arrays)
     found = {}
     for name, each in arrays.items():
-        if int(np.prod(each.shape[1:])) != int(np.prod(shape)):
+        if math.prod(each.shape[1:]) != math.prod(shape):
             raise TableError(
                 f"{name}: rows of shape {each.shape[1:]} do not fit the shape {shape} that is asked for"
             )
@@ -93,4 +114,6 @@ def numbers(name: str, array: Array) -> Array:
         raise TableError(
             f"{name}: expected numbers with rows in dimension 0, got {array.dtype} {array.shape}"
         )
+    if not math.prod(array.shape[1:]):
+        raise TableError(f"{name}: expected numbers in each row, got the shape {array.shape}")
     return array

@@ -185,7 +185,7 @@ def test_two_runs_into_one_folder_are_refused(job: Job) -> None:
     [
         ({"size": 8}, "rows_per_part: 16 then, 8 now"),
         ({"model": nn.Flatten()}, "weights"),
-        ({"shape": (12,)}, "shape"),
+        ({"shape": (4, 3)}, "shape: None then"),
     ],
     ids=["size", "model", "shape"],
 )
