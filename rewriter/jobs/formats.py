@@ -11,7 +11,7 @@ from passes.errors import RewriteError
 from rewriter.jobs.archives import Npz
 from rewriter.jobs.arrow_files import Arrow, Parquet
 from rewriter.jobs.csv_files import Csv
-from rewriter.jobs.tables import Arrays, Table, TableError, check_size, numbers
+from rewriter.jobs.tables import Array, Arrays, Table, TableError, check_size, numbers
 
 
 def open_table(path: Path) -> Table:
@@ -52,18 +52,23 @@ def open_table(path: Path) -> Table:
 
 class _Npy:
     def __init__(self, path: Path) -> None:
-        # Mapped: only the pages that are read are in memory. Objects would be pickles.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            array.close()
-            raise TableError(f"{path}: an archive; its name should end in .npz")
-        self.path, self.array = path, numbers(str(path), array)
-        self.rows, self.columns = len(self.array), None
+        self._path = path
+        self.rows, self.columns = len(self._mapped()), None
 
     def read(self, start: int, stop: int) -> Arrays:
-        found = self.array[start:stop]
-        check_size(str(self.path), len(found), self.array[:1].nbytes)
+        array = self._mapped()
+        found = array[start:stop]
+        check_size(str(self._path), len(found), array[:1].nbytes)
         return {"x": np.array(found)}
+
+    def _mapped(self) -> Array:
+        """Return the array anew: pages that were read count as the process's while they are mapped."""
+        # Objects would be pickles.
+        array = np.load(self._path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            array.close()
+            raise TableError(f"{self._path}: an archive; its name should end in .npz")
+        return numbers(str(self._path), array)
 
 
 _FORMATS: Mapping[str, Callable[[Path], Table]] = {
