@@ -55,6 +55,9 @@ def check(
     from rewriter.equivalence.check import check_equivalence
 
     with told(debug=debug):
+        if markdown is not None:
+            # A place that cannot be written to is better known before the check than after.
+            markdown.open("a", encoding="utf-8").close()
         named = load_model(model, trusted=trust)
         examples = example_inputs(named.model, named.example_inputs, inputs, shape or [])
         original = named.model

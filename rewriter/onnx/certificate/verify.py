@@ -16,6 +16,9 @@ from rewriter.onnx.certificate.probe import difference, make_inputs
 from rewriter.onnx.graph import RECURRENT
 from rewriter.onnx.runtime.session import Session, SessionError
 
+# What a certificate has to hold.
+_KINDS = {"file": dict, "model": dict, "probes": list, "tolerance": float, "checks": list, "versions": dict}
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -148,9 +151,13 @@ def _certificate(file: Path) -> dict[str, Any]:
     read = _read(beside, "a certificate beside the file, as export_onnx writes it")
     try:
         certificate = json.loads(read)
-        _ = [certificate[key] for key in ("file", "model", "probes", "tolerance", "checks")]
+        wrong = [key for key, kind in _KINDS.items() if not isinstance(certificate[key], kind)]
     except (ValueError, KeyError, TypeError) as error:
         raise RewriteError(f"verify: {beside} is no certificate: {type(error).__name__}: {error}") from None
+    if wrong:
+        raise RewriteError(
+            f"verify: {beside} is no certificate: {wrong[0]} is {_shown(certificate[wrong[0]])}"
+        )
     if certificate.get("format") != FORMAT:
         raise RewriteError(
             f"verify: {beside} has the format {certificate.get('format')!r}, this version reads {FORMAT!r}"

@@ -272,6 +272,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no model": (("check", "shop"), "no model; give package.module:factory"),
     "no module": (("check", "shopp:net"), "no module shopp"),
     "no attribute": (("check", "shop:net"), "shop has no net"),
+    "no place": (("check", "shop:with_example", "--markdown", "no/summary.md"), "no/summary.md"),
     "an exit": (("check", "shop:leaves"), "shop:leaves ended with SystemExit(0); no model came of it"),
     "relative": (("inspect", ".shop:net"), "a relative name; give the package's whole name"),
     "arguments": (("check", "shop:of"), "takes size; name a function without arguments"),

@@ -152,3 +152,11 @@ def test_probes_are_the_same_everywhere_and_see_differences() -> None:
     assert difference(kept, np.full_like(x, np.nan)) == np.inf
     assert difference(kept, x[:-1]) == np.inf
     assert difference(kept, x.astype(np.float64)) == np.inf
+
+
+@pytest.mark.parametrize("key", ["file", "model", "probes", "tolerance", "checks", "versions"])
+def test_a_value_of_another_type_makes_no_certificate(key: str, file: Path) -> None:
+    beside = file.with_name("m.onnx.json")
+    beside.write_text(json.dumps(json.loads(beside.read_text()) | {key: 7}))
+    with pytest.raises(RewriteError, match=f"is no certificate: {key} is 7"):
+        verify(file)
