@@ -119,8 +119,8 @@ class Original:
         if gap > _APART:
             raise UnprovenError(
                 f"what is explained differs from what the model gives, by {gap:.2g} of the largest output: "
-                "does its code draw random numbers, write to .data, run under autocast, or go by the number of "
-                "rows?"
+                "does its code draw random numbers, write to .data, run under autocast, or go by the number "
+                "of rows?"
             )
 
     def proves(self, rewritten: nn.Module, inputs: list[Tensor]) -> str:
