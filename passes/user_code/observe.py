@@ -146,9 +146,7 @@ def observe(
     with unnoticed(model), applied_by(observer.applied), observer:
         if not isinstance(copy, fx.GraphModule):
             return copy(*args, **kwargs)
-        bound = inspect.signature(copy.forward).bind(*args, **kwargs)
-        bound.apply_defaults()
-        return _ByNode(copy, observer).run(*bound.args, *bound.kwargs.values())
+        return _Observed(copy, observer).run_with(*args, **kwargs)
 
 
 class ModuleCall(NamedTuple):
@@ -184,13 +182,40 @@ def module_calls(
         return copy(*args, **(kwargs or {})), calls
 
 
-class _ByNode(fx.Interpreter):
+class ByNode(fx.Interpreter):
+    """Runs a graph as its forward does, also one that takes ``*more`` and ``**options``.
+
+    Example:
+        >>> def forward(x, *more, **options):
+        ...     return x + more[0] + options["y"]
+        >>> graph = fx.Tracer().trace(forward)
+        >>> ByNode(fx.GraphModule({}, graph)).run_with(1, 2, y=3)
+        6
+
+    """
+
+    def __init__(self, model: fx.GraphModule) -> None:
+        super().__init__(model)
+        # Errors say what the model's code would say.
+        self.extra_traceback = False
+
+    def run_with(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the graph returns."""
+        bound = inspect.signature(self.module.forward).bind(*args, **kwargs)
+        bound.apply_defaults()
+        # One value for each placeholder, where torch would take what is left for one with a star.
+        return self.run(*bound.arguments.values())
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return the value of an argument."""
+        return super().placeholder(str(target).lstrip("*"), args, kwargs)
+
+
+class _Observed(ByNode):
     """A run that tells which node it is at."""
 
     def __init__(self, model: fx.GraphModule, observer: Observer) -> None:
         super().__init__(model)
-        # Errors say what the model's code would say.
-        self.extra_traceback = False
         self.observer = observer
 
     def run_node(self, n: fx.Node) -> Any:

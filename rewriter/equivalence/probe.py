@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from passes.graph.layers import layer_calls
 from passes.recurrent.lengths import as_arguments
 from passes.user_code.clone import private_clone
+from passes.user_code.observe import ByNode
 from passes.user_code.structure import tensors_in
 from passes.user_code.surroundings import unnoticed
 from passes.user_code.tensors import TensorCopies
@@ -180,9 +180,7 @@ def _outputs_of_layers(
         with unnoticed(model):
             _seed(conditions.seed)
             if isinstance(probe, fx.GraphModule):
-                bound = inspect.signature(probe.forward).bind(*args, **kwargs)
-                bound.apply_defaults()
-                _ByLayer(probe, found).run(*bound.args, *bound.kwargs.values())
+                _ByLayer(probe, found).run_with(*args, **kwargs)
             else:
                 probe(*args, **kwargs)
 
@@ -195,12 +193,11 @@ def _noting(name: str, found: list[tuple[str, list[Tensor | None]]]) -> Any:
     return note
 
 
-class _ByLayer(fx.Interpreter):
+class _ByLayer(ByNode):
     """Runs a graph, and notes what the layers give that are written out in it."""
 
     def __init__(self, model: fx.GraphModule, found: list[tuple[str, list[Tensor | None]]]) -> None:
         super().__init__(model)
-        self.extra_traceback = False
         self._found = found
         self._ends: dict[str, list[str]] = {}
         self._calls = {name: call for name, call in layer_calls(model).items() if call is not None}
