@@ -20,7 +20,7 @@ from problems.explain_cuda import beside_cudnn
 from problems.explain_growth import growth, plot
 from problems.explain_loops import LOOPS, contestants
 from problems.explain_memory import memory
-from problems.explain_problem import CELLS, PEERS, Problem, Size
+from problems.explain_problem import CELLS, PEERS, Problem, Size, record
 from timing import RESULTS, Timing, arguments, interleaved, publish
 
 SIZES = [
@@ -81,16 +81,8 @@ def measure(kind: str, layers: int, size: Size, *, quick: bool) -> dict[str, Any
         name: timed[name].ratio_to(timed["ours"]) * size.K * size.M / peers[name].samples for name in peers
     }
     ours = problem.additivity_error(problem.explain(), problem.mean_output)
-    return {
-        "kind": kind,
-        "layers": layers,
-        **size._asdict(),
-        "ours_s": fast["ours"].median,
-        "gradient_s": fast["gradient"].median,
-        "ours/gradient": fast["ours"].ratio_to(fast["gradient"]),
-        "additivity": {"ours": ours, **errors},
-        "peers/ours": ratios,
-    }
+    additivity = {"ours": ours, **errors}
+    return record(kind, layers, size, fast, additivity=additivity, **{"peers/ours": ratios})
 
 
 def within(contestants: Mapping[str, Callable[[], Any]], *, quick: bool) -> dict[str, Timing]:
@@ -122,14 +114,14 @@ def speed(options: argparse.Namespace) -> None:
         publish("explain", options, header, rows, SPEED_NOTES, records, part="speed")
 
 
-def shown(record: dict[str, Any]) -> tuple[str, ...]:
+def shown(found: dict[str, Any]) -> tuple[str, ...]:
     """Return the row of one problem."""
-    size = Size(*(record[name] for name in Size._fields))
-    name = f"{record['kind']} {'2 x bidirectional' if record['layers'] > 1 else ''}".strip()
-    ratios, errors = record["peers/ours"], record["additivity"]
+    size = Size(*(found[name] for name in Size._fields))
+    name = f"{found['kind']} {'2 x bidirectional' if found['layers'] > 1 else ''}".strip()
+    ratios, errors = found["peers/ours"], found["additivity"]
     peers = [f"{ratios[peer]:.1f} ({errors[peer]:.0e})" if peer in ratios else "-" for peer in PEERS]
-    ours = f"{record['ours_s'] * 1e3:.1f} ({errors['ours']:.0e})"
-    return (",".join(map(str, size)), name, ours, f"{record['ours/gradient']:.2f}", *peers)
+    ours = f"{found['ours_s'] * 1e3:.1f} ({errors['ours']:.0e})"
+    return (",".join(map(str, size)), name, ours, f"{found['ours/gradient']:.2f}", *peers)
 
 
 def show_loops(options: argparse.Namespace) -> None:

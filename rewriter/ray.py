@@ -63,18 +63,14 @@ class Attributor:
         )
         if not isinstance(module, nn.Module):
             raise RewriteError(f"model: expected an nn.Module, got {type(module).__name__}")
-        array = np.asarray(references)
-        # What the object store gives cannot be written to.
-        given = torch.tensor(array, device=device)
-        floats = (each.dtype for each in module.parameters() if each.is_floating_point())
-        if given.is_floating_point():
-            given = given.to(next(floats, given.dtype))
         # Options that cannot hold are told here, not for each row.
         Nearness.of(nearer or Nearer())
-        explainer = DeepExplainer(module.to(device), given, progress=False, **options)
-        shape = tuple(given.shape[1:])
+        explainer = DeepExplainer(module.to(device), np.asarray(references), progress=False, **options)
+        (given,) = explainer._data
         self._column = column
-        self._rows = OfRows(explainer, (column,), (given.dtype,), (shape,), nearer or Nearer())
+        self._rows = OfRows(
+            explainer, (column,), (given.dtype,), (tuple(given.shape[1:]),), nearer or Nearer()
+        )
 
     def __call__(self, batch: Mapping[str, Array]) -> dict[str, Any]:
         """Return a batch with its values; a row without has NaN, and says why in ``error``.

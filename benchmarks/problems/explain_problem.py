@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import captum.attr
 import numpy as np
 import shap
 import torch
-from timing import RESULTS
+from timing import RESULTS, Timing
 from torch import Tensor, nn
 
 import rewriter
@@ -60,6 +60,19 @@ class Net(nn.Module):
         return self.head(self.rnn(x)[0][:, -1])
 
 
+def record(kind: str, layers: int, size: Size, times: Mapping[str, Timing], **more: Any) -> dict[str, Any]:
+    """Return what was measured of ours and of the yardstick, as data."""
+    return {
+        "kind": kind,
+        "layers": layers,
+        **size._asdict(),
+        "ours_s": times["ours"].median,
+        "gradient_s": times["gradient"].median,
+        "ours/gradient": times["ours"].ratio_to(times["gradient"]),
+        **more,
+    }
+
+
 class Peer(NamedTuple):
     """Somebody else's explainer, on the first output.
 
@@ -83,17 +96,20 @@ class Problem:
         layers: one, or two bidirectional ones.
         size: of everything.
         max_memory: bytes for ours.
+        device: where it all is; the same numbers anywhere.
 
     """
 
-    def __init__(self, kind: str, layers: int, size: Size, max_memory: int | None = None) -> None:
+    def __init__(
+        self, kind: str, layers: int, size: Size, max_memory: int | None = None, device: str = "cpu"
+    ) -> None:
         torch.manual_seed(0)
         self.size = size
-        self.model = Net(kind, size, layers).eval()
-        self.x = torch.randn(size.M, size.T, size.I)
-        self.background = torch.randn(size.N, size.T, size.I)
+        self.model = Net(kind, size, layers).to(device).eval()
+        self.x = torch.randn(size.M, size.T, size.I).to(device)
+        self.background = torch.randn(size.N, size.T, size.I).to(device)
         # All peers loop over the outputs.
-        self.single = Net(kind, size._replace(K=1), layers).eval()
+        self.single = Net(kind, size._replace(K=1), layers).to(device).eval()
         self.single.rnn = self.model.rnn
         with torch.no_grad():
             self.single.head.weight.copy_(self.model.head.weight[:1])
@@ -111,7 +127,7 @@ class Problem:
         """Run the yardstick."""
         pairs = self.size.M * self.size.N
         for begin in range(0, pairs, ROWS // 2):
-            index = torch.arange(begin, min(pairs, begin + ROWS // 2))
+            index = torch.arange(begin, min(pairs, begin + ROWS // 2), device=self.x.device)
             x = torch.cat([self.x[index // self.size.N], self.background[index % self.size.N]])
             output = self.model(x.requires_grad_()).sum(0)
             for k in range(self.size.K):
