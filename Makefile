@@ -1,4 +1,4 @@
-.PHONY: demo test fuzz census runtimes lint examples bench gpu ray browser clean
+.PHONY: demo test docs fuzz census runtimes lint examples bench gpu ray browser clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,16 +10,20 @@ test: .venv/test.stamp
 	$(BIN)/python -m pytest -m "not slow and not ray and not gpu and not browser" \
 		--numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
+# The documentation, strictly, into out/site: a link that leads nowhere is an error.
+docs: .venv/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 # For example FUZZ="--seconds 600 --seed 7 --only layers"; --help says more.
 fuzz: .venv/test.stamp
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
-# Every operation of torch's own database; writes docs/operations.md. Takes about twenty minutes on one core.
+# Every operation of torch's own database; writes docs/reference/operations.md. Takes about twenty minutes on one core.
 census: .venv/test.stamp
 	$(BIN)/python -W ignore -m tests.census $(CENSUS)
 
 # Exported files in tract, OpenCV, tinygrad and OpenVINO, in an environment of their own; tinygrad compiles with
-# clang. Writes docs/onnx_runtimes.md.
+# clang. Writes docs/reference/onnx_runtimes.md.
 runtimes: .venv-runtimes/stamp
 	.venv-runtimes/bin/python -m pytest tests/rewriter/onnx/runtimes
 	.venv-runtimes/bin/python -W ignore -m tests.rewriter.onnx.runtimes
@@ -61,6 +65,10 @@ clean:
 
 .venv/test.stamp: requirements/test.txt .venv/demo.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt
+	touch $@
+
+.venv/docs.stamp: requirements/docs.txt .venv/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
 	touch $@
 
 .venv-runtimes/stamp: requirements/runtimes.txt requirements/test.txt requirements/demo.txt pyproject.toml
