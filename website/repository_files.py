@@ -49,7 +49,9 @@ def from_root(text: str, place: str) -> str:
         path = found["path"]
         if (ROOT / path).is_dir():
             path = f"{path}/README.md"
-        return posixpath.relpath(path, posixpath.join("docs", posixpath.dirname(place))) + (found["anchor"] or "")
+        return posixpath.relpath(path, posixpath.join("docs", posixpath.dirname(place))) + (
+            found["anchor"] or ""
+        )
 
     return _LINK.sub(moved, text)
 

@@ -14,7 +14,9 @@ _DIRECTIVE = re.compile(r"^::: ([\w.]+)$", re.M)
 # Rooms are listed by what is in them.
 ROOMS = {"plot": rewriter.plot, "ray": rewriter.ray, "keras": rewriter.keras}
 SHOWN = [
-    name for page in sorted((DOCS / "reference/api").glob("*.md")) for name in _DIRECTIVE.findall(page.read_text())
+    name
+    for page in sorted((DOCS / "reference/api").glob("*.md"))
+    for name in _DIRECTIVE.findall(page.read_text())
 ]
 
 

@@ -20,8 +20,12 @@ PAGES = {
 }
 
 
-@pytest.mark.parametrize("page", [page for page, found in PAGES.items() if any(not each.reason for each in found)])
-@pytest.mark.filterwarnings("ignore")  # what stock libraries say of models that they do not know is the subject
+@pytest.mark.parametrize(
+    "page", [page for page, found in PAGES.items() if any(not each.reason for each in found)]
+)
+@pytest.mark.filterwarnings(
+    "ignore"
+)  # what stock libraries say of models that they do not know is the subject
 def test_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
