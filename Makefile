@@ -1,4 +1,4 @@
-.PHONY: demo test docs fuzz census runtimes lint examples bench gpu ray browser clean
+.PHONY: demo test docs fuzz census runtimes lint examples bench gpu ray browser release clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ demo: .venv/demo.stamp
 	$(BIN)/python examples/demo.py
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -m "not slow and not ray and not gpu and not browser" \
+	$(BIN)/python -m pytest -m "not slow and not ray and not gpu and not browser and not release" \
 		--numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 # The documentation, strictly, into out/site: a link that leads nowhere is an error.
@@ -54,6 +54,11 @@ browser: .venv/test.stamp
 	npm ci --prefix tests/rewriter/html/browser
 	$(BIN)/python -m pytest -m browser tests/rewriter/html
 
+# The wheel in empty environments: alone, with each extra, with the oldest versions that are promised. RELEASE_PYTHON
+# names another Python to install it for.
+release: .venv/release.stamp
+	$(BIN)/python -m pytest -m release tests/release
+
 clean:
 	rm -rf .venv .venv-runtimes out
 
@@ -75,6 +80,10 @@ clean:
 	test -x .venv-runtimes/bin/python || $(PYTHON) -m venv .venv-runtimes
 	.venv-runtimes/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/runtimes.txt
 	.venv-runtimes/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+.venv/release.stamp: requirements/release.txt .venv/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/release.txt
 	touch $@
 
 .venv/ray.stamp: requirements/ray.txt .venv/test.stamp
