@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mkdocs.exceptions import PluginError
@@ -30,7 +31,7 @@ _STYLE = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     # They can be told apart on white and on black, and by most who see few colours.
-    "axes.prop_cycle": mpl.cycler(color=["#3b82c4", "#e08a1e", "#3aa675", "#c9527e", "#8a7fd1"]),
+    "axes.prop_cycle": cycler(color=["#3b82c4", "#e08a1e", "#3aa675", "#c9527e", "#8a7fd1"]),
 }
 
 Rows = list[dict[str, Any]]
@@ -135,7 +136,8 @@ def forward() -> Figure:
     axes = figure.subplots()
     for place, kind in enumerate(kinds):
         there = [(number + place * 0.2, row[kind]) for number, row in enumerate(rows) if kind in row]
-        axes.bar(*zip(*there, strict=True), width=0.18, label=kind)
+        places, heights = zip(*there, strict=True)
+        axes.bar(places, heights, width=0.18, label=kind)
     names = [f"{row['case'].split()[0]}\n{row['mode']}" for row in rows]
     axes.set_xticks([number + 0.3 for number in range(len(rows))], names, fontsize=7)
     axes.axhline(1, color="gray", linewidth=1)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.docs.pages import DOCS, Block, blocks_of, run
+from tests.docs.pages import DOCS, ROOT, Block, blocks_of, run
 
 # What the code covers other tests do, too, and the tracer would take as long again.
 pytestmark = pytest.mark.unmeasured
 PAGES = {
-    page.relative_to(DOCS).as_posix(): blocks_of(page.read_text(encoding="utf-8"))
-    for page in sorted(DOCS.rglob("*.md"))
+    page.relative_to(ROOT).as_posix(): blocks_of(page.read_text(encoding="utf-8"))
+    for page in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 }
 
 
@@ -46,7 +46,8 @@ class TestTheRunner:
     """It fails where code throws, prints another thing, or a session has another result."""
 
     def test_blocks(self) -> None:
-        text = "a\n```python\nx = 1\nprint(x)\n```\n\n```text\n1\n```\n<!-- not run: no network -->\n```python\ny\n```\n"
+        text = "a\n```python\nx = 1\nprint(x)\n```\n\n```text\n1\n```\n"
+        text += "<!-- not run: no network -->\n```python\ny\n```\n"
         assert blocks_of(text) == [
             Block(3, "x = 1\nprint(x)\n", "1\n", None),
             Block(12, "y\n", None, "no network"),
