@@ -6,6 +6,7 @@ becomes a page that shows it, anything else is copied; a link to what is not the
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ _LANGUAGES = {".py": "python", ".c": "c", ".json": "json", ".toml": "toml"}
 
 def outside(source: str, path: str) -> str | None:
     """Return the file of the repository that a page's link leads to, if it is outside ``docs``."""
-    target = posixpath.normpath(posixpath.join("docs", posixpath.dirname(source), path))
+    # Notebooks are written where they lie.
+    folder = "examples" if source.endswith(".ipynb") else "docs"
+    target = posixpath.normpath(posixpath.join(folder, posixpath.dirname(source), path))
     return None if target == "docs" or target.startswith("docs/") else target
 
 
@@ -32,6 +35,8 @@ def place_of(path: str) -> str:
     """Return where a file of the repository is on the site."""
     if path in PAGES:
         return PAGES[path]
+    if path.startswith("examples/notebooks/"):
+        return path.removeprefix("examples/")
     text = Path(path).suffix in {".txt", ".md", *_LANGUAGES}
     return f"repository/{path}.md" if text else f"repository/{path}"
 
@@ -72,13 +77,20 @@ def on_config(config: Any) -> Any:
     return config
 
 
+def written_in(notebook: Path) -> str:
+    """Return what the cells of a notebook say that are text."""
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
 def _linked(files: Files) -> Iterator[str]:
-    for each in files.documentation_pages():
-        if each.src_uri.endswith(".md"):
-            for found in _LINK.finditer(each.content_string):
-                path = outside(each.src_uri, found["path"])
-                if path is not None and (ROOT / path).is_file():
-                    yield path
+    pages = {each.src_uri: each.content_string for each in files.documentation_pages()}
+    pages |= {f"notebooks/{each.name}": written_in(each) for each in notebooks()}
+    for source, text in pages.items():
+        for found in _LINK.finditer(text):
+            path = outside(source, found["path"])
+            if path is not None and (ROOT / path).is_file():
+                yield path
 
 
 # Before the plugin that makes pages of notebooks.

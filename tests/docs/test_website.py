@@ -12,6 +12,7 @@ mathematics = pytest.importorskip(
     "website.mathematics", reason="`make docs` installs what the site is built with"
 )
 repository_files = pytest.importorskip("website.repository_files", reason="`make docs` installs MkDocs")
+notebook_pages = pytest.importorskip("website.notebook_pages", reason="`make docs` installs MkDocs")
 RESULTS = Path(figures.RESULTS)
 pytestmark = pytest.mark.unmeasured
 
@@ -76,3 +77,38 @@ def test_links_out_of_the_docs() -> None:
         "[a](docs/guides/onnx.md#x) [b](https://c.d) [e](LICENSE)", "about/changelog.md"
     )
     assert moved == "[a](../guides/onnx.md#x) [b](https://c.d) [e](../../LICENSE)"
+
+
+class Place:
+    """A file of the site, as MkDocs has it."""
+
+    def __init__(self, src_uri: str) -> None:
+        self.src_uri = src_uri
+
+    def url_relative_to(self, other: Place) -> str:
+        return f"<from {other.src_uri} to {self.src_uri}>"
+
+    def get_file_from_path(self, path: str) -> Place | None:
+        """Take the part of the collection, too: all but one file are there."""
+        return None if path == "missing.md" else Place(path)
+
+
+def of_a_notebook(text: str) -> str:
+    page = type("Page", (), {"file": Place("notebooks/a.ipynb")})
+    content = (
+        f'<script src=""> </script><div data-mime-type="text/markdown">{text}</div><script>cdnjs</script>'
+    )
+    made: str = notebook_pages.on_page_content(content, page=page, files=Place(""))
+    return made.removeprefix('<div data-mime-type="text/markdown">').removesuffix("</div>")
+
+
+def test_pages_of_notebooks() -> None:
+    assert of_a_notebook("5 $ and 6 $, <code>$HOME$</code>") == "5 $ and 6 $, <code>$HOME$</code>"
+    assert "<msup><mi>x</mi><mn>2</mn></msup>" in of_a_notebook("<p>$x^2$</p>")
+    linked = of_a_notebook('<a href="../../docs/guides/onnx.md#a">a</a> <a href="https://b.c">b</a>')
+    assert (
+        linked == '<a href="<from notebooks/a.ipynb to guides/onnx.md>#a">a</a> <a href="https://b.c">b</a>'
+    )
+    assert "to repository/examples/demo.py.md>" in of_a_notebook('<a href="../demo.py">d</a>')
+    with pytest.raises(Exception, match=r"docs/missing\.md' leads nowhere"):
+        of_a_notebook('<a href="../../docs/missing.md">m</a>')
