@@ -32,7 +32,7 @@ EXTRAS = {
 # The oldest versions that pyproject.toml promises; of torch those that requirements/ pins.
 OLDEST = {
     "shap": ["shap==0.46.0", "numpy==1.26.4"],
-    "captum": ["captum==0.8.0"],
+    "captum": ["captum==0.8.0", "numpy==1.26.4"],
     "onnx": ["onnx==1.18.0", "onnxruntime==1.22.0", "onnxscript==0.7.0"],
     "plots": ["matplotlib==3.8.0", "shap==0.46.0", "numpy==1.26.4"],
     "cli": ["typer==0.15.0", "rich==13.0.0", "wrapt==1.16.0"],
