@@ -58,20 +58,18 @@ def test_no_extras(bare: Environment) -> None:
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_extra(extra: str, python: str, wheel: Path, bare: Environment, tmp_path: Path) -> None:
-    assert not bare.has(EXTRAS[extra])
-    environment = bare.copy(python, tmp_path / "venv")
-    environment.install(f"{wheel}[{extra}]", constraints=pinned())
-    run(environment, f"with_{extra}.py")
+def test_extra(extra: str, wheel: Path, another: Environment) -> None:
+    assert not another.has(EXTRAS[extra])
+    another.install(f"{wheel}[{extra}]", constraints=pinned())
+    run(another, f"with_{extra}.py")
 
 
 @pytest.mark.parametrize("extra", OLDEST)
-def test_oldest_versions(extra: str, python: str, wheel: Path, bare: Environment, tmp_path: Path) -> None:
-    environment = bare.copy(python, tmp_path / "venv")
+def test_oldest_versions(extra: str, wheel: Path, another: Environment) -> None:
     old = OLDEST[extra]
     free = frozenset(line.partition("==")[0] for line in old) | COMPILED_AGAINST_NUMPY
-    environment.install(f"{wheel}[{extra}]", *old, constraints=pinned(without=free))
-    run(environment, f"with_{extra}.py")
+    another.install(f"{wheel}[{extra}]", *old, constraints=pinned(without=free))
+    run(another, f"with_{extra}.py")
 
 
 def test_wheel_holds_the_libraries_and_nothing_of_others(wheel: Path) -> None:
