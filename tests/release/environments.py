@@ -64,6 +64,18 @@ class Environment:
         command = [self.python, *_PIP, "install", "--no-warn-script-location", "-c", str(file), *what]
         done = subprocess.run(command, capture_output=True, text=True, env=_clean())
         assert done.returncode == 0, done.stderr
+        # A copy has the packages of another environment, not its commands.
+        for each in what:
+            if ".whl" in each:
+                again = (
+                    self.python,
+                    *_PIP,
+                    "install",
+                    "--no-deps",
+                    "--force-reinstall",
+                    each.partition("[")[0],
+                )
+                subprocess.run(again, check=True, env=_clean())
 
     def has(self, package: str) -> bool:
         """Whether a package can be found in it."""

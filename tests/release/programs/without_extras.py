@@ -36,7 +36,7 @@ for part, extra in (
     (lambda: rewriter.export_onnx(model, x, "model.onnx"), "onnx"),
     (lambda: rewriter.export_explainer_onnx(model, x, "model.onnx"), "onnx"),
     (lambda: rewriter.plot.heatmap(values[0, :, :, 0]), "plots"),
-    (lambda: rewriter.keras.to_torch(model), "keras"),
+    (lambda: rewriter.keras.to_keras(model.rnn), "keras"),
     (lambda: rewriter.ray.Attributor(model, background), "ray"),
 ):
     message = said(part)
