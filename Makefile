@@ -15,6 +15,7 @@ test: .venv/test.stamp
 # The documentation, strictly, into out/site: a link that leads nowhere is an error.
 docs: .venv/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	$(BIN)/python -m pytest tests/docs/test_website.py
 
 # For example FUZZ="--seconds 600 --seed 7 --only layers"; --help says more.
 fuzz: .venv/test.stamp

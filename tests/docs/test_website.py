@@ -1,4 +1,7 @@
-"""What `make docs` does besides MkDocs: figures show the committed results, formulas and links are right."""
+"""What `make docs` does besides MkDocs: figures show the committed results, formulas and links are right.
+
+Runs in `make docs`, which installs MkDocs; `make test` runs it where that is done.
+"""
 
 from __future__ import annotations
 
