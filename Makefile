@@ -13,8 +13,9 @@ test: .venv/test.stamp
 		$(if $(MEASURE),--cov --cov-report=term-missing:skip-covered)
 
 # The documentation, strictly, into out/site: a link that leads nowhere is an error.
+# --quiet would keep warnings from --strict, too.
 docs: .venv/docs.stamp
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	$(BIN)/python -m pytest tests/docs/test_website.py
 
 # For example FUZZ="--seconds 600 --seed 7 --only layers"; --help says more.

@@ -20,7 +20,17 @@ ROOT = Path(__file__).parent.parent
 # Files of the repository that are pages by themselves, with their place in the site.
 PAGES = {"CHANGELOG.md": "about/changelog.md", "CONTRIBUTING.md": "about/contributing.md"}
 _LINK = re.compile(r"(?<=\]\()(?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?(?=\))")
-_LANGUAGES = {".py": "python", ".c": "c", ".json": "json", ".toml": "toml"}
+_LANGUAGES = {
+    ".py": "python",
+    ".c": "c",
+    ".mjs": "js",
+    ".js": "js",
+    ".html": "html",
+    ".css": "css",
+    ".json": "json",
+    ".toml": "toml",
+    ".yml": "yaml",
+}
 
 
 def outside(source: str, path: str) -> str | None:
