@@ -182,3 +182,13 @@ def drop_unused_nodes(graph: Any) -> set[str]:
     graph.ClearField("node")
     graph.node.extend(copies)
     return needed
+
+
+def drop_unused(graph: Any) -> None:
+    """Remove nodes and constants that no output depends on, in the bodies of loops and branches, too."""
+    inner = [body for node in nodes_of(graph) for body in bodies_of(node)]
+    for each in (*reversed(inner), graph):
+        needed = drop_unused_nodes(each)
+        for k in reversed(range(len(each.initializer))):
+            if each.initializer[k].name not in needed:
+                del each.initializer[k]
