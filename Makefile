@@ -1,4 +1,4 @@
-.PHONY: demo test fuzz census runtimes lint examples bench gpu ray browser clean
+.PHONY: demo test fuzz census runtimes lint examples bench gpu ray browser release clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,9 +6,11 @@ BIN := .venv/bin
 demo: .venv/demo.stamp
 	$(BIN)/python examples/demo.py
 
+# MEASURE=1 adds branch coverage and its floor, which takes half as long again; .ci/run does.
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -m "not slow and not ray and not gpu and not browser" \
-		--numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -m "not slow and not ray and not gpu and not browser and not release" \
+		--numprocesses auto --maxprocesses 4 --dist loadfile \
+		$(if $(MEASURE),--cov --cov-report=term-missing:skip-covered)
 
 # For example FUZZ="--seconds 600 --seed 7 --only layers"; --help says more.
 fuzz: .venv/test.stamp
@@ -51,6 +53,11 @@ browser: .venv/test.stamp
 	npm ci --prefix examples/browser
 	$(BIN)/python -m pytest -m browser tests/rewriter/html
 
+# The wheel in empty environments: alone, with each extra, with the oldest versions that are promised. RELEASE_PYTHON
+# names another Python to install it for.
+release: .venv/release.stamp
+	$(BIN)/python -m pytest -m release tests/release
+
 clean:
 	rm -rf .venv .venv-runtimes out
 
@@ -68,6 +75,10 @@ clean:
 	test -x .venv-runtimes/bin/python || $(PYTHON) -m venv .venv-runtimes
 	.venv-runtimes/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/runtimes.txt
 	.venv-runtimes/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+.venv/release.stamp: requirements/release.txt .venv/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/release.txt
 	touch $@
 
 .venv/ray.stamp: requirements/ray.txt .venv/test.stamp

@@ -188,7 +188,10 @@ def of_text(folder: Path) -> None:
     told = shap.Explanation(
         added[: len(words)], explanation.base_values[0], np.array([f"{word} " for word in words])
     )
-    (folder / "shap_text.html").write_text(shap.plots.text(told, display=False), encoding="utf-8")
+    # shap puts numbers into colours by their repr, which NumPy 2 begins with the type.
+    with np.printoptions(legacy="1.25"):
+        page = shap.plots.text(told, display=False)
+    (folder / "shap_text.html").write_text(page, encoding="utf-8")
 
 
 def main() -> None:

@@ -84,6 +84,8 @@ ORDER = {
         "lowering",
     ],
     "rewriter": [
+        "version",
+        "extras",
         "places",
         "keras.installed",
         "inputs",
