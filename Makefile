@@ -53,9 +53,10 @@ gpu: .venv/test.stamp
 ray: .venv/ray.stamp
 	$(BIN)/python -m pytest tests/rewriter/jobs/test_on_ray.py tests/rewriter/jobs/test_serving.py
 
-# Pages in Chromium, which a package of npm brings along.
+# Pages in Chromium, which a package of npm brings along, as another does onnxruntime-web.
 browser: .venv/test.stamp
 	npm ci --prefix tests/rewriter/html/browser
+	npm ci --prefix examples/browser
 	$(BIN)/python -m pytest -m browser tests/rewriter/html
 
 # The wheel in empty environments: alone, with each extra, with the oldest versions that are promised. RELEASE_PYTHON

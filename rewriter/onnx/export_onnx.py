@@ -45,7 +45,7 @@ from rewriter.onnx.portable.opset import lowered
 from rewriter.onnx.runtime.session import SessionError
 from rewriter.onnx.sizes.assumptions import Assumptions
 from rewriter.onnx.sizes.axes import FreeAxes, at_two, free_axes, settled, sizes_of, with_times
-from rewriter.onnx.sizes.parting import parting_line
+from rewriter.onnx.sizes.parting import branch_on_a_size, parting_line
 from rewriter.onnx.sizes.tried import Sizes, Trial, trials
 
 # What runtimes without recurrent operators have: no loops, no branches, no sequences, nothing random.
@@ -225,7 +225,7 @@ def export_onnx(
         given_names = check_reference(reference, example)
         example = example.with_names(example.names if input_names is None else input_names)
         batch = (
-            infer_batch_axes(lambda each: run_torch(reference, each), example)
+            infer_batch_axes(partial(run_torch, reference), example, partial(parting_line, reference))
             if batch_axes is None
             else given_axes(example, batch_axes)
         )
@@ -247,7 +247,7 @@ def export_onnx(
         free = settled(free, example, assumptions)
         rows = {axes[axis].name for axes, axis in zip(free, batch, strict=True) if axis is not None}
         if timed and not any(axis.name not in rows for axes in free for axis in axes.values()):
-            why = _why_frozen(rewritten)
+            why = _why_frozen(rewritten, reference, example, free)
             raise RewriteError(f"export_onnx: loops=True, but the length of the sequences is frozen: {why}")
         _name(proto.graph, example, free, assumptions, output_names, given_names)
         proto = lowered(tidy(proto), opset)
@@ -271,17 +271,17 @@ def export_onnx(
     return OnnxReport(*facts_of(path, content, proto), errors, bounds)
 
 
-def _why_frozen(clone: nn.Module) -> str:
+def _why_frozen(clone: nn.Module, model: nn.Module, example: Example, free: FreeAxes) -> str:
     cells = [name for name, each in clone.named_modules() if isinstance(each, CellStandIn)]
     if cells:
         return (
             f"the model's own code calls {', '.join(cells)} step by step, as often as for the example; use a "
             "layer (LSTM, GRU, RNN) in place of a cell and its loop, or export with loops=False"
         )
-    return (
-        "no recurrent layer runs over an axis of an input, or the model's code fixes it; export with "
-        "loops=False, or name the axis: dynamic_axes"
+    why = branch_on_a_size(model, example, free) or (
+        "no recurrent layer runs over an axis of an input, or the model's code fixes it"
     )
+    return f"{why}; export with loops=False, or name the axis: dynamic_axes"
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from passes.errors import RewriteError
-from rewriter.onnx.graph import bodies_of, nodes_of, operator_name
+from rewriter.onnx.graph import bodies_of, nodes_of, operator_name, tidy
 
 #: The first version that is written: since it ReduceSum, Squeeze and Unsqueeze take axes as an input.
 FIRST = 13
@@ -59,7 +59,8 @@ def lowered(proto: Any, opset: int | None) -> Any:
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             failure = " ".join(str(error).split())
         else:
-            return candidate
+            # Without the axes that attributes say now.
+            return tidy(candidate)
     if opset is None:
         return proto
     raise RewriteError(
