@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from rewriter.references.compare import ReferenceReport, compare_references
     from rewriter.references.propose import propose_references
 
-    from . import keras, plot, ray
+    from . import keras as keras
+    from . import plot, ray
 
 __all__ = [
     "ONNX_OPERATORS",
