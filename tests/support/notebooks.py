@@ -6,7 +6,7 @@ writes what they show into their files.
 
 from __future__ import annotations
 
-import copy
+import json
 import os
 import re
 import sys
@@ -34,7 +34,8 @@ def executed(notebook: Any, folder: Path) -> Any:
     import nbclient
     import nbformat
 
-    run = nbformat.from_dict(copy.deepcopy(notebook))
+    # As text, so that a copy is run, and lines are one text.
+    run = nbformat.reads(json.dumps(notebook), as_version=4)
     client = nbclient.NotebookClient(
         run,
         timeout=300,
