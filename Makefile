@@ -1,4 +1,4 @@
-.PHONY: demo test fuzz census runtimes lint examples notebooks bench gpu ray browser release clean
+.PHONY: demo test docs fuzz census runtimes lint examples notebooks bench gpu ray browser release clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,16 +12,21 @@ test: .venv/test.stamp
 		--numprocesses auto --maxprocesses 4 --dist loadfile \
 		$(if $(MEASURE),--cov --cov-report=term-missing:skip-covered)
 
+# The documentation, strictly, into out/site: a link that leads nowhere is an error.
+docs: .venv/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	$(BIN)/python -m pytest tests/docs/test_website.py
+
 # For example FUZZ="--seconds 600 --seed 7 --only layers"; --help says more.
 fuzz: .venv/test.stamp
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
-# Every operation of torch's own database; writes docs/operations.md. Takes about twenty minutes on one core.
+# Every operation of torch's own database; writes docs/reference/operations.md. Takes about twenty minutes on one core.
 census: .venv/test.stamp
 	$(BIN)/python -W ignore -m tests.census $(CENSUS)
 
 # Exported files in tract, OpenCV, tinygrad and OpenVINO, in an environment of their own; tinygrad compiles with
-# clang. Writes docs/onnx_runtimes.md.
+# clang. Writes docs/reference/onnx_runtimes.md.
 runtimes: .venv-runtimes/stamp
 	.venv-runtimes/bin/python -m pytest tests/rewriter/onnx/runtimes
 	.venv-runtimes/bin/python -W ignore -m tests.rewriter.onnx.runtimes

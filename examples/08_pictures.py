@@ -2,7 +2,7 @@
 
 Run it with ``python examples/08_pictures.py``; the pictures go into the folder that is named behind it, or
 into ``out``. The recordings of a smart watch (BasicMotions) ship with aeon; the text is what Python
-says of its modules, on every machine. docs/pictures.md shows them.
+says of its modules, on every machine. docs/show_and_serve/pictures.md shows them.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ OLDEST = {
     "captum": ["captum==0.8.0", "numpy==1.26.4"],
     "onnx": ["onnx==1.18.0", "onnxruntime==1.22.0", "onnxscript==0.7.0"],
     "plots": ["matplotlib==3.8.0", "shap==0.46.0", "numpy==1.26.4"],
-    "cli": ["typer==0.15.0", "rich==13.0.0", "wrapt==1.16.0"],
+    "cli": ["typer==0.16.0", "rich==13.0.0", "wrapt==1.16.0"],
     "jobs": ["pyarrow==17.0.0", "numpy==1.26.4"],
     "keras": ["keras==3.5.0"],
 }
