@@ -1,4 +1,4 @@
-.PHONY: demo test docs fuzz census runtimes lint examples bench gpu ray browser release clean
+.PHONY: demo test docs fuzz census runtimes lint examples notebooks bench gpu ray browser release clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +8,7 @@ demo: .venv/demo.stamp
 
 # MEASURE=1 adds branch coverage and its floor, which takes half as long again; .ci/run does.
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -m "not slow and not ray and not gpu and not browser and not release" \
+	$(BIN)/python -m pytest -m "not slow and not ray and not gpu and not browser and not release and not notebooks" \
 		--numprocesses auto --maxprocesses 4 --dist loadfile \
 		$(if $(MEASURE),--cov --cov-report=term-missing:skip-covered)
 
@@ -43,6 +43,11 @@ bench: .venv/test.stamp
 
 examples: .venv/test.stamp
 	$(BIN)/python -m pytest tests/test_examples.py
+
+# From top to bottom, each in a kernel of its own; what they show is held to what is committed. `python -m
+# tests.support.notebooks` writes it anew.
+notebooks: .venv/docs.stamp
+	$(BIN)/python -m pytest -m notebooks tests/test_notebooks.py --numprocesses auto --maxprocesses 4
 
 # Where there is a CUDA device; tests say that they were skipped where there is none.
 gpu: .venv/test.stamp

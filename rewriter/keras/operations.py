@@ -33,8 +33,8 @@ def _along(function: Callable[..., Any]) -> Callable[[Any, Sequence[Any]], Call]
 
 
 def at(x: Tensor, key: Any) -> Tensor:
-    """Return ``x[key]``."""
-    return x[key]
+    """Return ``x[key]``; a file, which has no tuples, holds the key of several dimensions as a list."""
+    return x[tuple(key) if isinstance(key, list) else key]
 
 
 def joined(parts: Sequence[Tensor], axis: int) -> Tensor:
