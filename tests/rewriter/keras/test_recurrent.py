@@ -200,6 +200,7 @@ def test_what_keras_has_not_is_refused(layer: nn.Module, message: str) -> None:
         (L.LSTM(2, activation="relu"), "its activations are relu, sigmoid"),
         (L.LSTM(2, go_backwards=True), "it goes backwards"),
         (L.RNN([L.GRUCell(2), L.GRUCell(2)]), "torch has no layer like RNN"),
+        (L.Bidirectional(L.GRU(2), merge_mode="sum"), "its merge_mode is 'sum'"),
     ],
 )
 def test_what_torch_has_not_is_refused(layer: Any, message: str) -> None:
