@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from rewriter.keras.installed import keras_module
+from rewriter.keras.origin import run_model
 from rewriter.keras.weights import tensor_of
 
 # Of the largest output. Both round in their own order; another function differs by far more.
@@ -31,13 +31,7 @@ def check_agreement(model: Any, made: nn.Module) -> None:
 
     """
     inputs = random_inputs(model)
-    keras = keras_module()
-    given = [keras.ops.convert_to_tensor(each.numpy()) for each in inputs]
-    struct = model._inputs_struct if hasattr(model, "_inputs_struct") else model._functional._inputs_struct
-    if isinstance(struct, dict):
-        expected = model(dict(zip(sorted(struct), given, strict=True)))
-    else:
-        expected = model(given if len(given) > 1 else given[0])
+    expected = run_model(model, inputs)
     with torch.no_grad():
         got = made(*inputs)
     for k, (a, b) in enumerate(zip(_leaves(expected), _leaves(got), strict=True)):

@@ -61,7 +61,7 @@ def graph_of(
     values, _ = writer.model(model, "", inputs, [None] * len(inputs))
     outputs = [values.get(id(each)) for each in functional._outputs]
     if writer.declines:
-        raise DeclinedError(tuple(writer.declines), ADVICE)
+        raise DeclinedError(tuple(writer.declines), ADVICE if otherwise is None else "Mend them, then go on.")
     writer.graph.output(_filled(functional._outputs_struct, outputs))
     graph = fx.GraphModule(
         writer.root, writer.graph, class_name=identifier(model.name).title().replace("_", "")

@@ -8,14 +8,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from passes.errors import RewriteError
+from passes.errors import Decline, RewriteError
 from rewriter.keras.agreement import check_agreement
 from rewriter.keras.functional import functional_of
-from rewriter.keras.installed import is_layer
+from rewriter.keras.installed import is_layer, kind_of
 from rewriter.keras.layers.contract import Translation, UnsupportedError
 from rewriter.keras.model import graph_of, identifier, is_graph
-from rewriter.keras.recurrent.build import bidirectional, recurrent
+from rewriter.keras.recurrent.build import RECURRENT, bidirectional, recurrent
 from rewriter.keras.recurrent.layer import KerasBidirectional, KerasRecurrent
+from rewriter.keras.recurrent.states import declines_of, is_stateful, stateful_layers
 
 Builds = Mapping[type[nn.Module], Callable[[Any], nn.Module]]
 
@@ -126,6 +127,20 @@ def keras_builds(
     }, left
 
 
+def keras_declines(modules: Mapping[str, nn.Module]) -> list[Decline]:
+    """Return the reason against each layer of Keras among modules, by name, that no rewrite can stand for.
+
+    Example:
+        >>> keras_declines({"": nn.Linear(2, 1)})
+        []
+
+    """
+    found = [
+        each for name, module in modules.items() if is_layer(module) for each in declines_of(name, module)
+    ]
+    return list({each.name.rpartition(".")[2]: each for each in reversed(found)}.values())
+
+
 def in_torch(model: Any) -> Any:
     """Return the torch module of a Keras model whose graph is known, anything else as it is.
 
@@ -147,7 +162,7 @@ def in_torch(model: Any) -> Any:
         made = graph_of(model, otherwise=_own_code if on_torch else None)
         check_agreement(model, made)
     except RewriteError:
-        if not on_torch:
+        if not on_torch or stateful_layers(model):
             raise
         return model
     return made
@@ -190,12 +205,22 @@ class _Models:
         return self.known[id(model)]
 
 
-def _own_code(layer: Any) -> Translation:
+def _own_code(layer: Any) -> Translation | None:
+    if is_stateful(layer) and kind_of(layer) in RECURRENT:
+        # What speaks against it has been said.
+        return None
+    if is_stateful(layer):
+        raise UnsupportedError(
+            "it is stateful, and Keras' own code, which runs here, would move its state; set "
+            "layer.stateful = False, so that each row begins at zero"
+        )
     masks = (("", "mask"),) if layer._call_has_mask_arg else ()
     return Translation(KerasLayer(layer), masks, out="kept" if layer.supports_masking else "none")
 
 
 def _layer(layer: Any) -> nn.Module:
+    if is_stateful(layer):
+        return KerasLayer(layer)
     translate = bidirectional if hasattr(layer, "merge_mode") else recurrent
     try:
         made: Any = translate(layer).module

@@ -134,6 +134,6 @@ def frameworks_agree(example: Drawn) -> str:
             layer = torchs.get_submodule("recurrent0")
             plain = isinstance(layer, nn.LSTM | nn.GRU) and not layer.bidirectional and layer.bias
             if plain and torchs.sequences == [False]:
-                manual = sequence_model(layer, torchs.head.linear, x.shape[1])
+                manual = sequence_model(layer, torchs.head, x.shape[1])
                 _compare("values of the example's cell by hand", _stock(manual, background, x), truth)
     return HELD if torchs is None else "held, in torch's layers too"
