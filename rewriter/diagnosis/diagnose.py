@@ -19,7 +19,6 @@ from rewriter.diagnosis.followed import Flow
 from rewriter.diagnosis.local_gaps import ROUNDING, Gaps
 from rewriter.diagnosis.run import Run
 from rewriter.inputs import Model, as_inputs, as_module, check_like, selecting
-from rewriter.keras.installed import is_layer
 from rewriter.keras.replacements import in_torch
 
 _SHOWN = 20
@@ -180,7 +179,8 @@ def diagnose(
 
     """
     # A model of Keras on torch: stock shap finds no modules of torch's in it, and takes gradients.
-    given, model = model, as_module(in_torch(model) if isinstance(model, nn.Module) else model)
+    made, origin = in_torch(model) if isinstance(model, nn.Module) else (model, None)
+    model = as_module(made)
     if isinstance(x, list | tuple) != isinstance(background, list | tuple):
         raise RewriteError(
             f"x: expected {'a list' if isinstance(background, list | tuple) else 'one tensor'} like the "
@@ -195,7 +195,7 @@ def diagnose(
     if samples[0].shape[0] == 0:
         raise RewriteError("x: expected at least one sample, got none")
     select = selecting(output)
-    run = Run(model, select, samples, references, hooked=model is given or not is_layer(given))
+    run = Run(model, select, samples, references, hooked=origin is None)
     found = run.gaps(run.model)
     wide = run.in_float64() if any(each.in_doubt() for each in found) else None
     diagnosis = _diagnosis(found, wide, run.advice(), decomposed=run.islands is not None)

@@ -73,9 +73,8 @@ class Asked:
 
         """
         given, layer = model if isinstance(model, tuple) and len(model) == 2 else (model, None)
-        made, asked_for, origin = in_torch(given), (model, output), None
-        if made is not given:
-            origin = Origin(given)
+        (made, origin), asked_for = in_torch(given), (model, output)
+        if origin is not None:
             layer = place_in_torch(made, layer)
             if isinstance(output, tuple):
                 output = (place_in_torch(made, output[0]), *output[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -289,9 +290,9 @@ def identifier(name: str) -> str:
     """Return a name that Python takes.
 
     Example:
-        >>> identifier("block/dense 1"), identifier("1st")
-        ('block_dense_1', '_1st')
+        >>> identifier("block/dense 1"), identifier("1st"), identifier("lambda")
+        ('block_dense_1', '_1st', '_lambda')
 
     """
     plain = re.sub(r"\W", "_", name)
-    return f"_{plain}" if plain[:1].isdigit() or not plain else plain
+    return f"_{plain}" if plain[:1].isdigit() or not plain or keyword.iskeyword(plain) else plain

@@ -13,34 +13,36 @@ from rewriter.keras.recurrent.states import has_one_state, state_variables, stat
 from rewriter.keras.weights import array_of, tensor_of
 
 
-def run_model(model: Any, inputs: Sequence[Tensor]) -> Any:
+def run_model(model: Any, inputs: Sequence[Tensor], graph: Any = None) -> Any:
     """Return what a model of Keras gives, in torch's tensors, in the structure that its torch module returns.
 
     It does not train, and states of stateful layers are as before.
 
     Args:
-        model: with a graph.
+        model: that runs.
         inputs: one for each input, any number of rows.
+        graph: a model of the same inputs, with a graph; the model itself, if it has one.
 
     """
-    fixed = model.inputs[0].shape[0]
+    graph = graph or model
+    fixed = graph.inputs[0].shape[0]
     rows = len(inputs[0])
     if fixed is None or fixed == rows:
-        return _run(model, inputs)
+        return _run(model, inputs, graph)
     parts = []
     for begin in range(0, rows, fixed):
         few = [each[begin : begin + fixed] for each in inputs]
         more = fixed - len(few[0])
         # Rows that are repeated to make a batch of the size that the model is built for.
         filled = [torch.cat([each, each[-1:].expand(more, *each.shape[1:])]) for each in few]
-        parts.append(_cut(_run(model, filled), len(few[0])))
+        parts.append(_cut(_run(model, filled, graph), len(few[0])))
     return _joined(parts)
 
 
-def _run(model: Any, inputs: Sequence[Tensor]) -> Any:
+def _run(model: Any, inputs: Sequence[Tensor], graph: Any) -> Any:
     keras = keras_module()
     given = [_given(keras, each) for each in inputs]
-    struct = (model if hasattr(model, "_inputs_struct") else model._functional)._inputs_struct
+    struct = (graph if hasattr(graph, "_inputs_struct") else graph._functional)._inputs_struct
     packed: Any = given if len(given) > 1 or isinstance(struct, list | tuple) else given[0]
     if isinstance(struct, dict):
         # Keras takes dictionaries apart in the order of their keys.
@@ -69,19 +71,20 @@ class Origin:
     """A model of Keras as it was when a torch module was made of it.
 
     Args:
-        model: with a graph.
+        model: of Keras.
+        graph: a model of the same inputs, with a graph; the model itself, if it has one.
 
     """
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, graph: Any = None) -> None:
+        self._model, self._graph = model, graph
         self._layers = list(model._flatten_layers())
         self._settings = [_settings(each) for each in self._layers]
         self._weights = self._copied()
 
     def __call__(self, inputs: Sequence[Tensor]) -> Any:
         """Return what it gives now."""
-        return run_model(self._model, inputs)
+        return run_model(self._model, inputs, self._graph)
 
     def is_same(self) -> bool:
         """Whether its layers, what is set in them, and weights that were copied, are as they were."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from passes.errors import Decline, RewriteError
+from passes.errors import Decline, DeclinedError, RewriteError
 from rewriter.keras.agreement import check_agreement
-from rewriter.keras.functional import functional_of
+from rewriter.keras.functional import calls_forgotten, functional_of
 from rewriter.keras.installed import is_layer, kind_of
 from rewriter.keras.layers.contract import Translation, UnsupportedError
+from rewriter.keras.layers.dense import unsupported_if_half
 from rewriter.keras.model import graph_of, identifier, is_graph
+from rewriter.keras.origin import Origin
 from rewriter.keras.recurrent.build import RECURRENT, bidirectional, recurrent
 from rewriter.keras.recurrent.layer import KerasBidirectional, KerasRecurrent
 from rewriter.keras.recurrent.states import declines_of, is_stateful, stateful_layers
@@ -135,37 +137,47 @@ def keras_declines(modules: Mapping[str, nn.Module]) -> list[Decline]:
         []
 
     """
-    found = [
-        each for name, module in modules.items() if is_layer(module) for each in declines_of(name, module)
-    ]
-    return list({each.name.rpartition(".")[2]: each for each in reversed(found)}.values())
+    found: list[Decline] = []
+    seen: set[int] = set()
+    module: Any
+    for name, module in modules.items():
+        if is_layer(module) and id(module) not in seen:
+            seen.update(map(id, module._flatten_layers()))
+            found += (*declines_of(name, module), *_halves(name, module))
+    return found
 
 
-def in_torch(model: Any) -> Any:
-    """Return the torch module of a Keras model whose graph is known, anything else as it is.
+def in_torch(model: Any) -> tuple[Any, Origin | None]:
+    """Return the torch module of a Keras model whose graph is known, and that model; else what is given.
 
-    It takes an argument for each input, in the place of a list of them. What explains the module does not run
-    Keras' code beside it each time: both are compared here.
+    It takes an argument for each input, in the place of a list of them. Both are compared here.
 
     Raises:
-        DeclinedError: for a model on another backend with layers for which no torch module is known.
+        DeclinedError: for layers that keep a state for each row or compute in half precision, and for a model
+            on another backend with layers for which no torch module is known.
+        RewriteError: for a model on another backend whose code cannot be followed.
 
     Example:
         >>> in_torch("a text")
-        'a text'
+        ('a text', None)
 
     """
-    if not is_layer(model) or not is_graph(model):
-        return model
+    if not is_layer(model) or not (is_graph(model) or isinstance(model, sys.modules["keras"].Model)):
+        return model, None
+    declines = list(_halves("", model))
+    if declines:
+        raise DeclinedError(tuple(declines), "Mend them, then go on.")
     on_torch = isinstance(model, nn.Module)
     try:
-        made = graph_of(model, otherwise=_own_code if on_torch else None)
-        check_agreement(model, made)
+        with calls_forgotten(model):
+            graph = model if is_graph(model) else functional_of(model)
+            made = graph_of(graph, otherwise=_own_code if on_torch else None)
+        check_agreement(model, made, graph)
     except RewriteError:
         if not on_torch or stateful_layers(model):
             raise
-        return model
-    return made
+        return model, None
+    return made, Origin(model, graph)
 
 
 def place_in_torch(made: nn.Module, layer: Any) -> Any:
@@ -203,6 +215,19 @@ class _Models:
         if id(model) not in self.known and not self.knows(model):
             return KerasLayer(model)
         return self.known[id(model)]
+
+
+def _halves(name: str, model: Any) -> Iterator[Decline]:
+    inside: set[int] = set()
+    for each in model._flatten_layers():
+        try:
+            unsupported_if_half(each)
+        except UnsupportedError as error:
+            # A cell is said with its layer.
+            if each is not model and id(each) not in inside:
+                path = f"{name}.{each.name}" if name else each.name
+                yield Decline(path, type(each).__name__, str(error))
+            inside.update(() if each is model else map(id, each._flatten_layers()))
 
 
 def _own_code(layer: Any) -> Translation | None:

@@ -203,7 +203,7 @@ def what_is_changed_later_is_followed() -> None:
     follows()
 
 
-class Doubled(L.Dense):  # type: ignore[misc]
+class Doubled(L.Dense):  # type: ignore[misc, name-defined]
     def call(self, x: Any, training: Any = None) -> Any:
         return 2 * super().call(x, training)
 
