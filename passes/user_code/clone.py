@@ -311,9 +311,7 @@ class _Cloner:
         # A module has ten that are empty, and copy.copy takes long for one.
         # A class of its own may tell others what is put in: the items go in by the methods of what it is.
         base: Any = next(each for each in (OrderedDict, dict, list, set, deque) if isinstance(value, each))
-        if type(value) in _CONTAINERS:
-            new = copy.copy(value) if value else type(value)()
-        elif base in (list, set):
+        if base in (list, set) or (not value and type(value) in _CONTAINERS):
             new = base.__new__(type(value))
         else:
             new = copy.copy(value)

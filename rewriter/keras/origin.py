@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passes.user_code.twin import Twin
 from rewriter.keras.installed import keras_module
 from rewriter.keras.recurrent.states import has_one_state, state_variables, stateful_layers, states_kept
 from rewriter.keras.weights import array_of, tensor_of
@@ -73,18 +74,21 @@ class Origin:
     Args:
         model: of Keras.
         graph: a model of the same inputs, with a graph; the model itself, if it has one.
+        own_code: it has layers of classes of the user's.
 
     """
 
-    def __init__(self, model: Any, graph: Any = None) -> None:
-        self._model, self._graph = model, graph
+    def __init__(self, model: Any, graph: Any = None, *, own_code: bool = False) -> None:
+        self._model, self._graph, self._own_code = model, graph, own_code
         self._layers = list(model._flatten_layers())
         self._settings = [_settings(each) for each in self._layers]
         self._weights = self._copied()
 
     def __call__(self, inputs: Sequence[Tensor]) -> Any:
         """Return what it gives now."""
-        return run_model(self._model, inputs, self._graph)
+        # Code of the user's may count its calls.
+        model = Twin(self._model).model if self._own_code else self._model
+        return run_model(model, inputs, self._graph)
 
     def is_same(self) -> bool:
         """Whether its layers, what is set in them, and weights that were copied, are as they were."""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from passes.errors import Decline
-from rewriter.keras.installed import keras_module
+from rewriter.keras.installed import keras_module, kind_of
 from rewriter.keras.layers.contract import UnsupportedError
 from rewriter.keras.weights import array_of, tensor_of
 
@@ -91,8 +91,14 @@ def declines_of(name: str, model: Any) -> list[Decline]:
 
 @contextmanager
 def states_kept(model: Any) -> Iterator[None]:
-    """Give the stateful layers of a model the states back that they have now."""
-    variables = state_variables(model)
+    """Give the states of a model back, and what layers of the user's may write to."""
+    written = [
+        variable
+        for layer in model._flatten_layers()
+        if kind_of(layer) is None
+        for variable in layer.non_trainable_variables
+    ]
+    variables = [*state_variables(model), *written]
     before = [array_of(each).copy() for each in variables]
     try:
         yield

@@ -280,6 +280,51 @@ def a_convolutional_lstm_is_that_many_lstms() -> None:
         assert abs(got[:, :, place] - expected).max() < 1e-6 * abs(expected).max()
 
 
+class OwnCell(keras.Layer):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.state_size, self.calls = 3, 0
+
+    def build(self, shape: Any) -> None:
+        self.kernel = self.add_weight(shape=(shape[-1], 3))
+        self.count = self.add_weight(shape=(), trainable=False, initializer="zeros")
+
+    def call(self, x: Any, states: Any) -> Any:
+        self.calls += 1
+        self.count.assign(self.count + 1)
+        h = keras.ops.tanh(x @ self.kernel + 0.5 * states[0])
+        return h, [h]
+
+
+def counts_of(cell: Any) -> list[Any]:
+    return [getattr(cell, "calls", 0), *(each.value.tolist() for each in cell.non_trainable_variables)]
+
+
+def stacked_cells_are_explained_the_users_own_by_its_code() -> None:
+    for cells in ([L.LSTMCell(3), L.GRUCell(2)], [OwnCell(), L.GRUCell(2)]):
+        model = sequential(L.RNN(cells), L.Dense(2), shape=(4, 3))
+        x, background = torch.randn(2, 4, 3), torch.randn(3, 4, 3)
+        before = counts_of(cells[0])
+        explainer = rewriter.DeepExplainer(model, background, progress=False)
+        explainer.shap_values(x)
+        rewriter.decompose(model, x)
+        assert counts_of(cells[0]) == before
+        assert torch.allclose(rewriter.decompose(model)(x), model(x), atol=1e-6)
+        assert_additive(model, x, background)
+
+
+def half_precision_is_refused_by_layer() -> None:
+    model = sequential(L.GRU(3, dtype="mixed_float16", name="half"), L.Dense(2), shape=(4, 3))
+    x = torch.randn(2, 4, 3)
+    for ask in (
+        lambda: rewriter.DeepExplainer(model, x),
+        lambda: rewriter.decompose(model),
+        lambda: rewriter.diagnose(model, x, x),
+    ):
+        with pytest.raises(rewriter.RewriteError, match=r"half \(GRU.*\): it computes in float16"):
+            ask()
+
+
 CLAIMS = [
     becomes_one_graph_with_its_weights_and_stays_as_it_is,
     explanations_follow_the_weights,
@@ -295,6 +340,8 @@ CLAIMS = [
     a_state_that_moves_is_followed_and_left_as_it_is,
     diagnosis_names_layers_and_measures_stock_shap,
     a_convolutional_lstm_is_that_many_lstms,
+    stacked_cells_are_explained_the_users_own_by_its_code,
+    half_precision_is_refused_by_layer,
 ]
 
 if __name__ == "__main__":

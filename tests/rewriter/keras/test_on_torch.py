@@ -26,6 +26,8 @@ CLAIMS = [
     "a_state_that_moves_is_followed_and_left_as_it_is",
     "diagnosis_names_layers_and_measures_stock_shap",
     "a_convolutional_lstm_is_that_many_lstms",
+    "stacked_cells_are_explained_the_users_own_by_its_code",
+    "half_precision_is_refused_by_layer",
 ]
 
 
