@@ -1,4 +1,4 @@
-.PHONY: demo test fuzz census runtimes lint examples bench gpu ray browser clean
+.PHONY: demo test docs fuzz census runtimes lint examples bench gpu ray browser release clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,20 +6,27 @@ BIN := .venv/bin
 demo: .venv/demo.stamp
 	$(BIN)/python examples/demo.py
 
+# MEASURE=1 adds branch coverage and its floor, which takes half as long again; .ci/run does.
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -m "not slow and not ray and not gpu and not browser" \
-		--numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -m "not slow and not ray and not gpu and not browser and not release" \
+		--numprocesses auto --maxprocesses 4 --dist loadfile \
+		$(if $(MEASURE),--cov --cov-report=term-missing:skip-covered)
+
+# The documentation, strictly, into out/site: a link that leads nowhere is an error.
+docs: .venv/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	$(BIN)/python -m pytest tests/docs/test_website.py
 
 # For example FUZZ="--seconds 600 --seed 7 --only layers"; --help says more.
 fuzz: .venv/test.stamp
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
-# Every operation of torch's own database; writes docs/operations.md. Takes about twenty minutes on one core.
+# Every operation of torch's own database; writes docs/reference/operations.md. Takes about twenty minutes on one core.
 census: .venv/test.stamp
 	$(BIN)/python -W ignore -m tests.census $(CENSUS)
 
 # Exported files in tract, OpenCV, tinygrad and OpenVINO, in an environment of their own; tinygrad compiles with
-# clang. Writes docs/onnx_runtimes.md.
+# clang. Writes docs/reference/onnx_runtimes.md.
 runtimes: .venv-runtimes/stamp
 	.venv-runtimes/bin/python -m pytest tests/rewriter/onnx/runtimes
 	.venv-runtimes/bin/python -W ignore -m tests.rewriter.onnx.runtimes
@@ -50,6 +57,11 @@ browser: .venv/test.stamp
 	npm ci --prefix tests/rewriter/html/browser
 	$(BIN)/python -m pytest -m browser tests/rewriter/html
 
+# The wheel in empty environments: alone, with each extra, with the oldest versions that are promised. RELEASE_PYTHON
+# names another Python to install it for.
+release: .venv/release.stamp
+	$(BIN)/python -m pytest -m release tests/release
+
 clean:
 	rm -rf .venv .venv-runtimes out
 
@@ -63,10 +75,18 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt
 	touch $@
 
+.venv/docs.stamp: requirements/docs.txt .venv/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	touch $@
+
 .venv-runtimes/stamp: requirements/runtimes.txt requirements/test.txt requirements/demo.txt pyproject.toml
 	test -x .venv-runtimes/bin/python || $(PYTHON) -m venv .venv-runtimes
 	.venv-runtimes/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/runtimes.txt
 	.venv-runtimes/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+.venv/release.stamp: requirements/release.txt .venv/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/release.txt
 	touch $@
 
 .venv/ray.stamp: requirements/ray.txt .venv/test.stamp

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from rewriter.adapters.on_import import register_when_imported
+from rewriter.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from passes.errors import RewriteError

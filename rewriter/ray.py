@@ -32,7 +32,7 @@ class Attributor:
         **options: for :class:`rewriter.DeepExplainer`.
 
     Raises:
-        ImportError: if there is no Ray, saying how to get it.
+        MissingExtraError: if there is no Ray, saying how to get it.
 
     Example:
         A ``Dataset`` with a column ``x`` gets the columns ``values``, ``outputs``, ``base`` and ``error``::

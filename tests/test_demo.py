@@ -44,6 +44,10 @@ def test_table_shows_the_promises_kept(printed: str) -> None:
     # The library's promises for float32: outputs to 1e-5, an ONNX file to 1e-6.
     assert figures(printed, "largest difference to the original")[0] <= 1e-5
     assert figures(printed, "onnxruntime against torch")[0] <= 1e-6
+    as_is, ours = figures(printed, "in Keras' LSTM")
+    assert as_is > 1
+    assert ours <= 1e-5
+    assert figures(printed, "onnxruntime alone")[0] <= 1e-5
     assert "equal" in printed
     assert "NOT EQUAL" not in printed
     assert "TensorFlow is not installed" in printed
@@ -58,6 +62,12 @@ def test_files_are_a_picture_and_a_model_without_recurrent_operators(printed: st
     operators = {node.op_type for node in onnx.load(folder / "out/basic_motions.onnx").graph.node}
     assert "Sigmoid" in operators
     assert not operators & {"LSTM", "GRU", "RNN"}
+
+
+def test_it_ends_with_the_report(printed: str, folder: Path) -> None:
+    path = printed.rstrip().rpartition(" ")[2]
+    page = (folder / path).read_text(encoding="utf-8")
+    assert all(activity in page for activity in ("badminton", "running", "standing", "walking"))
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")

@@ -83,8 +83,11 @@ def check_table_of_keras(printed: str) -> None:
 
 def test_pictures_of_the_docs_are_small_and_shown() -> None:
     docs = EXAMPLES[0].parents[1] / "docs"
-    page = "".join((docs / name).read_text(encoding="utf-8") for name in ("pictures.md", "html_report.md"))
-    assert {*re.findall(r"\(pictures/(\w+\.png)\)", page)} == {
+    page = "".join(
+        (docs / "show_and_serve" / name).read_text(encoding="utf-8")
+        for name in ("pictures.md", "html_report.md")
+    )
+    assert {*re.findall(r"\(\.\./pictures/(\w+\.png)\)", page)} == {
         each.name for each in (docs / "pictures").iterdir()
     }
     assert max(each.stat().st_size for each in (docs / "pictures").iterdir()) < 60 * 1024

@@ -84,6 +84,8 @@ ORDER = {
         "lowering",
     ],
     "rewriter": [
+        "version",
+        "extras",
         "places",
         "keras.installed",
         "inputs",
@@ -145,7 +147,7 @@ def test_no_circle(package: str) -> None:
     assert not laws.in_circles(ROOT / package)
 
 
-@pytest.mark.parametrize("package", ["rewriter", "passes", "tests", "examples", "benchmarks"])
+@pytest.mark.parametrize("package", ["rewriter", "passes", "tests", "examples", "benchmarks", "website"])
 def test_one_idea_a_file_and_few_files_a_folder(package: str) -> None:
     assert not laws.long_files(ROOT / package, 400)
     assert not laws.full_folders(ROOT / package, 12)

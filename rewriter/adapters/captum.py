@@ -7,7 +7,6 @@ exactly the types that it knows, so our atoms are left to our rules.
 from __future__ import annotations
 
 import copy
-import importlib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from rewriter.adapters.pairs import bound_rules
 from rewriter.adapters.restore import as_found
 from rewriter.adapters.stock_rules import is_plain
 from rewriter.compiler.first_calls import prove_first, unwatched
+from rewriter.extras import optional
 
 
 def register_captum(*, automatic: bool | None = None) -> None:
@@ -39,7 +39,7 @@ def register_captum(*, automatic: bool | None = None) -> None:
             process and all of its threads.
 
     Raises:
-        ImportError: if captum is not installed.
+        MissingExtraError: if captum is not installed.
 
     Example:
         >>> import torch, warnings
@@ -56,7 +56,7 @@ def register_captum(*, automatic: bool | None = None) -> None:
 
     """
     for name in EXPLAINERS:
-        teach(importlib.import_module(name))
+        teach(optional(name, "register_captum", "captum"))
     if automatic is not None:
         AUTOMATIC.on = bool(automatic)
 

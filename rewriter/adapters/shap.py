@@ -30,6 +30,7 @@ from rewriter.adapters.restore import as_found
 from rewriter.adapters.stock_rules import is_plain
 from rewriter.compiler.first_calls import prove_first, unwatched
 from rewriter.compiler.islands import islands_of
+from rewriter.extras import optional
 
 
 def register_shap(*, automatic: bool | None = None) -> None:
@@ -47,7 +48,7 @@ def register_shap(*, automatic: bool | None = None) -> None:
             as it is, at first off. It holds for the whole process and all of its threads.
 
     Raises:
-        ImportError: if shap is not installed.
+        MissingExtraError: if shap is not installed.
 
     Example:
         >>> import shap, torch
@@ -61,9 +62,7 @@ def register_shap(*, automatic: bool | None = None) -> None:
         True
 
     """
-    from shap.explainers._deep import deep_pytorch
-
-    teach(deep_pytorch)
+    teach(optional("shap.explainers._deep.deep_pytorch", "register_shap", "shap"))
     if automatic is not None:
         AUTOMATIC.on = bool(automatic)
 

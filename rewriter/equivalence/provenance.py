@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import platform
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+
+from rewriter.version import __version__
 
 
 def versions() -> dict[str, str]:
@@ -20,11 +21,7 @@ def versions() -> dict[str, str]:
         ['python', 'torch', 'rewriter']
 
     """
-    try:
-        own = importlib.metadata.version("rnn-rewriter")
-    except importlib.metadata.PackageNotFoundError:
-        own = "not installed"
-    return {"python": platform.python_version(), "torch": torch.__version__, "rewriter": own}
+    return {"python": platform.python_version(), "torch": torch.__version__, "rewriter": __version__}
 
 
 def hash_of_weights(model: nn.Module) -> str:

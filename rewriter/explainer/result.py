@@ -13,6 +13,7 @@ from torch import Tensor
 from passes.errors import RewriteError
 from rewriter.engine.attribution import Part
 from rewriter.engine.problem import Problem
+from rewriter.extras import optional
 
 Array = np.ndarray[Any, Any]
 # Seconds after which a progress bar appears.
@@ -120,12 +121,11 @@ class Names:
         else, have all features put into one.
 
         Raises:
-            ImportError: if shap is not installed.
+            MissingExtraError: if shap is not installed.
             RewriteError: if the number of names fits neither the elements nor the last dimension.
 
         """
-        import shap
-
+        shap = optional("shap", "explainer(x)", "shap")
         rows, count = len(done.data[0]), output_shape.numel()
         shapes = [each.shape[1:] for each in done.data]
         flat = len(shapes) > 1 or len(shapes[0]) < 2 or self.features is not None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rewriter.extras import optional
 from rewriter.jobs.tables import Array, Arrays, TableError
 
 # Rows by which the shape of lists is found.
@@ -22,16 +23,12 @@ def pyarrow() -> Any:
     """Return pyarrow, with the parts that are used here.
 
     Raises:
-        ImportError: saying how to get it.
+        MissingExtraError: saying how to get it.
 
     """
-    try:
-        import pyarrow
-        import pyarrow.ipc
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError("Parquet and Arrow files need pyarrow: pip install 'rnn-rewriter[jobs]'") from error
-    return pyarrow
+    for part in ("pyarrow.ipc", "pyarrow.parquet"):
+        optional(part, "a Parquet or Arrow file", "jobs")
+    return optional("pyarrow", "a Parquet or Arrow file", "jobs")
 
 
 class Parquet:

@@ -39,7 +39,7 @@ def open_table(path: Path) -> Table:
         raise TableError(f"{path}: expected {', '.join(_FORMATS)}, got {path.suffix or 'no ending'}")
     try:
         table = _FORMATS[path.suffix](path)
-    except (RewriteError, ImportError):
+    except RewriteError:
         raise
     except Exception as error:
         raise TableError(

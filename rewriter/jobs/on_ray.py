@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from passes.errors import RewriteError
+from rewriter.extras import optional
 from rewriter.jobs.job import Job, run_part
 from rewriter.jobs.parts import JobError, Parts
 from rewriter.jobs.tables import Array
@@ -24,17 +25,12 @@ def ray_data() -> Any:
     """Return Ray, with its library for data.
 
     Raises:
-        ImportError: saying how to get it.
+        MissingExtraError: saying how to get it.
 
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ImportError(
-            "explaining on many processes or machines needs Ray: pip install 'rnn-rewriter[ray]'"
-        ) from error
-    return ray
+    what = "explaining on many processes or machines"
+    optional("ray.data", what, "ray")
+    return optional("ray", what, "ray")
 
 
 def run_on_ray(job: Job, left: Sequence[int], workers: int | None = None) -> Iterator[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import uuid
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from passes.errors import RewriteError
+from rewriter.extras import optional
 from rewriter.onnx.certificate.contents import FORMAT, certificate_path
 from rewriter.onnx.example import Axes, Example
 from rewriter.onnx.portable.opset import FIRST
@@ -76,14 +76,9 @@ def check_arguments(model: nn.Module, opset: object) -> None:
 
 
 def check_installed() -> None:
-    """Raise RewriteError unless everything that an export needs is installed."""
+    """Raise MissingExtraError unless everything that an export needs is installed."""
     for name in ("onnx", "onnxruntime", "onnxscript"):
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise RewriteError(
-                f"export_onnx needs {name}, which is not installed: pip install 'rnn-rewriter[onnx]'"
-            ) from error
+        optional(name, "export_onnx", "onnx")
     if not hasattr(torch.onnx, "ops"):
         raise RewriteError(f"export_onnx needs torch 2.8 or later, got {torch.__version__}")
 

@@ -20,7 +20,7 @@ from rewriter.engine.loops.roll import roll_loops
 from rewriter.keras.replacements import keras_builds
 from rewriter.onnx.check import run_torch
 from rewriter.onnx.example import Example
-from rewriter.onnx.graph import drop_unused_nodes, rename_values
+from rewriter.onnx.graph import rename_values, tidy
 from rewriter.onnx.packed import take_padded
 from rewriter.onnx.portable.constants import state_constants
 from rewriter.onnx.portable.opset import TORCHS
@@ -93,9 +93,7 @@ def exported_step(step: Step, widths: Sequence[int], opset: int) -> Any:
     names = tuple(f"x{k}" for k in range(len(tensors)))
     example = Example(tensors, {}, names)
     free = tuple({0: FreeAxis("batch")} for _ in tensors)
-    graph = exported(step, program_of(step, example, free), opset).graph
-    drop_unused_nodes(graph)
-    return graph
+    return tidy(exported(step, program_of(step, example, free), opset)).graph
 
 
 def to_onnx(

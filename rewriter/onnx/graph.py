@@ -109,34 +109,18 @@ def tidy(proto: Any) -> Any:
         RewriteError: if onnx cannot infer them.
 
     """
-    import onnx
+    import onnx_ir as ir
+    from onnx_ir.passes import common
 
-    graph = proto.graph
-    needed = drop_unused_nodes(graph)
-    kept = {each.name: each.SerializeToString() for each in graph.initializer if each.name in needed}
-    graph.ClearField("initializer")
-    graph.initializer.extend(onnx.TensorProto.FromString(content) for content in kept.values())
-    values = {name for node in graph.node for name in node.output} - {each.name for each in graph.output}
-    infos = [each.SerializeToString() for each in graph.value_info if each.name in values]
-    graph.ClearField("value_info")
-    graph.value_info.extend(onnx.ValueInfoProto.FromString(content) for content in infos)
-    for message in (
-        proto,
-        graph,
-        *nodes_of(graph),
-        *graph.input,
-        *graph.output,
-        *graph.value_info,
-        *graph.initializer,
+    model = ir.from_proto(proto)
+    for each in (
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.ClearMetadataAndDocStringPass(),
     ):
-        message.ClearField("metadata_props")
-        message.ClearField("doc_string")
-    graph.name = "rewritten"
-    used = {"", *(node.domain for node in nodes_of(graph))}
-    imports = [(each.domain, each.version) for each in proto.opset_import if each.domain in used]
-    del proto.opset_import[:]
-    proto.opset_import.extend(onnx.helper.make_opsetid(*each) for each in imports)
-    return with_shapes(proto)
+        each(model)
+    model.graph.name = "rewritten"
+    return with_shapes(ir.to_proto(model))
 
 
 def with_shapes(proto: Any) -> Any:
@@ -164,21 +148,3 @@ def _separate_outputs(graph: Any) -> None:
             source, output.name = output.name, f"{output.name}.output{k}"
             graph.node.append(onnx.helper.make_node("Identity", [source], [output.name], name=output.name))
         seen.add(output.name)
-
-
-def drop_unused_nodes(graph: Any) -> set[str]:
-    """Remove the nodes that no output depends on; return the names of all values that are needed."""
-    needed = {each.name for each in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed.isdisjoint(node.output):
-            continue
-        kept.append(node)
-        needed.update(node.input)
-        for body in bodies_of(node):
-            needed.update(name for inner in nodes_of(body) for name in inner.input)
-            needed.update(each.name for each in body.output)
-    copies = [type(node).FromString(node.SerializeToString()) for node in reversed(kept)]
-    graph.ClearField("node")
-    graph.node.extend(copies)
-    return needed

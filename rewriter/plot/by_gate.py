@@ -24,6 +24,7 @@ from rewriter.explainer.arguments import samples_of
 from rewriter.explainer.explainer import DeepExplainer
 from rewriter.explainer.layers import names_of
 from rewriter.explainer.target import Output
+from rewriter.extras import optional
 from rewriter.plot.sequences import one_sequence
 from rewriter.plot.style import DISTINCT, axes_of
 
@@ -103,8 +104,7 @@ def gate_values(
         ((2, 5, 3), ['reset gate', 'update gate', 'candidate'])
 
     """
-    import shap
-
+    shap = optional("shap", "gate_values", "plots")
     gates = next((names for kind, names in GATES.items() if isinstance(layer, kind)), None)
     if gates is None:
         raise RewriteError(

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rewriter.extras import optional
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import LinearSegmentedColormap, Normalize
@@ -24,16 +26,10 @@ def pyplot() -> Any:
     """Return ``matplotlib.pyplot``.
 
     Raises:
-        ImportError: if there is no matplotlib, saying how to get it.
+        MissingExtraError: if there is no matplotlib, saying how to get it.
 
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            "rewriter.plot draws with matplotlib, which is not installed: pip install 'rnn-rewriter[plots]'"
-        ) from error
-    return plt
+    return optional("matplotlib.pyplot", "rewriter.plot", "plots")
 
 
 def figure_of(figure: Figure | SubFigure | None, size: tuple[float, float]) -> Figure | SubFigure:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rewriter.extras import optional
 from rewriter.keras.installed import keras_module, kind_of
 
 #: Layers for which it is known.
@@ -36,8 +37,7 @@ def why_not_explained(layer: Any, inputs: Any) -> str | None:
     """
     if kind_of(layer) in _KNOWN and _plain(layer):
         return None
-    import shap
-
+    shap = optional("shap", "rewriter.keras.decompose", "shap")
     keras = keras_module()
     single = not isinstance(inputs, list | tuple)
     given = [inputs] if single else list(inputs)
