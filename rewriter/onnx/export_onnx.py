@@ -13,12 +13,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from passes.errors import RewriteError
+from passes.errors import DeclinedError, RewriteError
 from passes.recurrent.cell_layers import CellStandIn
 from passes.user_code.hooks import modes_kept
 from passes.user_code.randomness import random_state_kept
 from rewriter.compiler.report import printable, render_table
 from rewriter.inputs import Model, as_module
+from rewriter.keras.replacements import keras_declines
 from rewriter.onnx.arguments import (
     check_arguments,
     check_certificate,
@@ -212,6 +213,9 @@ def export_onnx(
     """
     file = checked_path(path)
     model = as_module(model)
+    declines = keras_declines({"": model})
+    if declines:
+        raise DeclinedError(tuple(declines))
     if certificate:
         check_certificate(file)
     check_arguments(model, opset)

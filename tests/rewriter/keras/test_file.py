@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +68,29 @@ def test_what_is_no_file_of_keras_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.keras").write_text("text")
     with pytest.raises(RewriteError, match=r"text\.keras: Keras cannot read it"):
         load(tmp_path / "text.keras")
+
+
+class Unknown(keras.Layer):  # type: ignore[misc]  # Keras is Any
+    def call(self, x: Any) -> Any:
+        return x
+
+
+def test_what_a_file_needs_of_the_users_is_named(tmp_path: Path) -> None:
+    sequential(Unknown(name="mine"), L.LSTM(2)).save(tmp_path / "model.keras")
+    with pytest.raises(RewriteError, match=r"it names Unknown, .*pass custom_objects=\{'Unknown': Unknown\}"):
+        load(tmp_path / "model.keras")
+    with pytest.raises(RewriteError, match=r"mine \(Unknown\): Unknown is a class of the user's"):
+        load(tmp_path / "model.keras", custom_objects={"Unknown": Unknown})
+    with pytest.raises(RewriteError, match=r"expected the path of a \.keras file, got int"):
+        load(3)  # type: ignore[arg-type]  # that is what is tested
+
+
+@pytest.mark.filterwarnings("ignore")  # HDF5 is an old format for Keras
+def test_code_in_an_old_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    sequential(L.Lambda(lambda x: 2 * x, output_shape=(7, 3)), L.LSTM(2)).save(path)
+    with pytest.raises(RewriteError, match=r"holds code, that of a Lambda layer"):
+        load(path)
 
 
 def test_says_how_to_get_keras(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
