@@ -139,6 +139,14 @@ class TestEachCheckCanFail:
             code_of(each)[0]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": text}]
         assert bool(differences(notebook, other)) == differ
 
+    def test_pieces_in_which_a_text_was_sent_are_no_difference(self, notebook: Any) -> None:
+        other = copy.deepcopy(notebook)
+        for each, pieces in ((notebook, ["error 0.5\nnext\n"]), (other, ["error 0", ".5\n", "next\n"])):
+            code_of(each)[0]["outputs"] = [
+                {"output_type": "stream", "name": "stdout", "text": piece} for piece in pieces
+            ]
+        assert not differences(notebook, other)
+
     def test_a_picture_that_is_gone(self, notebook: Any) -> None:
         other = copy.deepcopy(notebook)
         for cell in code_of(other):

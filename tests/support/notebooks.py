@@ -42,6 +42,7 @@ def executed(notebook: Any, folder: Path) -> Any:
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         extra_arguments=["--log-level=ERROR"],
+        coalesce_streams=True,
     )
     # tqdm, which shap imports, says in each kernel that there are no widgets.
     silent = {"PYTHONWARNINGS": "ignore:IProgress not found", "OMP_NUM_THREADS": "1"}
@@ -66,11 +67,16 @@ def text_of(lines: str | list[str]) -> str:
 
 
 def shown(cell: Any) -> list[tuple[str, str]]:
-    """Return what a cell shows: a kind and a text, empty for pictures."""
+    """Return what a cell shows: a kind and a text, empty for pictures; all that was printed is one text.
+
+    A kernel sends what is printed in as many pieces as its clock makes of it.
+    """
+    printed: dict[str, str] = {}
     found = []
     for output in cell.get("outputs", []):
         if output["output_type"] == "stream":
-            found.append((output["name"], text_of(output["text"])))
+            name = output["name"]
+            printed[name] = printed.get(name, "") + text_of(output["text"])
         elif output["output_type"] == "error":
             found.append(("error", output["ename"]))
         else:
@@ -79,7 +85,7 @@ def shown(cell: Any) -> list[tuple[str, str]]:
                 found.append(("picture", ""))
             else:
                 found.append(("text", text_of(data.get("text/plain", ""))))
-    return found
+    return [*printed.items(), *found]
 
 
 def differences(committed: Any, run: Any, tolerance: float = 0.02) -> list[str]:
