@@ -24,7 +24,7 @@ def is_stateful(layer: Any) -> bool:
     """Whether a layer of Keras keeps its state from one batch to the next.
 
     Example:
-        >>> is_stateful(torch.nn.LSTM(2, 1))
+        >>> is_stateful(None)
         False
 
     """

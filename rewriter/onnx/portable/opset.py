@@ -60,7 +60,7 @@ def lowered(proto: Any, opset: int | None) -> Any:
             failure = " ".join(str(error).split())
         else:
             # Without the axes that attributes say now.
-            return tidy(candidate)
+            return tidy(candidate) if _unread(candidate.graph) else candidate
     if opset is None:
         return proto
     raise RewriteError(
@@ -72,6 +72,12 @@ def _graphs(graph: Any) -> Iterator[Any]:
     yield graph
     for node in nodes_of(graph):
         yield from bodies_of(node)
+
+
+def _unread(graph: Any) -> set[str]:
+    """Return the small constants that no node reads."""
+    read = {name for node in nodes_of(graph) for name in node.input}
+    return _constants(graph).keys() - read - {each.name for each in graph.output}
 
 
 def _constants(graph: Any) -> dict[str, Any]:
