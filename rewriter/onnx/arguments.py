@@ -110,7 +110,7 @@ def check_certificate(file: Path) -> None:
     beside = certificate_path(file)
     try:
         ours = not beside.exists() or json.loads(beside.read_bytes())["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         ours = False
     if not ours:
         raise RewriteError(
