@@ -24,7 +24,7 @@ from rewriter.explainer.target import Output
 from rewriter.inputs import Model, as_module
 from rewriter.onnx.arguments import check_arguments, check_installed, checked_path, write_files
 from rewriter.onnx.check import check_model, opened
-from rewriter.onnx.example import read_example
+from rewriter.onnx.example import different, read_example
 from rewriter.onnx.export_onnx import WrittenFile, facts_of
 from rewriter.onnx.graph import drop_shapes, shape_of, with_shapes
 from rewriter.onnx.portable.constants import state_constants
@@ -165,7 +165,7 @@ def export_explainer_onnx(
 def _noted(explanation: Explanation, data: Inputs, free: Sequence[Mapping[int, int]]) -> Traced:
     try:
         with quiet():
-            return traced(explanation, [*data, *data], free)
+            noted = traced(explanation, [*data, *data], free)
     except RewriteError:
         raise
     except Exception as error:  # whatever the user's code raises without numbers
@@ -176,6 +176,13 @@ def _noted(explanation: Explanation, data: Inputs, free: Sequence[Mapping[int, i
             f"export_explainer_onnx: torch cannot follow the model{place} for any number of samples: "
             f"{type(error).__name__}: {said[0]}; it must not decide by values of tensors"
         ) from error
+    broken = noted.first_broken()
+    if broken is not None:
+        raise RewriteError(
+            f"export_explainer_onnx: at {broken[0]} the model's code goes another way for other sizes, "
+            f"such as {broken[1]}, and a graph has one; compute the same for every number of rows and steps"
+        )
+    return noted
 
 
 def _check_free(proto: Any) -> None:
@@ -248,9 +255,10 @@ def _names(names: Sequence[str], references_as_input: bool) -> tuple[list[str], 
     several = len(names) > 1
     inputs = list(names)
     if references_as_input:
-        inputs += [f"references_{name}" for name in names] if several else ["references"]
+        references = [f"references_{name}" for name in names] if several else ["references"]
+        inputs += different(references, names)
     values = [f"shap_values_{name}" for name in names] if several else ["shap_values"]
-    return inputs, ["prediction", *values, "base_value"]
+    return inputs, different(["prediction", *values, "base_value"], inputs)
 
 
 def _compared(

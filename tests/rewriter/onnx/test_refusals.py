@@ -146,6 +146,7 @@ def test_an_output_may_be_none(tmp_path: Path) -> None:
     ("end", "message"),
     [
         (lambda _, out: {"o": out, "n": 3}, r"expected tensors .*got int at output\['n'\]"),
+        (lambda _, out: out.to_sparse(), r"got a sparse, nested or quantized one at output; .*to_dense"),
         (lambda _, out: nn.functional.dropout(out, 0.5, True), "different outputs for the same input"),
         (lambda _, out: out * torch.nan, "no finite number for the example input"),
         (lambda _, out: (out, out / 0 * 0), "no finite number for the example input"),
