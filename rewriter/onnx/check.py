@@ -47,8 +47,8 @@ def check_operators(proto: Any, allowed: Collection[str]) -> None:
     raise RewriteError(f"export_onnx: the graph holds operators that are not allowed: {listed}; {advice}")
 
 
-def check_model(proto: Any) -> None:
-    """Run the full check of ``onnx.checker``.
+def check_model(proto: Any, caller: str = "export_onnx") -> None:
+    """Run the full check of ``onnx.checker``; ``caller`` begins the message of an error.
 
     Raises:
         RewriteError: with what the checker says.
@@ -59,7 +59,7 @@ def check_model(proto: Any) -> None:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise RewriteError(f"export_onnx: onnx.checker refuses the model: {error}") from error
+        raise RewriteError(f"{caller}: onnx.checker refuses the model: {error}") from error
 
 
 def opened(content: bytes, caller: str = "export_onnx") -> Session:

@@ -214,7 +214,9 @@ def export_onnx(
     model = as_module(model)
     if certificate:
         check_certificate(file)
-    check_arguments(model, opset)
+    check_arguments(model, opset, tolerance)
+    if isinstance(operators, str) or not isinstance(operators, Collection):
+        raise RewriteError(f"operators: expected names of ONNX operators in a set or list, got {operators!r}")
     check_installed()
     # Scripted submodules cannot be cloned: they are shared, and evaluation mode would stay.
     with modes_kept(model), torch.no_grad(), random_state_kept():

@@ -123,8 +123,8 @@ def tidy(proto: Any) -> Any:
     return with_shapes(ir.to_proto(model))
 
 
-def with_shapes(proto: Any) -> Any:
-    """Infer the shape of every value.
+def with_shapes(proto: Any, caller: str = "export_onnx") -> Any:
+    """Infer the shape of every value; ``caller`` begins the message of an error.
 
     Raises:
         RewriteError: if onnx cannot infer them.
@@ -135,7 +135,7 @@ def with_shapes(proto: Any) -> Any:
     try:
         return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:  # its exceptions have no common base but this
-        raise RewriteError(f"export_onnx: onnx does not find the shapes in the graph: {error}") from error
+        raise RewriteError(f"{caller}: onnx does not find the shapes in the graph: {error}") from error
 
 
 def separate_outputs(graph: Any) -> None:

@@ -39,6 +39,8 @@ from rewriter.onnx_explainer.write import named, to_onnx
 # Of free axes while a graph is made: all are different, and larger than what torch takes for a constant.
 _SIZES = (13, 17, 19)
 _BATCHES = (1, 4)
+# Begins messages of what other exports do, too.
+_CALLER = "export_explainer_onnx"
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,9 @@ def export_explainer_onnx(
         ({'x': ('batch', 5, 3)}, ('batch', 5, 3, 2), 3)
 
     """
-    file = checked_path(path)
+    file = checked_path(path, _CALLER)
     model = as_module(model)
-    check_arguments(model, opset)
+    check_arguments(model, opset, tolerance)
     check_installed()
     if time_axis is not None and not references_as_input:
         raise RewriteError("time_axis: a background has a length of its own; pass references_as_input=True")
@@ -153,12 +155,12 @@ def export_explainer_onnx(
         named(proto, *_names(names, references_as_input), axes)
         _check_free(proto)
         state_constants(proto.graph)
-        proto = lowered(with_shapes(proto), opset)
+        proto = lowered(with_shapes(proto, _CALLER), opset)
         drop_shapes(proto.graph)
-        check_model(proto)
+        check_model(proto, _CALLER)
         content: bytes = proto.SerializeToString()
         checked = _compared(content, explainer, explanation, fixed, time_axis, tolerance)
-    write_files({file: content})
+    write_files({file: content}, _CALLER)
     return ExplainerReport(*facts_of(path, content, proto), checked)
 
 
@@ -272,7 +274,7 @@ def _compared(
     """Run the engine and onnxruntime, at several sizes."""
     data = explainer._data
     checked = []
-    with opened(content, "export_explainer_onnx") as session:
+    with opened(content, _CALLER) as session:
         for rows in _BATCHES:
             samples, references = mixed_rows(data, rows, explanation.contexts), data
             if not fixed:

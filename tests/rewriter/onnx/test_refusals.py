@@ -38,6 +38,9 @@ class Branching(nn.Module):
     [
         (lambda x: x, X, {}, r"expected a torch\.nn\.Module, got function"),
         (nn.GRU(3, 4), X, {"opset": 12}, r"opset: expected 13 to 24, or None for the lowest, got 12"),
+        (nn.GRU(3, 4), X, {"tolerance": "1e-3"}, r"tolerance: expected a positive number, got '1e-3'"),
+        (nn.GRU(3, 4), X, {"tolerance": float("nan")}, r"tolerance: expected a positive number, got nan"),
+        (nn.GRU(3, 4), X, {"operators": None}, r"operators: expected names of ONNX operators"),
         (nn.GRU(3, 4).bfloat16(), X.bfloat16(), {}, r"holds bfloat16.*model\.float\(\)"),
         (nn.GRU(3, 4), (X, X, X), {}, r"do not fit GRU\.forward: too many positional"),
         (nn.GRU(3, 4), 3, {}, r"expected tensors in example_inputs"),

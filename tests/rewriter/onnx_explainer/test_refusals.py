@@ -81,7 +81,8 @@ def test_bad_arguments(tmp_path: Path) -> None:
     refused(model, path, "pass references_as_input=True", time_axis=1)
     refused(model, path, "time_axis: expected an axis", time_axis=2, references_as_input=True)
     refused(model, path, "opset: expected", opset=3)
-    refused(model, tmp_path / "missing" / "x.onnx", "make the folder first")
+    refused(model, tmp_path / "missing" / "x.onnx", "^export_explainer_onnx: .*make the folder first")
+    refused(model, path, "tolerance: expected a positive number, got 0", tolerance=0)
 
 
 @pytest.mark.parametrize("most", [3, 10_000])
