@@ -2,7 +2,7 @@
 
 Run it with ``python examples/08_pictures.py``; the pictures go into the folder that is named behind it, or
 into ``out``. The recordings of a smart watch (BasicMotions) ship with aeon; the text is what Python
-says of its modules, on every machine. docs/pictures.md shows them.
+says of its modules, on every machine. docs/show_and_serve/pictures.md shows them.
 """
 
 from __future__ import annotations
@@ -188,7 +188,10 @@ def of_text(folder: Path) -> None:
     told = shap.Explanation(
         added[: len(words)], explanation.base_values[0], np.array([f"{word} " for word in words])
     )
-    (folder / "shap_text.html").write_text(shap.plots.text(told, display=False), encoding="utf-8")
+    # shap puts numbers into colours by their repr, which NumPy 2 begins with the type.
+    with np.printoptions(legacy="1.25"):
+        page = shap.plots.text(told, display=False)
+    (folder / "shap_text.html").write_text(page, encoding="utf-8")
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rewriter.references.compare import ReferenceReport, compare_references
     from rewriter.references.propose import propose_references
 
+    from . import keras as keras
     from . import plot, ray
 
 __all__ = [
@@ -86,7 +87,7 @@ register_when_imported()
 
 
 # What needs another library has its own room.
-_ROOMS = ("plot", "ray")
+_ROOMS = ("keras", "plot", "ray")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,10 @@ FINDINGS = {
     "02_lstm_classifier": "<- top row",
     "03_gru_forecaster": "<- top month",
     "08_pictures": "mathematics by: ",
+    "10_in_the_browser": "static files only",
 }
+# What npm installs, which not everybody has.
+ONNXRUNTIME_WEB = Path(__file__).parents[1] / "examples/browser/node_modules"
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -53,6 +57,8 @@ ALWAYS = {"02_lstm_classifier", "06_layers_of_your_own"}
     ],
 )
 def test_example_runs(path: Path, tmp_path: Path) -> None:
+    if path.stem == "10_in_the_browser" and not ONNXRUNTIME_WEB.exists():
+        pytest.skip("run: npm ci --prefix examples/browser")
     printed = run(tmp_path, str(path))
     assert FINDINGS.get(path.stem, "") in printed
     assert printed.strip()
@@ -83,8 +89,11 @@ def check_table_of_keras(printed: str) -> None:
 
 def test_pictures_of_the_docs_are_small_and_shown() -> None:
     docs = EXAMPLES[0].parents[1] / "docs"
-    page = "".join((docs / name).read_text(encoding="utf-8") for name in ("pictures.md", "html_report.md"))
-    assert {*re.findall(r"\(pictures/(\w+\.png)\)", page)} == {
+    page = "".join(
+        (docs / "show_and_serve" / name).read_text(encoding="utf-8")
+        for name in ("pictures.md", "html_report.md", "../guides/browser.md")
+    )
+    assert {*re.findall(r"\(\.\./pictures/(\w+\.png)\)", page)} == {
         each.name for each in (docs / "pictures").iterdir()
     }
     assert max(each.stat().st_size for each in (docs / "pictures").iterdir()) < 60 * 1024
@@ -93,6 +102,16 @@ def test_pictures_of_the_docs_are_small_and_shown() -> None:
 def test_every_figure_belongs_to_an_example() -> None:
     assert {path.stem for path in EXAMPLES} >= ALWAYS
     assert ADDITIVITY.keys() | FINDINGS.keys() | EACH.keys() <= {path.stem for path in EXAMPLES}
+
+
+@pytest.mark.slow
+def test_page_without_npm_says_what_to_run(tmp_path: Path) -> None:
+    path = shutil.copy(next(path for path in EXAMPLES if path.stem.startswith("10")), tmp_path)
+    done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    (said,) = done.stderr.splitlines()
+    assert said.endswith(f"npm ci --prefix {tmp_path / 'browser'}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_cell_without_tensorflow_says_what_is_left_out(tmp_path: Path) -> None:

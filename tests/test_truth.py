@@ -189,7 +189,7 @@ def test_training_is_seeded_and_learns(tasks: ModuleType) -> None:
 
 
 def test_stock_shap_takes_the_gradient_at_the_references(tasks: ModuleType) -> None:
-    """What ``docs/truth.md`` says it does to a recurrent layer as it is."""
+    """What ``docs/concepts/truth.md`` says it does to a recurrent layer as it is."""
     shap = pytest.importorskip("shap")
     net, x, references = tasks.Net("LSTM", 3, 5).double(), numbers(2, 4, 3), numbers(6, 4, 3)
     leaf = references.clone().requires_grad_()
@@ -203,7 +203,7 @@ def test_docs_show_the_committed_run() -> None:
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for run in json.loads((BENCHMARKS / "results" / "truth.json").read_text(encoding="utf-8"))["results"]:
         found.setdefault((run["problem"], run["method"]), []).append(run)
-    text = (BENCHMARKS.parent / "docs" / "truth.md").read_text(encoding="utf-8").split(PATHS)[0]
+    text = (BENCHMARKS.parent / "docs/concepts/truth.md").read_text(encoding="utf-8").split(PATHS)[0]
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     shown: dict[tuple[str, str], str] = {}
     for line in lines:
@@ -228,7 +228,7 @@ def test_docs_show_the_committed_run() -> None:
 
 
 def test_docs_show_the_committed_run_of_cells() -> None:
-    text = (BENCHMARKS.parent / "docs" / "truth.md").read_text(encoding="utf-8").split(CELLS)[1]
+    text = (BENCHMARKS.parent / "docs/concepts/truth.md").read_text(encoding="utf-8").split(CELLS)[1]
     text = text.split("\n## ")[0]
     cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     header, shown = cells[0], {row[0]: row[1:] for row in cells[1:]}

@@ -213,7 +213,7 @@ def tables(text: str) -> list[dict[tuple[str, str], str]]:
 
 
 def test_docs_show_the_committed_run_of_paths() -> None:
-    text = (ROOT / "docs" / "truth.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/concepts/truth.md").read_text(encoding="utf-8")
     shown: dict[tuple[str, str], str] = {}
     for table in tables(text.split("## Along paths")[1].split("\n## ")[0]):
         shown |= table
@@ -271,11 +271,11 @@ def test_the_plot_is_of_the_committed_run() -> None:
     module = importlib.import_module("truth_paths")
     with image.open(BENCHMARKS / "results" / "truth_paths.png") as drawn:
         assert drawn.info["Description"] == module.fingerprint(results("truth_paths"))
-    assert "truth_paths.png" in (ROOT / "docs" / "truth.md").read_text(encoding="utf-8")
+    assert "truth_paths.png" in (ROOT / "docs/concepts/truth.md").read_text(encoding="utf-8")
 
 
 def test_docs_show_the_committed_run_of_references() -> None:
-    text = (ROOT / "docs" / "references.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/guides/choose_a_background.md").read_text(encoding="utf-8")
     shown = [table for table in tables(text) if ("zeros", "ours") in table]
     runs = results("truth_references")
     problems = list(dict.fromkeys(run["problem"] for run in runs))

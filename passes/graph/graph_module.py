@@ -66,7 +66,9 @@ class Lowered(fx.GraphModule):
         for node in self.graph.nodes:
             if node.op == "placeholder":
                 given = graph.node_copy(node, lambda each: each)
-                if kinds[str(node.target)].kind is inspect.Parameter.KEYWORD_ONLY:
+                # A module that takes anything, as Keras' do, knows no argument by its name.
+                kind = getattr(kinds.get(str(node.target)), "kind", None)
+                if kind is inspect.Parameter.KEYWORD_ONLY:
                     kwargs[str(node.target)] = given
                 else:
                     args.append(given)

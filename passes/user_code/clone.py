@@ -309,20 +309,27 @@ class _Cloner:
 
     def container(self, value: Any, path: str) -> Steps:
         # A module has ten that are empty, and copy.copy takes long for one.
-        new = copy.copy(value) if value or type(value) not in _CONTAINERS else type(value)()
+        # A class of its own may tell others what is put in: the items go in by the methods of what it is.
+        base: Any = next(each for each in (OrderedDict, dict, list, set, deque) if isinstance(value, each))
+        if base in (list, set) or (not value and type(value) in _CONTAINERS):
+            new = base.__new__(type(value))
+        else:
+            new = copy.copy(value)
         self.seen[id(value)] = new
-        if not isinstance(value, dict) and _are_plain(value):
-            return new
+        if getattr(value, "__dict__", None):
+            held = yield self.items(value.__dict__.values(), path)
+            new.__dict__.update(zip(value.__dict__, held, strict=True))
         if isinstance(value, dict):
             for key, item in value.items():
                 if isinstance(item, OwnHook):
-                    del new[key]
+                    base.__delitem__(new, key)
                     continue
-                new[key] = yield self.value(item, ".".join(filter(None, (path, str(key)))))
+                own = yield self.value(item, ".".join(filter(None, (path, str(key)))))
+                base.__setitem__(new, key, own)
             return new
-        items = yield self.items(value, path)
-        new.clear()
-        (new.update if isinstance(value, set) else new.extend)(items)
+        items = list(value) if _are_plain(value) else (yield self.items(value, path))
+        base.clear(new)
+        (base.update if base is set else base.extend)(new, items)
         return new
 
     def reference(self, value: Any, path: str) -> Steps:

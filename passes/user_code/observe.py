@@ -73,6 +73,10 @@ class Observer(TorchFunctionMode):
         own = type(module).__module__.startswith("torch.nn.") or isinstance(module, Atom | Layout)
         return own and not module._modules
 
+    def called(self, module: nn.Module) -> str:
+        """Return what a module is called that is one call."""
+        return type(module).__name__
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -124,7 +128,7 @@ class Observer(TorchFunctionMode):
         if isinstance(module, Scripted):
             return self.shown(module, f"scripted {module.original_name}", plain, args, kwargs, name)
         if self.is_whole(module):
-            return self.shown(module, type(module).__name__, plain, args, kwargs, name)
+            return self.shown(module, self.called(module), plain, args, kwargs, name)
         self._inside.append(name)
         try:
             return plain(*args, **kwargs)

@@ -35,13 +35,19 @@ from passes.user_code.source import line_of
 from rewriter.compiler.culprit import with_sources
 from rewriter.compiler.first_calls import FirstCalls
 from rewriter.compiler.flat import unrolled
-from rewriter.compiler.layer_reports import call_operation, layer_reports, module_operation, parameter_names
+from rewriter.compiler.layer_reports import (
+    call_operation,
+    keras_layers,
+    layer_reports,
+    module_operation,
+    parameter_names,
+)
 from rewriter.compiler.proof import UnprovenError, runs, wrong
 from rewriter.compiler.proof import prove as prove_equal
 from rewriter.compiler.report import Report, UncoveredReport
 from rewriter.compiler.uncovered import uncovered_calls, uncovered_nodes
 from rewriter.inputs import Model, as_module
-from rewriter.keras.replacements import keras_builds
+from rewriter.keras.replacements import keras_builds, keras_declines
 
 _LOCK = threading.RLock()
 
@@ -310,7 +316,10 @@ def _lower(
 ) -> nn.Module:
     clone, modules = named_clones(model)
     own = builds or {}
-    of_keras, modules = keras_builds(modules, own, models=code is None)
+    of_states = keras_declines(modules)
+    of_keras: Replacements = {}
+    if not of_states:
+        of_keras, modules = keras_builds(modules, own, models=code is None)
     users = replace_users({**of_keras, **own}, modules, clone)
     modules = users.modules
     recurrent = ApplyReplacements(recurrent_replacements(split=split), modules)
@@ -319,8 +328,10 @@ def _lower(
     if before is not None and not (recurrent.rewrites or users.rewrites):
         _check_again(before, split=split, strict=strict)
         return model
+    of_layers = keras_layers(clone)
     # Before the trace, so that a model that is refused is not traced for nothing.
     declines = with_sources(model, (*users.declines, *recurrent.declines))
+    declines = (*of_states, *declines)
     _raise_declines(declines, strict=strict)
     exact = ApplyReplacements([ModuleReplacement(MODULES)] if whole else [], modules)
     exact(clone)
@@ -332,7 +343,7 @@ def _lower(
     calls = LowerCalls()
     passes = (OutOfPlace(), *([calls] if whole else []), MarkEmbeddings(), UnshareAtoms(), Cleanup())
     rolled = Pipeline(*passes)(traced.model).model
-    reports = layer_reports(rolled, users, recurrent.rewrites, traced, split=split)
+    reports = layer_reports(rolled, users, recurrent.rewrites, of_layers, traced, split=split)
     operations = (*map(module_operation, exact.rewrites), *map(call_operation, calls.lowered))
     uncovered = tuple(uncovered_nodes(rolled, traced.islands))
     names = parameter_names(users, recurrent.rewrites)

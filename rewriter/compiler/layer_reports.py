@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -16,14 +16,42 @@ from passes.recurrent.recurrence import Recurrence
 from passes.replacement import Rewrite
 from passes.stand_in import StandIn
 from rewriter.compiler.report import LayerReport, OperationReport
+from rewriter.keras.recurrent.layer import KerasBidirectional, KerasRecurrent
+
+
+def keras_layers(model: nn.Module) -> list[Rewrite]:
+    """Return what recurrent layers of Keras became, each by its name, those in a Bidirectional with it."""
+    found: list[Rewrite] = []
+    for name, module in model.named_modules():
+        inside = any(f"{name}.".startswith(f"{each.name}." if each.name else "") for each in found)
+        if isinstance(module, KerasRecurrent | KerasBidirectional) and not inside:
+            found.append(Rewrite(name, module.kind, module))
+    return found
 
 
 def layer_reports(
-    rolled: nn.Module, users: Replaced, recurrent: Iterable[Rewrite], traced: Traced, *, split: bool
+    rolled: nn.Module,
+    users: Replaced,
+    recurrent: Iterable[Rewrite],
+    of_keras: Sequence[Rewrite],
+    traced: Traced,
+    *,
+    split: bool,
 ) -> tuple[LayerReport, ...]:
-    """Report the layers that users replace, then the recurrent ones, with what they have become."""
-    replaced = [_first_report(rolled, each, traced, copied=not users.shares(each)) for each in users.rewrites]
-    return (*replaced, *(_first_report(rolled, each, traced, copied=split) for each in recurrent))
+    """Report the layers that users replace, then the recurrent ones, with what they have become.
+
+    Of a Keras model, which is replaced as a whole, each recurrent layer is reported in its place.
+    """
+    reports = []
+    for rewrite in users.rewrites:
+        prefix = f"{rewrite.name}." if rewrite.name else ""
+        inner = [each for each in of_keras if f"{each.name}.".startswith(prefix)]
+        copied = not users.shares(rewrite)
+        reports += [_first_report(rolled, each, traced, copied=copied) for each in inner or [rewrite]]
+    known = {each.name for each in reports}
+    others = [each for each in of_keras if each.name not in known]
+    reports += [_first_report(rolled, each, traced, copied=False) for each in others]
+    return (*reports, *(_first_report(rolled, each, traced, copied=split) for each in recurrent))
 
 
 def _first_report(rolled: nn.Module, rewrite: Rewrite, traced: Traced, *, copied: bool) -> LayerReport:

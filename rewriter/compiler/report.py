@@ -239,7 +239,8 @@ def render_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> st
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     out = io.StringIO()
-    Console(file=out, width=400, color_system=None).print(table)
+    # In a notebook rich would show the table by itself, and return nothing.
+    Console(file=out, width=400, color_system=None, force_jupyter=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).rstrip()
 
 

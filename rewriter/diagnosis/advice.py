@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from passes.errors import PassError
+from passes.leaves import Atom
 from passes.operations.catalogue import operation_of
 from passes.operations.operation import CUTS, FIXED, RANDOM, ROWS
 from passes.user_code.observe import Call
@@ -58,7 +59,7 @@ class Advice:
         names = {each.name for each in report.layers} | {each.name for each in report.operations}
         if isinstance(call.function, nn.Module):
             inside = any(call.name.startswith(f"{name}.") for name in names if name)
-            if call.name in names or inside:
+            if call.name in names or inside or isinstance(call.function, Atom):
                 return "decompose rewrites it into operations with exact rules"
         elif _has_lowering(call):
             island = self._island(call)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from passes.operations.operation import RANDOM
@@ -19,6 +19,7 @@ from rewriter.diagnosis.followed import Flow
 from rewriter.diagnosis.local_gaps import ROUNDING, Gaps
 from rewriter.diagnosis.run import Run
 from rewriter.inputs import Model, as_inputs, as_module, check_like, selecting
+from rewriter.keras.replacements import in_torch
 
 _SHOWN = 20
 # Less than that of an error is left in float64 if much of it is rounding.
@@ -177,7 +178,9 @@ def diagnose(
         (False, True)
 
     """
-    model = as_module(model)
+    # A model of Keras on torch: stock shap finds no modules of torch's in it, and takes gradients.
+    made, origin = in_torch(model) if isinstance(model, nn.Module) else (model, None)
+    model = as_module(made)
     if isinstance(x, list | tuple) != isinstance(background, list | tuple):
         raise RewriteError(
             f"x: expected {'a list' if isinstance(background, list | tuple) else 'one tensor'} like the "
@@ -192,7 +195,7 @@ def diagnose(
     if samples[0].shape[0] == 0:
         raise RewriteError("x: expected at least one sample, got none")
     select = selecting(output)
-    run = Run(model, select, samples, references)
+    run = Run(model, select, samples, references, hooked=origin is None)
     found = run.gaps(run.model)
     wide = run.in_float64() if any(each.in_doubt() for each in found) else None
     diagnosis = _diagnosis(found, wide, run.advice(), decomposed=run.islands is not None)

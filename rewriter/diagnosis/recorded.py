@@ -20,6 +20,9 @@ from passes.user_code.observe import Call, Observer
 from passes.user_code.structure import numbers_in, tensors_in
 from rewriter.compiler.uncovered import is_inside, runs_as_code
 from rewriter.diagnosis.numbers import copies
+from rewriter.keras.recurrent.layer import KerasBidirectional, KerasRecurrent
+
+_OF_KERAS = (KerasRecurrent, KerasBidirectional)
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,17 @@ class Explained(Observer):
             return run(*args, **kwargs)
         return (run_quietly if isinstance(module, Atom) else run_whole)(run, *args, **kwargs)
 
+    def called(self, module: nn.Module) -> str:
+        """Return the name of the class, that of Keras' for what its layers became."""
+        return module.kind if isinstance(module, _OF_KERAS) else super().called(module)
+
     def is_whole(self, module: nn.Module) -> bool:
         """In an island the code of a module without a rule is seen, as explainers see it."""
         where = self._inside[-1] if self._inside else ""
-        return super().is_whole(module) and not (is_inside(where, self.islands) and runs_as_code(module))
+        if is_inside(where, self.islands):
+            return super().is_whole(module) and not runs_as_code(module)
+        # A recurrent layer of Keras is one call, as one of torch's is.
+        return super().is_whole(module) or isinstance(module, _OF_KERAS)
 
 
 def _lowered(plain: Callable[..., Any], call: CallAtom, *args: Any, **kwargs: Any) -> Any:

@@ -35,17 +35,32 @@ _OUTPUTS = 8
 
 
 class Run:
-    """What is diagnosed: a copy of a model, on samples whose references are read in their contexts."""
+    """What is diagnosed: a copy of a model, on samples whose references are read in their contexts.
+
+    Args:
+        model: the model.
+        select: picks the tensor to explain.
+        samples: one tensor per input.
+        references: likewise.
+        hooked: whether stock shap finds the modules of the model, and has its rules for them.
+
+    """
 
     def __init__(
-        self, model: nn.Module, select: Callable[[Any], Any], samples: Inputs, references: Inputs
+        self,
+        model: nn.Module,
+        select: Callable[[Any], Any],
+        samples: Inputs,
+        references: Inputs,
+        *,
+        hooked: bool = True,
     ) -> None:
         prove_first(model, samples)
         self.given = model
         self.select = select
         self.model = frozen_clone(model)
         self.islands = islands_of(model) if _is_decomposed(model) else None
-        self.rules: Any = StockRules() if self.islands is None else engine_rules
+        self.rules: Any = StockRules(hooked=hooked) if self.islands is None else engine_rules
         with self._own_precision(references):
             contexts = self._contexts(samples, references)
         rows = ([each[k : k + 1] for each in samples] for k in range(samples[0].shape[0]))

@@ -26,9 +26,14 @@ class StockRules:
     """Gives results of modules the multipliers that stock shap would.
 
     It keeps a module's input and output on the module: of several calls the last one's count for all.
+
+    Args:
+        hooked: whether it finds modules at all; else all is left to gradients.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, hooked: bool = True) -> None:
+        self.hooked = hooked
         self.last: dict[str, tuple[Tensor, Tensor]] = {}
         self.calls: dict[str, int] = {}
 
@@ -37,7 +42,7 @@ class StockRules:
     ) -> Any:
         """Return ``result`` with the multipliers of stock shap's rule for the module, if it has one."""
         name = type(call.function).__name__
-        if name not in NONLINEAR | POOLS or not (args and isinstance(args[0], Tensor)):
+        if not self.hooked or name not in NONLINEAR | POOLS or not (args and isinstance(args[0], Tensor)):
             return result
         self.calls[call.name] = self.calls.get(call.name, 0) + 1
         x = args[0]

@@ -102,7 +102,8 @@ def _checksum(tensor: Tensor) -> int:
     elif tensor.layout != torch.strided:
         tensor = tensor.detach().to_dense()
     flat = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
-    flat = flat.contiguous().reshape(-1)
+    # One number is contiguous with any stride, which no view takes.
+    flat = flat.contiguous().as_strided((flat.numel(),), (1,))
     if flat.device.type == "cpu":
         return zlib.crc32(flat.view(torch.uint8).numpy().data)
     return _weighted_sum(flat)

@@ -71,4 +71,6 @@ def _bytes(tensor: Tensor) -> bytes:
         plain = plain.int_repr()
     if plain.layout != torch.strided:
         plain = plain.to_dense()
-    return plain.resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    plain = plain.resolve_conj().resolve_neg().contiguous()
+    # One number is contiguous with any stride, which no view takes.
+    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy().tobytes()

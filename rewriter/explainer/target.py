@@ -31,6 +31,7 @@ from rewriter.explainer.layers import is_in_graph, names_of, place_cut, return_o
 from rewriter.explainer.original import Original
 from rewriter.explainer.suspects import why_not_run
 from rewriter.inputs import Model, as_module, selecting
+from rewriter.keras.origin import Origin
 from rewriter.keras.replacements import in_torch, place_in_torch
 
 # Rows of a run without attributions, whose memory nobody plans.
@@ -51,6 +52,8 @@ class Asked:
         output: key, index or function that picks what is explained from what the model returns, or a module
             and what picks it from what that gives.
         attribute_to_layer_input: whether it is the layer's input.
+        origin: the model of Keras that the model was made of.
+        given: what the user gave for model and output then.
 
     """
 
@@ -58,6 +61,8 @@ class Asked:
     layer: nn.Module | None = None
     output: Output = None
     attribute_to_layer_input: bool = True
+    origin: Origin | None = None
+    given: tuple[Any, Any] = (None, None)
 
     @classmethod
     def of(cls, model: Model | tuple[nn.Module, nn.Module], output: Output, to_input: bool) -> Asked:
@@ -68,12 +73,12 @@ class Asked:
 
         """
         given, layer = model if isinstance(model, tuple) and len(model) == 2 else (model, None)
-        made = in_torch(given)
-        if made is not given:
+        (made, origin), asked_for = in_torch(given), (model, output)
+        if origin is not None:
             layer = place_in_torch(made, layer)
             if isinstance(output, tuple):
                 output = (place_in_torch(made, output[0]), *output[1:])
-        asked = cls(as_module(made), layer, output, to_input)
+        asked = cls(as_module(made), layer, output, to_input, origin, asked_for)
         if layer is not None:
             as_module(layer, "layer")
         elif not to_input:
@@ -124,12 +129,20 @@ class Asked:
 
         layer = None if self.layer is None else mapped(self.layer)
         output = (mapped(self.output[0]), self.output[1]) if isinstance(self.output, tuple) else self.output
-        return replace(self, model=model, layer=layer, output=output)
+        return replace(self, model=model, layer=layer, output=output, origin=None)
+
+    def again(self) -> Asked:
+        """Return what is asked, of what the model of Keras is now."""
+        return Asked.of(*self.given, self.attribute_to_layer_input)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Stand by itself in a copy: Keras' models are not copied with it."""
+        return {**self.__dict__, "origin": None, "given": (None, None)}
 
     def original(self) -> Original:
         """Return what the user's own code gives."""
         names = None if self.gives is None else names_of(self.model, self.gives)
-        return Original(self.model, self.select, names)
+        return Original(self.model, self.select, names, self.origin)
 
 
 def linked_target(
@@ -278,6 +291,9 @@ class Subject:
 
     def _follow(self) -> None:
         """Explain the model as it is now, if something was set in it, or hooked to it, since."""
+        if self._asked.origin is not None and not self._asked.origin.is_same():
+            self._begin_again()
+            return
         self._target.weights.check()
         if self._since.is_same():
             return
@@ -293,6 +309,14 @@ class Subject:
             else:
                 self._aim(None)
                 self._settle()
+
+    def _begin_again(self) -> None:
+        """Explain what a model of Keras is now: it was made anew."""
+        with _FOLLOWING, torch.inference_mode(False):
+            self._asked = self._asked.again()
+            self._since, self._original = Since(self._asked.model), self._asked.original()
+            self._aim(None)
+            self._settle()
 
     def _first_run(self) -> Tensor:
         """Run the background.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.errors import RewriteError
-from rewriter.keras.installed import keras_module
+from rewriter.keras.origin import run_model
 from rewriter.keras.weights import tensor_of
 
 # Of the largest output. Both round in their own order; another function differs by far more.
@@ -19,25 +19,20 @@ _CLOSE = 1e-4
 _SOME = 5
 
 
-def check_agreement(model: Any, made: nn.Module) -> None:
+def check_agreement(model: Any, made: nn.Module, graph: Any = None) -> None:
     """Run both on the same random numbers.
 
     Args:
-        model: of Keras, with a graph.
+        model: of Keras.
         made: of it, in torch.
+        graph: what the module was made of, if the model has no graph itself.
 
     Raises:
         RewriteError: if their outputs differ.
 
     """
-    inputs = random_inputs(model)
-    keras = keras_module()
-    given = [keras.ops.convert_to_tensor(each.numpy()) for each in inputs]
-    struct = model._inputs_struct if hasattr(model, "_inputs_struct") else model._functional._inputs_struct
-    if isinstance(struct, dict):
-        expected = model(dict(zip(sorted(struct), given, strict=True)))
-    else:
-        expected = model(given if len(given) > 1 else given[0])
+    inputs = random_inputs(graph or model)
+    expected = run_model(model, inputs, graph)
     with torch.no_grad():
         got = made(*inputs)
     for k, (a, b) in enumerate(zip(_leaves(expected), _leaves(got), strict=True)):

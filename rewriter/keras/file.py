@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def load(
         passes.errors.RewriteError: missing.keras: no such file
 
     """
+    if not isinstance(path, str | Path):
+        raise RewriteError(f"load: expected the path of a .keras file, got {type(path).__name__}")
     path = Path(path)
     if not path.is_file():
         raise RewriteError(f"{path}: no such file")
@@ -50,6 +53,12 @@ def load(
             raise RewriteError(
                 f"{path}: holds code, that of a Lambda layer, which loading it would run; pass trusted=True "
                 "if you know where the file comes from"
+            ) from error
+        missing = re.search(r"Could not locate (?:class|function) '(\w+)'", str(error))
+        if missing:
+            raise RewriteError(
+                f"{path}: it names {missing[1]}, which is none of Keras' own; pass "
+                f"custom_objects={{'{missing[1]}': {missing[1]}}}"
             ) from error
         raise RewriteError(f"{path}: Keras cannot read it: {type(error).__name__}: {what}") from error
     return to_torch(model, check=check)

@@ -47,6 +47,11 @@ def functional_of(model: Any) -> Any:
             f"{model.name}: the shape of its input is not known, as of a model that was not called yet, or "
             "whose code Keras cannot follow; call it once, or build it of keras.Input and keras.Model"
         )
+    if isinstance(shape, dict):
+        raise RewriteError(
+            f"{model.name}: takes a dictionary; give its inputs in a list, or build it of keras.Input and "
+            "keras.Model"
+        )
     shapes = shape if isinstance(shape[0], list | tuple) else [shape]
     inputs = [keras.Input(tuple(each[1:])) for each in shapes]
     try:

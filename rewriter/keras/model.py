@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ def graph_of(
     values, _ = writer.model(model, "", inputs, [None] * len(inputs))
     outputs = [values.get(id(each)) for each in functional._outputs]
     if writer.declines:
-        raise DeclinedError(tuple(writer.declines), ADVICE)
+        raise DeclinedError(tuple(writer.declines), ADVICE if otherwise is None else "Mend them, then go on.")
     writer.graph.output(_filled(functional._outputs_struct, outputs))
     graph = fx.GraphModule(
         writer.root, writer.graph, class_name=identifier(model.name).title().replace("_", "")
@@ -289,9 +290,9 @@ def identifier(name: str) -> str:
     """Return a name that Python takes.
 
     Example:
-        >>> identifier("block/dense 1"), identifier("1st")
-        ('block_dense_1', '_1st')
+        >>> identifier("block/dense 1"), identifier("1st"), identifier("lambda")
+        ('block_dense_1', '_1st', '_lambda')
 
     """
     plain = re.sub(r"\W", "_", name)
-    return f"_{plain}" if plain[:1].isdigit() or not plain else plain
+    return f"_{plain}" if plain[:1].isdigit() or not plain or keyword.iskeyword(plain) else plain

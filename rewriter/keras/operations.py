@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rewriter.keras.activations import ACTIVATIONS
 from rewriter.keras.layers.contract import UnsupportedError
@@ -33,8 +34,8 @@ def _along(function: Callable[..., Any]) -> Callable[[Any, Sequence[Any]], Call]
 
 
 def at(x: Tensor, key: Any) -> Tensor:
-    """Return ``x[key]``."""
-    return x[key]
+    """Return ``x[key]``; a file, which has no tuples, holds the key of several dimensions as a list."""
+    return x[tuple(key) if isinstance(key, list) else key]
 
 
 def joined(parts: Sequence[Tensor], axis: int) -> Tensor:
@@ -77,6 +78,11 @@ def all_of(x: Tensor, axis: Sequence[int], keep: bool) -> Tensor:
     return torch.all(x, tuple(axis), keep)
 
 
+def gelu(x: Tensor, approximate: bool) -> Tensor:
+    """Return the Gaussian error unit of ``x``, by way of tanh or not."""
+    return functional.gelu(x, approximate="tanh" if approximate else "none")
+
+
 def filled_like(x: Tensor, value: float, dtype: str | None) -> Tensor:
     """Return a tensor of one value in the shape of another."""
     return torch.full_like(x, value, dtype=getattr(torch, dtype) if dtype else None)
@@ -108,6 +114,27 @@ OPERATIONS: Mapping[str, Callable[[Any, Sequence[Any]], Call]] = {
     "Tanh": _same(torch.tanh),
     "Sigmoid": _same(torch.sigmoid),
     "Relu": _same(torch.relu),
+    "Relu6": _same(functional.relu6),
+    "LeakyRelu": lambda op, args: (functional.leaky_relu, (args[0], op.negative_slope)),
+    "Elu": lambda op, args: (functional.elu, (args[0], op.alpha)),
+    "Celu": lambda op, args: (functional.celu, (args[0], op.alpha)),
+    "Selu": _same(functional.selu),
+    "Gelu": lambda op, args: (gelu, (args[0], op.approximate)),
+    "Silu": _same(functional.silu),
+    "HardSilu": _same(functional.hardswish),
+    "HardSigmoid": _same(functional.hardsigmoid),
+    "Softplus": _same(functional.softplus),
+    "Softsign": _same(functional.softsign),
+    "LogSigmoid": _same(functional.logsigmoid),
+    "LogSoftmax": lambda op, args: (torch.log_softmax, (args[0], op.axis)),
+    "Einsum": lambda op, args: (torch.einsum, (op.subscripts, *args)),
+    "Tan": _same(torch.tan),
+    "Arctan": _same(torch.atan),
+    "Sinh": _same(torch.sinh),
+    "Cosh": _same(torch.cosh),
+    "Reciprocal": _same(torch.reciprocal),
+    "Moveaxis": lambda op, args: (torch.movedim, (args[0], op.source, op.destination)),
+    "Cumsum": lambda op, args: (torch.cumsum, (args[0], op.axis)),
     "Maximum": _same(torch.maximum),
     "Minimum": _same(torch.minimum),
     "Where": _same(torch.where),

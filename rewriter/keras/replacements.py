@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from passes.errors import RewriteError
+from passes.errors import Decline, DeclinedError, RewriteError
+from passes.user_code.twin import Twin
 from rewriter.keras.agreement import check_agreement
-from rewriter.keras.functional import functional_of
-from rewriter.keras.installed import is_layer
+from rewriter.keras.functional import calls_forgotten, functional_of
+from rewriter.keras.installed import is_layer, kind_of
 from rewriter.keras.layers.contract import Translation, UnsupportedError
+from rewriter.keras.layers.dense import unsupported_if_half
 from rewriter.keras.model import graph_of, identifier, is_graph
-from rewriter.keras.recurrent.build import bidirectional, recurrent
+from rewriter.keras.origin import Origin
+from rewriter.keras.recurrent.build import RECURRENT, bidirectional, recurrent
 from rewriter.keras.recurrent.layer import KerasBidirectional, KerasRecurrent
+from rewriter.keras.recurrent.states import declines_of, is_stateful, stateful_layers
 
 Builds = Mapping[type[nn.Module], Callable[[Any], nn.Module]]
 
@@ -126,31 +130,60 @@ def keras_builds(
     }, left
 
 
-def in_torch(model: Any) -> Any:
-    """Return the torch module of a Keras model whose graph is known, anything else as it is.
+def keras_declines(modules: Mapping[str, nn.Module]) -> list[Decline]:
+    """Return the reason against each layer of Keras among modules, by name, that no rewrite can stand for.
 
-    It takes an argument for each input, in the place of a list of them. What explains the module does not run
-    Keras' code beside it each time: both are compared here.
+    Example:
+        >>> keras_declines({"": nn.Linear(2, 1)})
+        []
+
+    """
+    found: list[Decline] = []
+    seen: set[int] = set()
+    module: Any
+    for name, module in modules.items():
+        if is_layer(module) and id(module) not in seen:
+            seen.update(map(id, module._flatten_layers()))
+            found += (*declines_of(name, module), *_halves(name, module))
+    return found
+
+
+def in_torch(model: Any) -> tuple[Any, Origin | None]:
+    """Return the torch module of a Keras model whose graph is known, and that model; else what is given.
+
+    It takes an argument for each input, in the place of a list of them. Both are compared here.
 
     Raises:
-        DeclinedError: for a model on another backend with layers for which no torch module is known.
+        DeclinedError: for layers that keep a state for each row or compute in half precision, and for a model
+            on another backend with layers for which no torch module is known.
+        RewriteError: for a model on another backend whose code cannot be followed.
 
     Example:
         >>> in_torch("a text")
-        'a text'
+        ('a text', None)
 
     """
-    if not is_layer(model) or not is_graph(model):
-        return model
+    if not is_layer(model) or not (is_graph(model) or isinstance(model, sys.modules["keras"].Model)):
+        return model, None
+    declines = list(_halves("", model))
+    if declines:
+        raise DeclinedError(tuple(declines), "Mend them, then go on.")
     on_torch = isinstance(model, nn.Module)
     try:
-        made = graph_of(model, otherwise=_own_code if on_torch else None)
-        check_agreement(model, made)
+        with calls_forgotten(model):
+            graph = model if is_graph(model) else functional_of(model)
+            made = graph_of(graph, otherwise=_own_code if on_torch else None)
+        own_code = any(isinstance(each, KerasLayer) for each in made.modules())
+        if own_code:
+            # Code of the user's may count its calls.
+            check_agreement(Twin(model).model, Twin(made).model, graph)
+        else:
+            check_agreement(model, made, graph)
     except RewriteError:
-        if not on_torch:
+        if not on_torch or stateful_layers(model):
             raise
-        return model
-    return made
+        return model, None
+    return made, Origin(model, graph, own_code=own_code)
 
 
 def place_in_torch(made: nn.Module, layer: Any) -> Any:
@@ -190,12 +223,35 @@ class _Models:
         return self.known[id(model)]
 
 
-def _own_code(layer: Any) -> Translation:
+def _halves(name: str, model: Any) -> Iterator[Decline]:
+    inside: set[int] = set()
+    for each in model._flatten_layers():
+        try:
+            unsupported_if_half(each)
+        except UnsupportedError as error:
+            # A cell is said with its layer.
+            if each is not model and id(each) not in inside:
+                path = f"{name}.{each.name}" if name else each.name
+                yield Decline(path, type(each).__name__, str(error))
+            inside.update(() if each is model else map(id, each._flatten_layers()))
+
+
+def _own_code(layer: Any) -> Translation | None:
+    if is_stateful(layer) and kind_of(layer) in RECURRENT:
+        # What speaks against it has been said.
+        return None
+    if is_stateful(layer):
+        raise UnsupportedError(
+            "it is stateful, and Keras' own code, which runs here, would move its state; set "
+            "layer.stateful = False, so that each row begins at zero"
+        )
     masks = (("", "mask"),) if layer._call_has_mask_arg else ()
     return Translation(KerasLayer(layer), masks, out="kept" if layer.supports_masking else "none")
 
 
 def _layer(layer: Any) -> nn.Module:
+    if is_stateful(layer):
+        return KerasLayer(layer)
     translate = bidirectional if hasattr(layer, "merge_mode") else recurrent
     try:
         made: Any = translate(layer).module

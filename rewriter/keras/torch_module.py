@@ -54,12 +54,13 @@ def to_torch(model: Any, *, check: bool = True) -> nn.Module:
     if not is_layer(model):
         raise RewriteError(f"to_torch: expected a model or a layer of Keras, got {type(model).__name__}")
     keras = keras_module()
-    if is_graph(model):
+    graph = model if is_graph(model) else None
+    if graph is not None:
         made: nn.Module = graph_of(model)
     elif isinstance(model, keras.Model):
         with calls_forgotten(model):
-            model = functional_of(model)
-            made = graph_of(model)
+            graph = functional_of(model)
+            made = graph_of(graph)
     else:
         own = str(kind_of(model))
         try:
@@ -67,6 +68,6 @@ def to_torch(model: Any, *, check: bool = True) -> nn.Module:
         except UnsupportedError as error:
             declined = Decline(model.name, type(model).__name__, str(error))
             raise DeclinedError((declined,), _IN_A_MODEL if own in _RECURRENT else ADVICE) from error
-    if check and is_graph(model):
-        check_agreement(model, made)
+    if check and graph is not None:
+        check_agreement(model, made, graph)
     return made

@@ -21,6 +21,8 @@ from rewriter.onnx.containers import leaves_of, tensors_of, with_leaves
 _MANY = 100
 
 Axes = tuple[int | None, ...]
+Run = Callable[["Example"], list[Tensor]]
+Parting = Callable[["Example", "Example"], str]
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,13 @@ def different(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
     return made
 
 
-def infer_batch_axes(run: Callable[[Example], list[Tensor]], example: Example) -> Axes:
+def infer_batch_axes(run: Run, example: Example, parting: Parting = lambda *_: "") -> Axes:
     """Find which axis of each tensor is the batch, by what the model does with every row twice.
 
     Args:
         run: the model; returns the tensors among its outputs.
         example: inputs of any batch size.
+        parting: the line after which the model runs other code for one example than for another, or ``""``.
 
     Returns:
         An axis, or None for a tensor without batch, for each tensor of ``example``.
@@ -165,14 +168,10 @@ def infer_batch_axes(run: Callable[[Example], list[Tensor]], example: Example) -
     """
     single = run(example)
     failure = ""
-    for k, axes in enumerate(_candidates(example.tensors)[:_MANY]):
-        doubled = [
-            # Side by side, for a model that takes its rows only in some order.
-            tensor if axis is None else tensor.repeat_interleave(2, axis)
-            for tensor, axis in zip(example.tensors, axes, strict=True)
-        ]
+    candidates = _candidates(example.tensors)[:_MANY]
+    for k, axes in enumerate(candidates):
         try:
-            outputs = run(example.with_tensors(doubled))
+            outputs = run(_repeated(example, axes, 2))
         except Exception as error:  # whatever the user's code raises
             said = f"{type(error).__name__}: {error}, {where_failed(error)}"
             failure = failure if k else f" (with the batch first: {said})"
@@ -182,12 +181,39 @@ def infer_batch_axes(run: Callable[[Example], list[Tensor]], example: Example) -
     shapes = ", ".join(
         f"{name} {tuple(tensor.shape)}" for name, tensor in zip(example.names, example.tensors, strict=True)
     )
+    lines = (_branch(run, parting, example, axes) for axes in candidates)
+    line = next(filter(None, lines), "")
+    where = f" (at {line} the model's code goes another way for other numbers of rows)" if line else ""
     raise RewriteError(
         f"export_onnx: no axis of the inputs ({shapes}) is a batch: twice the rows do not give twice the "
-        f"outputs, so the batch dimension is frozen{failure}; give the inputs a batch dimension, make the "
-        "model take any batch size, name the axes: batch_axes={'" + example.names[0] + "': 0}, or fix all "
-        "sizes: batch_axes={}"
+        f"outputs, so the batch dimension is frozen{where}{failure}; give the inputs a batch dimension, make "
+        "the model take any batch size, name the axes: batch_axes={'" + example.names[0] + "': 0}, or fix "
+        "all sizes: batch_axes={}"
     )
+
+
+def _repeated(example: Example, axes: Axes, times: int) -> Example:
+    """Take every row several times, side by side, for a model that takes its rows only in some order."""
+    return example.with_tensors(
+        [
+            tensor if axis is None else tensor.repeat_interleave(times, axis)
+            for tensor, axis in zip(example.tensors, axes, strict=True)
+        ]
+    )
+
+
+def _branch(run: Run, parting: Parting, example: Example, axes: Axes) -> str:
+    """Return the line of a branch on the number of rows, if the axes are a batch on one side of it."""
+    one = example.resized([{} if axis is None else {axis: 1} for axis in axes])
+    double = _repeated(example, axes, 2)
+    for each in (one, double):
+        try:
+            holds = _is_twice(run(each), run(_repeated(each, axes, 2)))
+        except Exception:  # whatever the user's code raises
+            continue
+        if holds:
+            return parting(example, double) or parting(example, one)
+    return ""
 
 
 def _candidates(tensors: Sequence[Tensor]) -> list[Axes]:

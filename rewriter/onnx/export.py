@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import fx, nn
@@ -16,8 +17,6 @@ from passes.user_code.source import where_failed
 from rewriter.compiler.culprit import with_sources
 from rewriter.compiler.decompose import lowered
 from rewriter.engine.loops.roll import roll_loops
-from rewriter.engine.sweeps.linked_recurrence import can_fuse
-from rewriter.engine.sweeps.sweep import fused
 from rewriter.keras.replacements import keras_builds
 from rewriter.onnx.check import run_torch
 from rewriter.onnx.example import Example
@@ -27,7 +26,7 @@ from rewriter.onnx.portable.constants import state_constants
 from rewriter.onnx.portable.opset import TORCHS
 from rewriter.onnx.portable.project_first import project_first
 from rewriter.onnx.recurrences.deferred import DeferredRecurrence, Step, defer_steps
-from rewriter.onnx.recurrences.write import write_steps
+from rewriter.onnx.recurrences.write import widths_of, write_steps
 from rewriter.onnx.sizes.assumptions import Assumptions, assumptions_of, fixed_axes
 from rewriter.onnx.sizes.axes import FreeAxes, FreeAxis, at_sizes, check_free, sizes_of
 from rewriter.onnx.sizes.parting import parting_line
@@ -79,10 +78,16 @@ def has_users_loops(clone: nn.Module) -> bool:
     return any(isinstance(each, Recurrence) and is_users(each.cell) for each in clone.modules())
 
 
-def exported_step(step: Step, opset: int) -> Any:
-    """Export a step of a cell of the user's own, as the graph of an ``onnx.GraphProto``."""
-    weight, _ = fused(step.hidden)
-    widths = [weight.shape[0], *[weight.shape[1]] * step.states]
+def exported_step(step: Step, widths: Sequence[int], opset: int) -> Any:
+    """Export a step of a cell of the user's own, as the graph of an ``onnx.GraphProto``.
+
+    Args:
+        step: one step.
+        widths: the number of features of what comes in, and of each state.
+        opset: version of the ONNX operator set.
+
+    """
+    weight = next(step.parameters())
     # A size of 1 would be taken for a constant.
     tensors = tuple(weight.new_zeros(2, width) for width in widths)
     names = tuple(f"x{k}" for k in range(len(tensors)))
@@ -114,9 +119,6 @@ def to_onnx(
     opset = max(opset or 0, TORCHS)
     deferred = defer_steps(clone)
     take_padded(clone)
-    for each in deferred.values():
-        if isinstance(each, DeferredRecurrence) and can_fuse(each.hidden) and not _is_written(each.cell):
-            each.exported = exported_step(each.body, opset)
     program = program_of(clone, example, free)
     assumptions = assumptions_of(program)
     for k, place in fixed_axes(assumptions, free):
@@ -133,6 +135,10 @@ def to_onnx(
     # Before weights are moved or stored otherwise: one may be an output.
     separate_outputs(proto.graph)
     rename_values(proto.graph, _parameter_names(clone, model))
+    for key, widths in widths_of(proto.graph).items():
+        each = deferred[key]
+        if isinstance(each, DeferredRecurrence) and not _is_written(each.cell):
+            each.exported = exported_step(each.body, widths, opset)
     write_steps(proto.graph, deferred, loops=loops)
     project_first(proto.graph)
     state_constants(proto.graph)
@@ -140,10 +146,11 @@ def to_onnx(
 
 
 def _is_written(cell: nn.Module) -> bool:
-    """Whether the writer of steps knows a cell of its own: one that is made of our atoms alone."""
+    """Whether the writer of steps knows a cell: one that is made of our atoms and Linears alone."""
     parts = [cell, *cell.children()]
     return not is_users(cell) and all(
-        type(each).__module__.startswith(("passes.", "rewriter.keras.recurrent.")) for each in parts
+        type(each) is nn.Linear or type(each).__module__.startswith(("passes.", "rewriter.keras.recurrent."))
+        for each in parts
     )
 
 

@@ -13,12 +13,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from passes.errors import RewriteError
+from passes.errors import DeclinedError, RewriteError
 from passes.recurrent.cell_layers import CellStandIn
 from passes.user_code.hooks import modes_kept
 from passes.user_code.randomness import random_state_kept
 from rewriter.compiler.report import printable, render_table
 from rewriter.inputs import Model, as_module
+from rewriter.keras.replacements import keras_declines
 from rewriter.onnx.arguments import (
     check_arguments,
     check_certificate,
@@ -43,9 +44,9 @@ from rewriter.onnx.graph import (
 )
 from rewriter.onnx.portable.opset import lowered
 from rewriter.onnx.runtime.session import SessionError
-from rewriter.onnx.sizes.assumptions import Assumptions, fixed_axes
+from rewriter.onnx.sizes.assumptions import Assumptions, lines_that_fix
 from rewriter.onnx.sizes.axes import FreeAxes, at_two, free_axes, settled, sizes_of, with_times
-from rewriter.onnx.sizes.parting import parting_line
+from rewriter.onnx.sizes.parting import branch_on_a_size, parting_line
 from rewriter.onnx.sizes.tried import Sizes, Trial, line_broken, trials
 
 # What runtimes without recurrent operators have: no loops, no branches, no sequences, nothing random.
@@ -212,6 +213,9 @@ def export_onnx(
     """
     file = checked_path(path)
     model = as_module(model)
+    declines = keras_declines({"": model})
+    if declines:
+        raise DeclinedError(tuple(declines))
     if certificate:
         check_certificate(file)
     check_arguments(model, opset, tolerance)
@@ -227,7 +231,7 @@ def export_onnx(
         given_names = check_reference(reference, example)
         example = example.with_names(example.names if input_names is None else input_names)
         batch = (
-            infer_batch_axes(lambda each: run_torch(reference, each), example)
+            infer_batch_axes(partial(run_torch, reference), example, partial(parting_line, reference))
             if batch_axes is None
             else given_axes(example, batch_axes)
         )
@@ -246,11 +250,11 @@ def export_onnx(
                 raise
             # A step may hold what has no form in a Scan; written out it may have one.
             proto, assumptions = convert(rewritten_clone(source))
-        fixed_line = _line_of_fixed(assumptions, free)
+        fixed_line = next(filter(None, lines_that_fix(assumptions, free)), "")
         free = settled(free, example, assumptions)
         rows = {axes[axis].name for axes, axis in zip(free, batch, strict=True) if axis is not None}
         if timed and not any(axis.name not in rows for axes in free for axis in axes.values()):
-            why = _why_frozen(rewritten, fixed_line)
+            why = _why_frozen(rewritten, reference, example, free, fixed_line)
             raise RewriteError(f"export_onnx: loops=True, but the length of the sequences is frozen: {why}")
         _name(proto.graph, example, free, assumptions, output_names, given_names)
         proto = lowered(tidy(proto), opset)
@@ -274,32 +278,18 @@ def export_onnx(
     return OnnxReport(*facts_of(path, content, proto), errors, bounds)
 
 
-def _line_of_fixed(assumptions: Assumptions, free: FreeAxes) -> str:
-    """Return the line that fixed an axis which recurrences run over, ``""`` if none did."""
-    lines = [
-        assumptions.fixed_at(assumptions.shapes[k][place])
-        for k, place in fixed_axes(assumptions, free)
-        if not free[k][place].named
-    ]
-    return next(filter(None, lines), "")
-
-
-def _why_frozen(clone: nn.Module, line: str) -> str:
-    if line:
-        return (
-            f"the model's code fixes it at {line}, as do int(...), math.log(...) or a key of a dict; compute "
-            "with x.shape and tensors, or export with loops=False"
-        )
+def _why_frozen(clone: nn.Module, model: nn.Module, example: Example, free: FreeAxes, line: str) -> str:
     cells = [name for name, each in clone.named_modules() if isinstance(each, CellStandIn)]
     if cells:
         return (
             f"the model's own code calls {', '.join(cells)} step by step, as often as for the example; use a "
             "layer (LSTM, GRU, RNN) in place of a cell and its loop, or export with loops=False"
         )
-    return (
-        "no recurrent layer runs over an axis of an input, or the model's code fixes it; export with "
-        "loops=False, or name the axis: dynamic_axes"
+    fixed = f"the model's code fixes it at {line}, as do int(...), math.log(...) or a key of a dict"
+    why = branch_on_a_size(model, example, free) or (
+        fixed if line else "no recurrent layer runs over an axis of an input, or the model's code fixes it"
     )
+    return f"{why}; export with loops=False, or name the axis: dynamic_axes"
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:

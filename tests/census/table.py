@@ -67,7 +67,7 @@ def write_results(root: Path, records: Iterable[Record]) -> None:
         "records": [{**asdict(each), "faults": each.faults[:3]} for each in ordered],
     }
     (root / "benchmarks/results/census.json").write_text(json.dumps(kept, indent=1) + "\n")
-    (root / "docs/operations.md").write_text(page(ordered))
+    (root / "docs/reference/operations.md").write_text(page(ordered))
 
 
 def counts(records: Iterable[Record]) -> dict[str, dict[str, int]]:

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,11 +44,19 @@ def wheel(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bare(python: str, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def bare(python: str, wheel: Path) -> Iterator[Environment]:
     """Install the wheel, without extras, where nothing is."""
-    made = Environment.empty(python, tmp_path_factory.mktemp("bare") / "venv")
-    made.install(str(wheel), constraints=pinned())
-    return made
+    with tempfile.TemporaryDirectory() as folder:
+        made = Environment.empty(python, Path(folder, "bare"))
+        made.install(str(wheel), constraints=pinned())
+        yield made
+
+
+@pytest.fixture
+def another(python: str, bare: Environment) -> Iterator[Environment]:
+    """Return a copy, which is gone after the test: each takes a gigabyte or more."""
+    with tempfile.TemporaryDirectory(dir=bare.folder.parent) as folder:
+        yield bare.copy(python, Path(folder, "venv"))
 
 
 def _run(*command: str) -> None:

@@ -35,7 +35,7 @@ OLDEST = {
     "captum": ["captum==0.8.0", "numpy==1.26.4"],
     "onnx": ["onnx==1.18.0", "onnxruntime==1.22.0", "onnxscript==0.7.0"],
     "plots": ["matplotlib==3.8.0", "shap==0.46.0", "numpy==1.26.4"],
-    "cli": ["typer==0.15.0", "rich==13.0.0", "wrapt==1.16.0"],
+    "cli": ["typer==0.16.0", "rich==13.0.0", "wrapt==1.16.0"],
     "jobs": ["pyarrow==17.0.0", "numpy==1.26.4"],
     "keras": ["keras==3.5.0"],
 }
@@ -58,20 +58,18 @@ def test_no_extras(bare: Environment) -> None:
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_extra(extra: str, python: str, wheel: Path, bare: Environment, tmp_path: Path) -> None:
-    assert not bare.has(EXTRAS[extra])
-    environment = bare.copy(python, tmp_path / "venv")
-    environment.install(f"{wheel}[{extra}]", constraints=pinned())
-    run(environment, f"with_{extra}.py")
+def test_extra(extra: str, wheel: Path, another: Environment) -> None:
+    assert not another.has(EXTRAS[extra])
+    another.install(f"{wheel}[{extra}]", constraints=pinned())
+    run(another, f"with_{extra}.py")
 
 
 @pytest.mark.parametrize("extra", OLDEST)
-def test_oldest_versions(extra: str, python: str, wheel: Path, bare: Environment, tmp_path: Path) -> None:
-    environment = bare.copy(python, tmp_path / "venv")
+def test_oldest_versions(extra: str, wheel: Path, another: Environment) -> None:
     old = OLDEST[extra]
     free = frozenset(line.partition("==")[0] for line in old) | COMPILED_AGAINST_NUMPY
-    environment.install(f"{wheel}[{extra}]", *old, constraints=pinned(without=free))
-    run(environment, f"with_{extra}.py")
+    another.install(f"{wheel}[{extra}]", *old, constraints=pinned(without=free))
+    run(another, f"with_{extra}.py")
 
 
 def test_wheel_holds_the_libraries_and_nothing_of_others(wheel: Path) -> None:

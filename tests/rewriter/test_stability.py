@@ -1,4 +1,4 @@
-"""What docs/stability.md promises: names that do not move, and results that later versions load."""
+"""What docs/about/stability.md promises: names that do not move, and results that later versions load."""
 
 from __future__ import annotations
 

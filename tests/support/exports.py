@@ -10,6 +10,8 @@ import torch
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper
 from torch import nn
 
+from rewriter.onnx.graph import bodies_of, nodes_of
+
 FORBIDDEN = {"LSTM", "GRU", "RNN", "Scan", "Loop", "If"}
 
 
@@ -57,3 +59,14 @@ class Calls(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Any:
         return self.end(x, self.gru(x)[0])
+
+
+def unused(graph: Any) -> list[str]:
+    """Return what is held or made and read by no one."""
+    inner = [graph, *(body for node in nodes_of(graph) for body in bodies_of(node))]
+    read = {name for node in nodes_of(graph) for name in node.input}
+    read |= {each.name for body in inner for each in body.output}
+    held = [each.name for body in inner for each in body.initializer]
+    return [name for name in held if name not in read] + [
+        node.output[0] for node in nodes_of(graph) if read.isdisjoint(node.output)
+    ]

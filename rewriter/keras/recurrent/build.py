@@ -8,9 +8,11 @@ from rewriter.keras.installed import kind_of
 from rewriter.keras.layers.contract import Translate, Translation, UnsupportedError
 from rewriter.keras.recurrent.cells import cell_parts
 from rewriter.keras.recurrent.layer import KerasBidirectional, KerasRecurrent, OverTime
+from rewriter.keras.recurrent.states import held_states, is_stateful
 
 #: Layers that work on the last dimension, whatever is before it.
 _EVERY_STEP = ("Dense", "Activation", "Dropout", "LayerNormalization", "ReLU", "LeakyReLU", "ELU", "Identity")
+RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional")
 _MASKED = (("", "mask"),)
 
 
@@ -18,14 +20,9 @@ def recurrent_module(layer: Any) -> KerasRecurrent:
     """Return what an ``LSTM``, ``GRU``, ``SimpleRNN`` or ``RNN`` becomes.
 
     Raises:
-        UnsupportedError: for a stateful layer, and one whose cell is not known.
+        UnsupportedError: for one whose cell is not known, or whose rows have states of their own.
 
     """
-    if layer.stateful:
-        raise UnsupportedError(
-            "it is stateful, so that what a row gives depends on the batches before; set layer.stateful = "
-            "False, so that each row begins at zero as after reset_state(), or pass initial_state"
-        )
     stacked = kind_of(layer.cell) == "StackedRNNCells"
     cells = layer.cell.cells if stacked else [layer.cell]
     return KerasRecurrent(
@@ -35,6 +32,8 @@ def recurrent_module(layer: Any) -> KerasRecurrent:
         backwards=layer.go_backwards,
         zeros=layer.zero_output_for_mask,
         nested=stacked and len(cells) > 1,
+        held=held_states(layer),
+        kind=type(layer).__name__,
         name=layer.name,
     )
 
@@ -47,7 +46,7 @@ def recurrent(layer: Any) -> Translation:
 def bidirectional(layer: Any) -> Translation:
     """Translate a ``Bidirectional``."""
     parts = [layer.forward_layer, layer.backward_layer]
-    known = ("LSTM", "GRU", "SimpleRNN", "RNN")
+    known = RECURRENT[:-1]
     for each in parts:
         if kind_of(each) not in known:
             raise UnsupportedError(
@@ -65,6 +64,10 @@ def over_time(layer: Any, translate: Translate) -> Translation:
         translate: translates the layer in it.
 
     """
+    if is_stateful(layer.layer):
+        raise UnsupportedError(
+            "the layer in it is stateful, so that each step begins where the one before ended"
+        )
     inner = translate(layer.layer)
     if kind_of(layer.layer) in _EVERY_STEP:
         return Translation(inner.module)

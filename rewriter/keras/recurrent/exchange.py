@@ -97,6 +97,11 @@ def torch_layer(layer: Any) -> nn.Module:
         raise UnsupportedError(
             "it goes backwards, which torch's layers do only beside one that goes forwards"
         )
+    if both and layer.merge_mode != "concat":
+        raise UnsupportedError(
+            f"its merge_mode is {layer.merge_mode!r}; torch's layers put both directions side by side, as "
+            "'concat' does"
+        )
     cells = [each.cell for each in parts]
     if len({(_mode(cell), cell.units, cell.use_bias) for cell in cells}) > 1:
         raise UnsupportedError("its two directions are of different kinds or sizes")

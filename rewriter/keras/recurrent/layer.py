@@ -23,6 +23,8 @@ class KerasRecurrent(nn.Module):
         backwards: begin at the end.
         zeros: return zeros where the mask is False, not the output before.
         nested: the states of each cell are a list of their own.
+        held: states with which it begins where none are given, (1, H) each; None for zeros.
+        kind: class name of the layer.
         name: for error messages.
 
     """
@@ -36,9 +38,15 @@ class KerasRecurrent(nn.Module):
         backwards: bool,
         zeros: bool,
         nested: bool = False,
+        held: Sequence[Tensor] | None = None,
+        kind: str = "RNN",
         name: str = "",
     ) -> None:
         super().__init__()
+        self.kind = kind
+        self.held = held is not None
+        for k, state in enumerate(held or ()):
+            self.register_buffer(f"held{k}", state)
         self.sequences = sequences
         self.states = states
         self.backwards = backwards
@@ -80,7 +88,7 @@ class KerasRecurrent(nn.Module):
             finals.append([new[0][i] for i in range(self.sizes[k][0])])
         out = x if self.sequences else finals[-1][0]
         if steps is not None:
-            out = self._masked(out, steps, given_state=initial_state is not None)
+            out = self._masked(out, steps, given_state=self.held or initial_state is not None)
         return (out.transpose(0, 1) if self.sequences else out), finals
 
     def as_given(self, finals: list[list[Tensor]]) -> list[Any]:
@@ -102,6 +110,12 @@ class KerasRecurrent(nn.Module):
         return torch.where(counted.flip(0) if self.backwards else counted, out, 0.0)
 
     def _states(self, x: Tensor, initial_state: Any) -> list[tuple[Tensor, ...]]:
+        if initial_state is None and self.held:
+            places = iter(range(sum(count for count, _ in self.sizes)))
+            return [
+                tuple(self.get_buffer(f"held{next(places)}").expand(x.shape[0], -1) for _ in range(count))
+                for count, _ in self.sizes
+            ]
         if initial_state is None:
             return [tuple(x.new_zeros(x.shape[0], size) for _ in range(count)) for count, size in self.sizes]
         if not isinstance(initial_state, list | tuple):
@@ -120,6 +134,8 @@ class KerasBidirectional(nn.Module):
         merge: ``"concat"``, ``"sum"``, ``"mul"``, ``"ave"`` or None.
 
     """
+
+    kind = "Bidirectional"
 
     def __init__(self, first: KerasRecurrent, second: KerasRecurrent, merge: str | None) -> None:
         super().__init__()

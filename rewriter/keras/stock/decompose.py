@@ -11,7 +11,7 @@ from rewriter.keras.installed import backend, is_layer, keras_module, kind_of
 from rewriter.keras.layers.contract import UnsupportedError
 from rewriter.keras.model import is_graph
 from rewriter.keras.stock.trial import why_not_explained
-from rewriter.keras.stock.unrolled import RECURRENT, unrolled
+from rewriter.keras.stock.unrolled import RECURRENT, Known, unrolled
 
 _ADVICE = (
     "Take rewriter.DeepExplainer(rewriter.keras.to_torch(model), background), which explains these layers, "
@@ -71,6 +71,7 @@ class _Writer:
     def __init__(self, *, trials: bool) -> None:
         self.trials = trials
         self.tried: set[int] = set()
+        self.known: Known = {}
         self.declines: list[Decline] = []
 
     def model(self, functional: Any, inputs: list[Any]) -> list[Any]:
@@ -94,7 +95,7 @@ class _Writer:
         if kind_of(op) in RECURRENT and is_layer(op):
             try:
                 kwargs = {key: each for key, each in kwargs.items() if key != "training" and each is not None}
-                return unrolled(op, *args, **kwargs)
+                return unrolled(op, *args, **kwargs, known=self.known)
             except UnsupportedError as error:
                 self.declines.append(Decline(op.name, type(op).__name__, str(error)))
                 return []

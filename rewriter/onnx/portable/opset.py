@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from passes.errors import RewriteError
-from rewriter.onnx.graph import bodies_of, nodes_of, operator_name
+from rewriter.onnx.graph import bodies_of, nodes_of, operator_name, tidy
 
 #: The first version that is written: since it ReduceSum, Squeeze and Unsqueeze take axes as an input.
 FIRST = 13
@@ -59,7 +59,8 @@ def lowered(proto: Any, opset: int | None) -> Any:
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             failure = " ".join(str(error).split())
         else:
-            return candidate
+            # Without the axes that attributes say now.
+            return tidy(candidate) if _unread(candidate.graph) else candidate
     if opset is None:
         return proto
     raise RewriteError(
@@ -71,6 +72,12 @@ def _graphs(graph: Any) -> Iterator[Any]:
     yield graph
     for node in nodes_of(graph):
         yield from bodies_of(node)
+
+
+def _unread(graph: Any) -> set[str]:
+    """Return the small constants that no node reads."""
+    read = {name for node in nodes_of(graph) for name in node.input}
+    return _constants(graph).keys() - read - {each.name for each in graph.output}
 
 
 def _constants(graph: Any) -> dict[str, Any]:

@@ -76,6 +76,12 @@ def write_steps(graph: Any, deferred: Mapping[int, Deferred], *, loops: bool) ->
     join_directions(graph)
 
 
+def widths_of(graph: Any) -> dict[int, list[int]]:
+    """Return the number of features of what comes into a step and of each state, by the placeholder's key."""
+    nodes = [node for node in graph.node if node.domain == DOMAIN]
+    return {_attribute(node, "key").i: list(_attribute(node, "features").ints) for node in nodes}
+
+
 @dataclass(frozen=True)
 class _Sum:
     """The sum of the gates' parts in the graph of a step: what comes in, and a product with the state."""

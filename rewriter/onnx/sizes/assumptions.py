@@ -172,6 +172,11 @@ def fixed_axes(assumptions: Assumptions, free: Sequence[Mapping[int, Any]]) -> l
     ]
 
 
+def lines_that_fix(assumptions: Assumptions, free: Sequence[Mapping[int, Any]]) -> list[str]:
+    """Return, for each axis that should be free and is fixed, the line of the user's that did it."""
+    return [assumptions.fixed_at(assumptions.shapes[k][place]) for k, place in fixed_axes(assumptions, free)]
+
+
 def _shape(value: torch.Tensor) -> tuple[Any, ...]:
     found = []
     for size in value.shape:

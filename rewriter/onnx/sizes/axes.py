@@ -290,10 +290,6 @@ def _changes(
     return False
 
 
-def _note(made: list[int], _: nn.Module, args: tuple[Any, ...]) -> None:
-    made.append(len(args[0]))
-
-
 def _lengths(model: nn.Module, example: Example) -> list[list[int]]:
     """Run a model to see how long the sequences of each of its recurrences are."""
     lengths: list[list[int]] = []

@@ -13,6 +13,7 @@ from torch import nn
 from passes.user_code.source import is_users
 from rewriter.onnx.check import run_torch
 from rewriter.onnx.example import Example
+from rewriter.onnx.sizes.axes import FreeAxes
 
 # Instructions of the user's that are remembered of a run.
 _MOST = 1_000_000
@@ -50,6 +51,34 @@ def parting_line(model: nn.Module, one: Example, other: Example) -> str:
         return ""
     code, line, _ = last
     return f"{os.path.basename(code.co_filename)}:{line}"
+
+
+def branch_on_a_size(model: nn.Module, example: Example, free: FreeAxes) -> str:
+    """Say where a model goes another way for another size of an axis that is not free, ``""`` if nowhere.
+
+    Args:
+        model: as it is.
+        example: inputs.
+        free: axes that are not asked for.
+
+    """
+    for k, (name, tensor) in enumerate(zip(example.names, example.tensors, strict=True)):
+        for axis, own in enumerate(tensor.shape):
+            for size in (1, own + 1, 2 * own + 1) if axis not in free[k] else ():
+                sizes: list[dict[int, int]] = [{} for _ in example.tensors]
+                sizes[k][axis] = size
+                other = example.resized(sizes)
+                try:
+                    run_torch(model, other)
+                except Exception:  # whatever the user's code raises: it takes no such size
+                    continue
+                line = parting_line(model, example, other)
+                if line:
+                    return (
+                        f"at {line} the model's code goes another way for axis {axis} of {name} of size "
+                        f"{size} than for {own}, and fixes it there"
+                    )
+    return ""
 
 
 def _steps(model: nn.Module, example: Example) -> list[Step]:

@@ -79,3 +79,34 @@ def test_names() -> None:
     model.spare = {"x": [nn.Linear(1, 1)]}
     _, modules = named_clones(model)
     assert list(modules) == ["", "a", "a.0", "spare.x[0]"]
+
+
+class Told(list[Any]):
+    """A list that tells its owner what is put in, and takes nothing once that is locked, as Keras' does."""
+
+    def __init__(self, owner: Any) -> None:
+        super().__init__()
+        self.owner = owner
+
+    def extend(self, items: Any) -> None:
+        for each in items:
+            self.append(each)
+
+    def append(self, item: Any) -> None:
+        assert not self.owner.locked
+        self.owner.log.append(item)
+        super().append(item)
+
+
+def test_containers_that_tell_what_is_put_in_are_told_nothing() -> None:
+    model: Any = nn.Module()
+    model.log, model.locked = [], False
+    model.parts = Told(model)
+    model.parts.append(nn.Linear(2, 2))
+    model.locked = True
+    clone: Any = clone_structure(model)
+    assert len(model.log) == 1
+    assert type(clone.parts) is Told
+    assert clone.parts[0] is not model.parts[0]
+    assert clone.parts.owner is clone
+    assert clone.log[0] is clone.parts[0]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from rewriter.command_line.application import application
 
-PAGE = Path(__file__).parents[3] / "docs/continuous_integration.md"
+PAGE = Path(__file__).parents[3] / "docs/guides/continuous_integration.md"
 MODELS = """
 import torch
 from torch import nn

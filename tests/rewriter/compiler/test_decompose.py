@@ -151,6 +151,14 @@ def test_model_without_recurrent_layers() -> None:
     assert_same_model(model, rewritten, torch.randn(4, 3))
 
 
+def test_report_is_text_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There rich shows a table by itself, and the text has none."""
+    report = decompose(nn.LSTM(3, 4)).report
+    before = str(report)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert str(report) == before
+
+
 def test_report() -> None:
     rewritten: Any = decompose(gallery.TwoNames())
     (layer,) = rewritten.report.layers

@@ -156,6 +156,16 @@ def test_the_hash_is_one_of_names_and_numbers() -> None:
     assert hash_of_weights(model) != before
 
 
+def test_one_number_of_a_larger_tensor_has_a_hash() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    model.weight = nn.Parameter(torch.ones(2, 3)[1:, 1:2])
+    assert model.weight.stride() == (3, 1)
+    model.weight.data = model.weight.data.t()
+    expected = nn.Linear(1, 1, bias=False)
+    expected.weight.data = torch.ones(1, 1)
+    assert hash_of_weights(model) == hash_of_weights(expected)
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_reports_print_where_there_are_few_characters(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Größe(nn.Module):

@@ -295,3 +295,16 @@ def test_an_operation_over_the_batch_is_named() -> None:
     for rows in (5, 1):
         with pytest.raises(RewriteError, match=r"influence each other in the model itself \(OverTheBatch\)"):
             DeepExplainer(OverTheBatch(), torch.randn(rows, 3))
+
+
+def test_weights_of_one_number_in_a_larger_tensor() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Tanh())
+    # Contiguous, as one number is with any strides; no view as bytes takes them.
+    model[0].weight = nn.Parameter(torch.ones(2, 3)[1:, 1:2].t())
+    assert model[0].weight.stride()[-1] == 3
+    x, background = torch.ones(1, 1), torch.zeros(1, 1)
+    explainer = DeepExplainer(model, background)
+    for factor in (1.0, 2.0):
+        with torch.no_grad():
+            model[0].weight.fill_(factor)
+        np.testing.assert_allclose(explainer.shap_values(x).item(), np.tanh(factor), rtol=1e-6)

@@ -14,7 +14,7 @@ import torch
 from rewriter import DeepExplainer, export_explainer_onnx
 from tests.rewriter.jobs.test_jobs import Forecaster
 
-PAGE = (Path(__file__).parents[3] / "docs/serving.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs/show_and_serve/serving.md").read_text(encoding="utf-8")
 # float32 sums of some hundred terms, in another order.
 EXACT = 1e-6
 

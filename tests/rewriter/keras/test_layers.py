@@ -106,6 +106,29 @@ def test_functional_model_with_several_inputs_and_outputs() -> None:
         assert np.allclose(mine.detach(), expected, rtol=CLOSE, atol=CLOSE * np.abs(expected).max())
 
 
+def test_operations_without_a_layer() -> None:
+    x = keras.Input((4, 3))
+    ops = keras.ops
+    names = ["relu6", "elu", "celu", "selu", "silu", "hard_silu", "hard_sigmoid", "softplus", "softsign"]
+    names += ["log_sigmoid", "log_softmax"]
+    made = [getattr(ops, name)(x) for name in names]
+    made += [ops.leaky_relu(x, 0.3), ops.elu(x, 0.5), ops.gelu(x), ops.gelu(x, approximate=False)]
+    made += [ops.tan(x), ops.arctan(x), ops.sinh(x), ops.cosh(x), ops.reciprocal(x), ops.cumsum(x, 1)]
+    made += [ops.moveaxis(x, 1, 2), ops.einsum("bij,bkj->bik", x, x)]
+    model = keras.Model(x, made)
+    given = rows(2, 4, 3)
+    got = to_torch(model)(torch.from_numpy(given))
+    for mine, expected in zip(got, outputs(model, given), strict=True):
+        assert np.allclose(mine.detach(), expected, rtol=CLOSE, atol=CLOSE)
+
+
+def test_names_that_python_has_words_for() -> None:
+    model = sequential(L.Dense(3, name="lambda"), L.GRU(2, name="class"))
+    made = to_torch(model)
+    x = rows(2, 7, 3)
+    assert np.allclose(made(torch.from_numpy(x)).detach(), outputs(model, x)[0], atol=CLOSE)
+
+
 def test_inputs_and_outputs_by_name() -> None:
     a, b = keras.Input((3,), name="b_first"), keras.Input((2,), name="a_second")
     x, y = L.Dense(2)(a), L.Dense(3)(b)
@@ -158,6 +181,26 @@ def test_model_of_a_users_class() -> None:
     [expected] = outputs(model, x)
     assert np.allclose(to_torch(model)(torch.from_numpy(x)).detach(), expected, atol=CLOSE)
     assert [len(each._inbound_nodes) for each in model._flatten_layers()] == nodes
+
+
+class TwoInputs(keras.Model):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = L.GRU(3)
+
+    def call(self, inputs: Any) -> Any:
+        sequence, row = inputs
+        return {"sum": self.recurrent(sequence) + row}
+
+
+def test_explains_a_model_of_a_users_class_on_any_backend() -> None:
+    model = TwoInputs()
+    x, background = ([rows(n, 5, 2, seed=n), rows(n, 3, seed=n)] for n in (2, 4))
+    change = outputs(model, *x)[0] - outputs(model, *background)[0].mean(0)
+    given = [torch.from_numpy(each) for each in background]
+    explainer = rewriter.DeepExplainer(model, given, output="sum", progress=False)
+    values = explainer.shap_values([torch.from_numpy(each) for each in x])
+    assert np.allclose(values[0].sum((1, 2)) + values[1].sum(1), change, atol=CLOSE)
 
 
 @pytest.mark.parametrize(

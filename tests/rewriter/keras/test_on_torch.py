@@ -21,6 +21,13 @@ CLAIMS = [
     "several_inputs_are_explained_one_by_one",
     "exports_with_loops_and_any_length",
     "a_layer_by_itself_is_decomposed",
+    "what_is_changed_later_is_followed",
+    "what_is_not_followed_is_refused",
+    "a_state_that_moves_is_followed_and_left_as_it_is",
+    "diagnosis_names_layers_and_measures_stock_shap",
+    "a_convolutional_lstm_is_that_many_lstms",
+    "stacked_cells_are_explained_the_users_own_by_its_code",
+    "half_precision_is_refused_by_layer",
 ]
 
 

@@ -118,12 +118,18 @@ def test_embeddings_mask_zeros() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: L.LSTM(2, stateful=True), "set layer.stateful = False"),
+        (
+            lambda: L.TimeDistributed(L.LSTM(2, stateful=True)),
+            "each step begins where the one before ended",
+        ),
+        (lambda: L.LSTM(2, dtype="float16"), "it computes in float16"),
         (lambda: L.LSTM(2, activation=lambda x: x), "its activation '<lambda>' is not one of those"),
     ],
 )
 def test_what_cannot_be_rewritten_is_said(build: Callable[[], Any], message: str) -> None:
-    model = keras.Sequential([keras.Input(batch_shape=(2, 7, 3)), build()])
+    layer = build()
+    shape = (2, 4, 7, 3) if isinstance(layer, L.TimeDistributed) else (2, 7, 3)
+    model = keras.Sequential([keras.Input(batch_shape=shape), layer])
     with pytest.raises(DeclinedError, match="1 module") as refused:
         to_torch(model)
     assert message in str(refused.value)
@@ -200,6 +206,7 @@ def test_what_keras_has_not_is_refused(layer: nn.Module, message: str) -> None:
         (L.LSTM(2, activation="relu"), "its activations are relu, sigmoid"),
         (L.LSTM(2, go_backwards=True), "it goes backwards"),
         (L.RNN([L.GRUCell(2), L.GRUCell(2)]), "torch has no layer like RNN"),
+        (L.Bidirectional(L.GRU(2), merge_mode="sum"), "its merge_mode is 'sum'"),
     ],
 )
 def test_what_torch_has_not_is_refused(layer: Any, message: str) -> None:

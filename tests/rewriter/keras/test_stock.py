@@ -130,6 +130,22 @@ def test_what_shap_cannot_do_is_said_by_layer_with_the_way_out() -> None:
     assert np.allclose(outputs(decompose(without, strict=False), x)[0], outputs(without, x)[0], atol=1e-6)
 
 
+def test_a_layer_that_is_called_twice_is_there_once() -> None:
+    x = keras.Input((4, 2))
+    shared = L.LSTM(3)
+    model = keras.Model(x, L.Add()([shared(x), shared(keras.ops.flip(x, axis=1))]))
+    made = decompose(model)
+    given = rows(2, 4, 2)
+    assert np.allclose(outputs(made, given)[0], outputs(model, given)[0], atol=1e-6)
+    # Of each gate one for the input and one for the state, and what makes zeros.
+    assert sum(isinstance(each, L.Dense) for each in made.layers) == 9
+
+
+def test_half_precision_is_refused() -> None:
+    with pytest.raises(DeclinedError, match=r"half \(GRU\): it computes in float16"):
+        decompose(sequential(L.GRU(2, dtype="mixed_float16", name="half"), shape=(3, 2)))
+
+
 def test_an_unknown_length_is_said() -> None:
     with pytest.raises(DeclinedError, match="the number of its steps is not known"):
         decompose(sequential(L.LSTM(2), shape=(None, 2)))

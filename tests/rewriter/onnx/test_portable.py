@@ -19,7 +19,7 @@ from rewriter import export_onnx
 from rewriter.onnx.graph import bodies_of, nodes_of, with_shapes
 from rewriter.onnx.portable.constants import state_constants
 from rewriter.onnx.portable.opset import lowered
-from tests.support.exports import check_against_torch
+from tests.support.exports import check_against_torch, unused
 
 
 class Tagger(nn.Module):
@@ -45,6 +45,22 @@ def test_the_lowest_version_is_the_default(tmp_path: Path, loops: bool) -> None:
     assert export_onnx(Tagger(), torch.randn(2, 5, 3), path, loops=loops).opset == 13
     assert onnx.load(path).ir_version == 7
     check_against_torch(path, read_back(path), torch.randn(3, 5, 3))
+
+
+@pytest.mark.parametrize("loops", [False, True])
+def test_no_constant_is_left_behind(tmp_path: Path, loops: bool) -> None:
+    """Of each onnxruntime warns, in a browser's console too."""
+    export_onnx(Tagger(), torch.randn(2, 5, 3), path := tmp_path / "m.onnx", loops=loops)
+    assert unused(onnx.load(path).graph) == []
+    # Axes of the mean, which version 18 takes as an input.
+    proto = model_of(
+        helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=0),
+        inputs=[value("x", ["b", 4])],
+        outputs=[value("y", ["b"])],
+        constants=[numpy_helper.from_array(np.array([1]), "axes")],
+    )
+    assert unused(proto.graph) == []
+    assert unused(lowered(with_shapes(proto), 13).graph) == []
 
 
 def read_back(path: Path) -> nn.Module:

@@ -85,6 +85,76 @@ def test_a_branch_on_a_size_is_refused_with_its_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def twice_if_many(x: Tensor) -> Tensor:
+    if len(x) > 3:
+        x = 2 * x
+    return x
+
+
+def twice_if_many_rows(x: Tensor) -> Tensor:
+    if x.shape[0] > 3:
+        x = 2 * x
+    return x
+
+
+def three_rows(x: Tensor) -> Tensor:
+    return x[-3:] if len(x) > 3 else x
+
+
+def few(x: Tensor) -> Tensor:
+    if len(x) > 3:
+        raise ValueError("too many rows")
+    return x
+
+
+@pytest.mark.parametrize(
+    ("begin", "rows", "below", "said"),
+    [
+        # Where twice the rows go the other way, and where they do not.
+        (twice_if_many, 2, 1, "other numbers of rows"),
+        (twice_if_many_rows, 2, 1, "other numbers of rows"),
+        (twice_if_many, 4, 1, "than for batch 4"),
+        (three_rows, 2, 1, "other numbers of rows"),
+        (three_rows, 5, 1, "other numbers of rows"),
+        (few, 2, 2, "ValueError: too many rows"),
+    ],
+)
+def test_a_branch_on_the_rows_is_named(
+    tmp_path: Path, begin: Callable[[Tensor], Tensor], rows: int, below: int, said: str
+) -> None:
+    with pytest.raises(RewriteError, match=re.escape(line(begin, below))) as caught:
+        export_onnx(Before(begin).eval(), torch.randn(rows, 6, 3), tmp_path / "m.onnx", loops=True)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("begin", [lambda x: x[:2], lambda x: x * len(x)])
+def test_no_branch_is_named_where_there_is_none(tmp_path: Path, begin: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(RewriteError, match="is a batch") as caught:
+        export_onnx(Before(begin), torch.randn(4, 6, 3), tmp_path / "m.onnx")
+    assert "goes another way" not in str(caught.value)
+
+
+def test_a_branch_elsewhere_is_not_named_for_a_model_without_rows(tmp_path: Path) -> None:
+    """One sequence: the branch is on its steps, and none of its axes is a batch."""
+    with pytest.raises(RewriteError, match="is a batch") as caught:
+        export_onnx(Before(twice_if_many), X[0], tmp_path / "m.onnx")
+    assert "goes another way" not in str(caught.value)
+
+
+class StepsFirst(Before):
+    def __init__(self, begin: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(begin)
+        self.gru.batch_first = False
+
+
+@pytest.mark.parametrize("model", [StepsFirst(three_rows), Before(last_forty)])
+def test_a_branch_that_fixes_the_steps_is_named(tmp_path: Path, model: Before) -> None:
+    axis, shape = (0, (6, 2, 3)) if isinstance(model, StepsFirst) else (1, (2, 50, 3))
+    place = re.escape(line(model.begin, 1))
+    with pytest.raises(RewriteError, match=f"is frozen: at {place} .* for axis {axis} of x of size 1 than"):
+        export_onnx(model, torch.randn(shape), tmp_path / "m.onnx", loops=True)
+
+
 def test_bounds_make_a_branch_no_branch(tmp_path: Path) -> None:
     model = Before(last_forty)
     axes = {"x": {0: "rows", 1: Dim("steps", max=40)}}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rewriter import DeepExplainer, decompose, export_explainer_onnx
 from tests.rewriter.onnx_explainer.models import CASES, Case, atoms, own_cell, recurrent
+from tests.support.exports import unused
 
 # What the library promises: 1e-5 to the engine, additive to 1e-6 of max(1, |f|), in float32.
 CLOSE, ADDITIVE = 1e-5, 1e-6
@@ -118,6 +119,10 @@ def test_weights_are_stored_once(file: Written) -> None:
     total = sum(each.numel() * each.element_size() for each in held)
     # A node takes 150 bytes, names included; all else that is stored are sizes.
     assert file.report.size <= 1.1 * total + 1000 + 220 * sum(file.report.operators.values())
+
+
+def test_no_constant_is_left_behind(file: Written) -> None:
+    assert unused(onnx.load(file.path).graph) == []
 
 
 def test_report_says_what_the_file_takes(file: Written) -> None:

@@ -178,7 +178,7 @@ def test_it_reads_as_a_table() -> None:
 
 
 def test_the_page_about_references_runs() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "references.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs/guides/choose_a_background.md").read_text(encoding="utf-8")
     found: dict[str, Any] = {}
     exec(page.split("```python\n")[1].split("```")[0], found)
     assert set(found["report"].values) == {"medoids", "permuted", "zeros"}

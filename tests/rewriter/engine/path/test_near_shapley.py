@@ -37,7 +37,7 @@ def problem(kind: str, seed: int) -> tuple[nn.Module, Tensor, Tensor, np.ndarray
 
 
 def test_they_come_nearer() -> None:
-    """As in docs/truth.md: blocks with draws on every model, all paths but segments alone on the whole."""
+    """As in docs/concepts/truth.md: blocks with draws on every model, all but segments alone on the whole."""
     paths = [Nearer(), Nearer(blocks=2), Nearer(blocks=2, draws=8), Nearer(blocks=4, draws=8)]
     paths += [Nearer(blocks=2, segments=2, draws=8), Nearer(blocks=6, draws=64)]
     found = []

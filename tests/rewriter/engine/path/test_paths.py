@@ -159,7 +159,7 @@ def test_every_combination_is_additive(dtype: torch.dtype) -> None:
     x, background = (torch.randn(n, 5, 6, dtype=dtype) for n in (4, 3))
     explainer = DeepExplainer(model, background)
     change = (model(x) - model(background).mean(0)).detach().numpy()
-    # The promise of docs/exactness.md, of outputs between -1 and 1.
+    # The promise of docs/concepts/exactness.md, of outputs between -1 and 1.
     tolerance = {torch.float32: 1e-6, torch.float64: 1e-11}[dtype]
     for blocks, segments, draws in [(1, 7, 1), (2, 1, 1), (2, 3, 2), (5, 1, 1), (30, 1, 2)]:
         values = explainer.shap_values(x, blocks=blocks, segments=segments, draws=draws)

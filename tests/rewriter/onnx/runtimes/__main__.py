@@ -1,4 +1,4 @@
-"""Write docs/onnx_runtimes.md: what loads where, in the runtimes that are installed."""
+"""Write docs/reference/onnx_runtimes.md: what loads where, in the runtimes that are installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.rewriter.onnx.runtimes import runners
 from tests.rewriter.onnx.runtimes.kinds import FORMS, KINDS, LONGER, STEPS, write_files
 
-TABLE = Path(__file__).parents[4] / "docs" / "onnx_runtimes.md"
+TABLE = Path(__file__).parents[4] / "docs/reference/onnx_runtimes.md"
 HEAD = f"""# What loads where
 
 Written by `make runtimes`. Each model is exported with a batch of 2 and {STEPS} steps, flat and with

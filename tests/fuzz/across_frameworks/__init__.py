@@ -1,0 +1,1 @@
+"""One recurrent model in TensorFlow, Keras and torch."""
