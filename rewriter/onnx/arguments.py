@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Mapping
@@ -23,15 +24,15 @@ OPSETS = range(FIRST, 25)
 _LARGEST = 2**31
 
 
-def checked_path(path: object) -> Path:
-    """Return the file that ``path`` leads to, through symbolic links.
+def checked_path(path: object, caller: str = "export_onnx") -> Path:
+    """Return the file that ``path`` leads to, through symbolic links; ``caller`` begins messages.
 
     Raises:
         RewriteError: unless it is a regular file in an existing folder, or could become one.
 
     """
     if not isinstance(path, str | os.PathLike):
-        raise RewriteError(f"export_onnx: expected path as a string or a path, got {path!r}")
+        raise RewriteError(f"{caller}: expected path as a string or a path, got {path!r}")
     try:
         file = Path(path).resolve()
         in_folder, is_folder, other = (
@@ -40,31 +41,34 @@ def checked_path(path: object) -> Path:
             file.exists() and not file.is_file(),
         )
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise RewriteError(f"export_onnx: expected the path of a file, got {path!r}: {error}") from error
+        raise RewriteError(f"{caller}: expected the path of a file, got {path!r}: {error}") from error
     if not in_folder:
         raise RewriteError(
-            f"export_onnx: expected path in an existing folder, got {file}: make the folder first"
+            f"{caller}: expected path in an existing folder, got {file}: make the folder first"
         )
     if not os.access(file.parent, os.W_OK):
-        raise RewriteError(f"export_onnx: expected path in a folder that can be written to, got {file}")
+        raise RewriteError(f"{caller}: expected path in a folder that can be written to, got {file}")
     if is_folder:
-        raise RewriteError(f"export_onnx: expected the path of a file, got the folder {file}")
+        raise RewriteError(f"{caller}: expected the path of a file, got the folder {file}")
     if other:
-        raise RewriteError(f"export_onnx: expected the path of a regular file, got the device or pipe {file}")
+        raise RewriteError(f"{caller}: expected the path of a regular file, got the device or pipe {file}")
     return file
 
 
-def check_arguments(model: nn.Module, opset: object) -> None:
+def check_arguments(model: nn.Module, opset: object, tolerance: object) -> None:
     """Check what is known without running the model.
 
     Raises:
-        RewriteError: for an unknown opset, or weights that cannot be compared or stored.
+        RewriteError: for an unknown opset, a tolerance that is none, or weights that cannot be compared or
+            stored.
 
     """
     if opset is not None and (type(opset) is not int or opset not in OPSETS):
         raise RewriteError(
             f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, or None for the lowest, got {opset!r}"
         )
+    if isinstance(tolerance, bool) or not isinstance(tolerance, float | int) or not 0 < tolerance < math.inf:
+        raise RewriteError(f"tolerance: expected a positive number, got {tolerance!r}")
     if any(each.dtype == torch.bfloat16 for each in (*model.parameters(), *model.buffers())):
         raise RewriteError(
             "export_onnx: the model holds bfloat16, which onnxruntime lacks on the CPU, so nothing could be "
@@ -110,7 +114,7 @@ def check_certificate(file: Path) -> None:
     beside = certificate_path(file)
     try:
         ours = not beside.exists() or json.loads(beside.read_bytes())["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         ours = False
     if not ours:
         raise RewriteError(
@@ -119,7 +123,7 @@ def check_certificate(file: Path) -> None:
         )
 
 
-def write_files(files: Mapping[Path, bytes]) -> None:
+def write_files(files: Mapping[Path, bytes], caller: str = "export_onnx") -> None:
     """Write next to each file, then replace them, so that no half-written file is ever seen.
 
     Raises:
@@ -133,7 +137,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
         for file, draft in drafts.items():
             os.replace(draft, file)
     except OSError as error:
-        raise RewriteError(f"export_onnx: cannot write {file}: {error}") from None
+        raise RewriteError(f"{caller}: cannot write {file}: {error}") from None
     finally:
         for draft in drafts.values():
             with contextlib.suppress(OSError):

@@ -47,8 +47,8 @@ def check_operators(proto: Any, allowed: Collection[str]) -> None:
     raise RewriteError(f"export_onnx: the graph holds operators that are not allowed: {listed}; {advice}")
 
 
-def check_model(proto: Any) -> None:
-    """Run the full check of ``onnx.checker``.
+def check_model(proto: Any, caller: str = "export_onnx") -> None:
+    """Run the full check of ``onnx.checker``; ``caller`` begins the message of an error.
 
     Raises:
         RewriteError: with what the checker says.
@@ -59,7 +59,7 @@ def check_model(proto: Any) -> None:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise RewriteError(f"export_onnx: onnx.checker refuses the model: {error}") from error
+        raise RewriteError(f"{caller}: onnx.checker refuses the model: {error}") from error
 
 
 def opened(content: bytes, caller: str = "export_onnx") -> Session:
@@ -83,6 +83,8 @@ def opened(content: bytes, caller: str = "export_onnx") -> Session:
 def compare(session: Session, model: nn.Module, example: Example, what: str) -> float:
     """Return the worst difference of onnxruntime to torch over all outputs, relative to max(1, max |torch|).
 
+    Some sizes give nothing finite (a spread over one step): there it is enough that both give the same.
+
     Args:
         session: the exported model.
         model: the reference.
@@ -90,7 +92,7 @@ def compare(session: Session, model: nn.Module, example: Example, what: str) -> 
         what: names the inputs in an error message.
 
     Raises:
-        RewriteError: if torch does not run them, or there is nothing to compare.
+        RewriteError: if torch does not run them, or gives another number of tensors.
         SessionError: if onnxruntime does not run them.
 
     """
@@ -102,13 +104,12 @@ def compare(session: Session, model: nn.Module, example: Example, what: str) -> 
             f"{where_failed(error)}; let it take any size, by x.shape in place of numbers, or say how "
             "far it goes: dynamic_axes={input: {axis: torch.export.Dim(name, min=..., max=...)}}"
         ) from error
-    _check_finite(expected, what)
     feed = {name: each.numpy() for name, each in zip(session.inputs, example.tensors, strict=True)}
     outputs = session.run(feed)
     if len(outputs) != len(expected):
         raise RewriteError(f"export_onnx: torch gives {len(expected)} tensors, onnxruntime {len(outputs)}")
     return max(
-        (relative_error(a, torch.as_tensor(b)) for a, b in zip(expected, outputs, strict=True)),
+        (relative_error(a, torch.as_tensor(b), nothing=0.0) for a, b in zip(expected, outputs, strict=True)),
         default=0.0,
     )
 
@@ -145,6 +146,12 @@ def check_reference(model: nn.Module, example: Example) -> list[str] | None:
                 f"export_onnx: expected tensors in the model's output, got {type(leaf).__name__} at "
                 f"output{''.join(map(_index, place))}; {advice}"
             )
+        if isinstance(leaf, Tensor) and not _is_plain(leaf):
+            raise RewriteError(
+                "export_onnx: expected plain tensors in the model's output, got a sparse, nested or "
+                f"quantized one at output{''.join(map(_index, place))}; return what to_dense(), "
+                "to_padded_tensor(0.0) or dequantize() makes of it"
+            )
     named = [("_".join(place), leaf) for place, leaf in leaves if leaf is not None]
     first = [leaf for _, leaf in named]
     if not first:
@@ -156,6 +163,10 @@ def check_reference(model: nn.Module, example: Example) -> list[str] | None:
         )
     _check_finite(first, "example input")
     return [name for name, _ in named] if is_keyed(outputs) else None
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
 
 
 def _check_finite(outputs: Sequence[Tensor], what: str) -> None:
@@ -172,8 +183,13 @@ def _check_finite(outputs: Sequence[Tensor], what: str) -> None:
 
 
 def run_torch(model: nn.Module, example: Example) -> list[Tensor]:
-    """Run a model on copies of its inputs; return the tensors among its outputs."""
-    return [leaf.detach() for leaf in tensors_of(_run(model, example))]
+    """Run a model on copies of its inputs; return the tensors among its outputs.
+
+    What it warns of is not said: most inputs are of sizes that nobody asked for.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [leaf.detach() for leaf in tensors_of(_run(model, example))]
 
 
 def _run(model: nn.Module, example: Example) -> Any:
@@ -185,10 +201,10 @@ def _run(model: nn.Module, example: Example) -> Any:
         return model(*example.args, **example.kwargs)
 
 
-def relative_error(expected: Tensor, found: Tensor) -> float:
+def relative_error(expected: Tensor, found: Tensor, *, nothing: float = float("inf")) -> float:
     """Return max |found - expected| / max(1, max |expected|); infinity if shapes or types differ.
 
-    NaN agrees with NaN at the same places, but only if something finite was compared besides.
+    NaN agrees with NaN at the same places; if nothing finite was compared besides, ``nothing`` is returned.
 
     Example:
         >>> relative_error(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 3.0]))
@@ -205,7 +221,7 @@ def relative_error(expected: Tensor, found: Tensor) -> float:
     if not torch.equal(a[~finite].sign().nan_to_num(), b[~finite].sign().nan_to_num()):
         return float("inf")
     if not finite.any():
-        return float("inf") if a.isnan().any() else 0.0
+        return nothing if a.isnan().any() else 0.0
     a, b = a[finite], b[finite]
     return float((a - b).abs().max() / a.abs().max().clamp(min=1.0))
 

@@ -128,6 +128,24 @@ def check_names(argument: str, names: Sequence[str], count: int, taken: Sequence
         )
 
 
+def different(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    """Return names of which no two are the same, none of them empty or ``taken``.
+
+    Example:
+        >>> different(["x", "a", "a", ""], taken=["x"])
+        ['x_output', 'a', 'a_output', 'output']
+
+    """
+    made: list[str] = []
+    for name in names:
+        further = (f"{name}_output_{k}" for k in itertools.count(1))
+        for each in itertools.chain([name or "output", f"{name}_output"], further):
+            if each not in (*taken, *made) and (each == name or each not in names):
+                made.append(each)
+                break
+    return made
+
+
 def infer_batch_axes(run: Run, example: Example, parting: Parting = lambda *_: "") -> Axes:
     """Find which axis of each tensor is the batch, by what the model does with every row twice.
 

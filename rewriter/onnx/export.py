@@ -20,7 +20,7 @@ from rewriter.engine.loops.roll import roll_loops
 from rewriter.keras.replacements import keras_builds
 from rewriter.onnx.check import run_torch
 from rewriter.onnx.example import Example
-from rewriter.onnx.graph import rename_values, tidy
+from rewriter.onnx.graph import rename_values, separate_outputs, tidy
 from rewriter.onnx.packed import take_padded
 from rewriter.onnx.portable.constants import state_constants
 from rewriter.onnx.portable.opset import TORCHS
@@ -132,6 +132,8 @@ def to_onnx(
             f"at {line}" if line else _why_fixed(model, example, free, axis),
         )
     proto = exported(clone, program, opset)
+    # Before weights are moved or stored otherwise: one may be an output.
+    separate_outputs(proto.graph)
     rename_values(proto.graph, _parameter_names(clone, model))
     for key, widths in widths_of(proto.graph).items():
         each = deferred[key]

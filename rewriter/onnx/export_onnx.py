@@ -31,7 +31,7 @@ from rewriter.onnx.arguments import (
 from rewriter.onnx.certificate.certify import certify, probe_of
 from rewriter.onnx.certificate.contents import certificate_path
 from rewriter.onnx.check import check_model, check_operators, check_reference, compare, opened, run_torch
-from rewriter.onnx.example import Example, check_names, infer_batch_axes, read_example
+from rewriter.onnx.example import Example, check_names, different, infer_batch_axes, read_example
 from rewriter.onnx.export import evaluation_clone, has_users_loops, rewritten_clone, to_onnx
 from rewriter.onnx.graph import (
     count_operators,
@@ -44,10 +44,10 @@ from rewriter.onnx.graph import (
 )
 from rewriter.onnx.portable.opset import lowered
 from rewriter.onnx.runtime.session import SessionError
-from rewriter.onnx.sizes.assumptions import Assumptions
+from rewriter.onnx.sizes.assumptions import Assumptions, lines_that_fix
 from rewriter.onnx.sizes.axes import FreeAxes, at_two, free_axes, settled, sizes_of, with_times
 from rewriter.onnx.sizes.parting import branch_on_a_size, parting_line
-from rewriter.onnx.sizes.tried import Sizes, Trial, trials
+from rewriter.onnx.sizes.tried import Sizes, Trial, line_broken, trials
 
 # What runtimes without recurrent operators have: no loops, no branches, no sequences, nothing random.
 ONNX_OPERATORS = frozenset({
@@ -218,7 +218,9 @@ def export_onnx(
         raise DeclinedError(tuple(declines))
     if certificate:
         check_certificate(file)
-    check_arguments(model, opset)
+    check_arguments(model, opset, tolerance)
+    if isinstance(operators, str) or not isinstance(operators, Collection):
+        raise RewriteError(f"operators: expected names of ONNX operators in a set or list, got {operators!r}")
     check_installed()
     # Scripted submodules cannot be cloned: they are shared, and evaluation mode would stay.
     with modes_kept(model), torch.no_grad(), random_state_kept():
@@ -248,10 +250,11 @@ def export_onnx(
                 raise
             # A step may hold what has no form in a Scan; written out it may have one.
             proto, assumptions = convert(rewritten_clone(source))
+        fixed_line = next(filter(None, lines_that_fix(assumptions, free)), "")
         free = settled(free, example, assumptions)
         rows = {axes[axis].name for axes, axis in zip(free, batch, strict=True) if axis is not None}
         if timed and not any(axis.name not in rows for axes in free for axis in axes.values()):
-            why = _why_frozen(rewritten, reference, example, free)
+            why = _why_frozen(rewritten, reference, example, free, fixed_line)
             raise RewriteError(f"export_onnx: loops=True, but the length of the sequences is frozen: {why}")
         _name(proto.graph, example, free, assumptions, output_names, given_names)
         proto = lowered(tidy(proto), opset)
@@ -275,15 +278,16 @@ def export_onnx(
     return OnnxReport(*facts_of(path, content, proto), errors, bounds)
 
 
-def _why_frozen(clone: nn.Module, model: nn.Module, example: Example, free: FreeAxes) -> str:
+def _why_frozen(clone: nn.Module, model: nn.Module, example: Example, free: FreeAxes, line: str) -> str:
     cells = [name for name, each in clone.named_modules() if isinstance(each, CellStandIn)]
     if cells:
         return (
             f"the model's own code calls {', '.join(cells)} step by step, as often as for the example; use a "
             "layer (LSTM, GRU, RNN) in place of a cell and its loop, or export with loops=False"
         )
+    fixed = f"the model's code fixes it at {line}, as do int(...), math.log(...) or a key of a dict"
     why = branch_on_a_size(model, example, free) or (
-        "no recurrent layer runs over an axis of an input, or the model's code fixes it"
+        fixed if line else "no recurrent layer runs over an axis of an input, or the model's code fixes it"
     )
     return f"{why}; export with loops=False, or name the axis: dynamic_axes"
 
@@ -310,9 +314,11 @@ def _name(
         )
     count = len(graph.output)
     if outputs is None and given is not None and len(given) == count:
-        outputs = [f"{name}_output" if name in example.names else name for name in given]
+        outputs = different(given, example.names)
     elif outputs is None:
-        outputs = ["output"] if count == 1 else [f"output_{k}" for k in range(count)]
+        outputs = different(
+            ["output"] if count == 1 else [f"output_{k}" for k in range(count)], example.names
+        )
     check_names("output_names", outputs, count, taken=example.names)
     name_interface(graph, example.names, outputs)
     name_axes(
@@ -351,7 +357,7 @@ def _compare(
             if error <= tolerance:
                 probes += probe_of(session, model, trial.inputs, str(trial), tolerance)
                 continue
-            line = trial.line
+            line = trial.line or line_broken(free, assumptions, trial.sizes)
             if not line and trial.sizes != own and error >= _ROUNDING:
                 line = parting_line(model, example, trial.inputs)
             advice = _advice(error, trial, own, line)

@@ -57,7 +57,7 @@ def rename_values(graph: Any, names: Mapping[str, str]) -> None:
 
 def name_interface(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Name the inputs and outputs of a graph, as many as it has; other values make way."""
-    _separate_outputs(graph)
+    separate_outputs(graph)
     names = dict(zip((each.name for each in graph.input), inputs, strict=True))
     names |= dict(zip((each.name for each in graph.output), outputs, strict=True))
     taken = set(names.values())
@@ -123,8 +123,8 @@ def tidy(proto: Any) -> Any:
     return with_shapes(ir.to_proto(model))
 
 
-def with_shapes(proto: Any) -> Any:
-    """Infer the shape of every value.
+def with_shapes(proto: Any, caller: str = "export_onnx") -> Any:
+    """Infer the shape of every value; ``caller`` begins the message of an error.
 
     Raises:
         RewriteError: if onnx cannot infer them.
@@ -135,10 +135,10 @@ def with_shapes(proto: Any) -> Any:
     try:
         return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:  # its exceptions have no common base but this
-        raise RewriteError(f"export_onnx: onnx does not find the shapes in the graph: {error}") from error
+        raise RewriteError(f"{caller}: onnx does not find the shapes in the graph: {error}") from error
 
 
-def _separate_outputs(graph: Any) -> None:
+def separate_outputs(graph: Any) -> None:
     """Give each output a value of its own: a model may return one value twice, or an input."""
     import onnx
 

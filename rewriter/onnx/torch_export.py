@@ -19,7 +19,8 @@ from rewriter.onnx.containers import tensors_of
 from rewriter.onnx.example import Example
 from rewriter.onnx.graph import rename_values
 from rewriter.onnx.packed import PaddedWhilePacked
-from rewriter.onnx.sizes.assumptions import assumptions_of, fixed_axes
+from rewriter.onnx.portable.attention import FourAxes
+from rewriter.onnx.sizes.assumptions import assumptions_of, fixed_axes, kept_axes
 from rewriter.onnx.sizes.axes import FreeAxes
 
 # Sizes and indices have few numbers, weights many.
@@ -51,6 +52,8 @@ def exported(model: nn.Module, program: torch.export.ExportedProgram, opset: int
 
     """
     with _following():
+        for node in kept_axes(program.graph):
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
         try:
             done: Any = torch.onnx.export(
                 program, dynamo=True, optimize=False, verbose=False, opset_version=opset, external_data=False
@@ -89,7 +92,7 @@ def _program(model: nn.Module, example: Example, free: FreeAxes) -> torch.export
     # A tensor that is given twice would be one input.
     example = example.with_tensors([tensor.clone() for tensor in example.tensors])
     try:
-        with PaddedWhilePacked():
+        with PaddedWhilePacked(), FourAxes():
             program = torch.export.export(
                 _OnTensors(model, example), tuple(example.tensors), dynamic_shapes=(tuple(_dynamic(free)),)
             )

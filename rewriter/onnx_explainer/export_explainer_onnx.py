@@ -24,7 +24,7 @@ from rewriter.explainer.target import Output
 from rewriter.inputs import Model, as_module
 from rewriter.onnx.arguments import check_arguments, check_installed, checked_path, write_files
 from rewriter.onnx.check import check_model, opened
-from rewriter.onnx.example import read_example
+from rewriter.onnx.example import different, read_example
 from rewriter.onnx.export_onnx import WrittenFile, facts_of
 from rewriter.onnx.graph import drop_shapes, shape_of, with_shapes
 from rewriter.onnx.portable.constants import state_constants
@@ -39,6 +39,8 @@ from rewriter.onnx_explainer.write import named, to_onnx
 # Of free axes while a graph is made: all are different, and larger than what torch takes for a constant.
 _SIZES = (13, 17, 19)
 _BATCHES = (1, 4)
+# Begins messages of what other exports do, too.
+_CALLER = "export_explainer_onnx"
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,9 @@ def export_explainer_onnx(
         ({'x': ('batch', 5, 3)}, ('batch', 5, 3, 2), 3)
 
     """
-    file = checked_path(path)
+    file = checked_path(path, _CALLER)
     model = as_module(model)
-    check_arguments(model, opset)
+    check_arguments(model, opset, tolerance)
     check_installed()
     if time_axis is not None and not references_as_input:
         raise RewriteError("time_axis: a background has a length of its own; pass references_as_input=True")
@@ -153,19 +155,19 @@ def export_explainer_onnx(
         named(proto, *_names(names, references_as_input), axes)
         _check_free(proto)
         state_constants(proto.graph)
-        proto = lowered(with_shapes(proto), opset)
+        proto = lowered(with_shapes(proto, _CALLER), opset)
         drop_shapes(proto.graph)
-        check_model(proto)
+        check_model(proto, _CALLER)
         content: bytes = proto.SerializeToString()
         checked = _compared(content, explainer, explanation, fixed, time_axis, tolerance)
-    write_files({file: content})
+    write_files({file: content}, _CALLER)
     return ExplainerReport(*facts_of(path, content, proto), checked)
 
 
 def _noted(explanation: Explanation, data: Inputs, free: Sequence[Mapping[int, int]]) -> Traced:
     try:
         with quiet():
-            return traced(explanation, [*data, *data], free)
+            noted = traced(explanation, [*data, *data], free)
     except RewriteError:
         raise
     except Exception as error:  # whatever the user's code raises without numbers
@@ -176,6 +178,13 @@ def _noted(explanation: Explanation, data: Inputs, free: Sequence[Mapping[int, i
             f"export_explainer_onnx: torch cannot follow the model{place} for any number of samples: "
             f"{type(error).__name__}: {said[0]}; it must not decide by values of tensors"
         ) from error
+    broken = noted.first_broken()
+    if broken is not None:
+        raise RewriteError(
+            f"export_explainer_onnx: at {broken[0]} the model's code goes another way for other sizes, "
+            f"such as {broken[1]}, and a graph has one; compute the same for every number of rows and steps"
+        )
+    return noted
 
 
 def _check_free(proto: Any) -> None:
@@ -248,9 +257,10 @@ def _names(names: Sequence[str], references_as_input: bool) -> tuple[list[str], 
     several = len(names) > 1
     inputs = list(names)
     if references_as_input:
-        inputs += [f"references_{name}" for name in names] if several else ["references"]
+        references = [f"references_{name}" for name in names] if several else ["references"]
+        inputs += different(references, names)
     values = [f"shap_values_{name}" for name in names] if several else ["shap_values"]
-    return inputs, ["prediction", *values, "base_value"]
+    return inputs, different(["prediction", *values, "base_value"], inputs)
 
 
 def _compared(
@@ -264,7 +274,7 @@ def _compared(
     """Run the engine and onnxruntime, at several sizes."""
     data = explainer._data
     checked = []
-    with opened(content, "export_explainer_onnx") as session:
+    with opened(content, _CALLER) as session:
         for rows in _BATCHES:
             samples, references = mixed_rows(data, rows, explanation.contexts), data
             if not fixed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +13,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+from rewriter.onnx.sizes.assumptions import conditions_of
 from rewriter.onnx_explainer.operators import DECOMPOSITIONS, FlatLinears
 from rewriter.onnx_explainer.scans import Loop, noted_loops
+
+# Conditions on larger sizes are those of torch, on what numbers can index.
+_LARGEST = 2**22
 
 #: Sizes of the axes of a tensor that are free, which tell them from each other while a graph is made.
 Free = Mapping[int, int]
@@ -36,6 +40,23 @@ class Traced:
     inputs: list[Tensor]
     loops: list[Loop]
     mode: FakeTensorMode
+
+    def first_broken(self) -> tuple[str, int] | None:
+        """Return a line of the user's that decides by a size, and a size for which it decides otherwise."""
+        environment = self.mode.shape_env
+        assert environment is not None
+        sizes: list[Any] = [size for each in self.inputs for size in each.shape]
+        hints = {size.node.expr: int(size.node.hint) for size in sizes if isinstance(size, torch.SymInt)}
+        # Axes of one role have one size, and no two roles have the same.
+        role = {symbol: next(each for each in hints if hints[each] == hints[symbol]) for symbol in hints}
+        for condition in conditions_of(environment):
+            asked = replace(condition, holds=condition.holds.xreplace(role))
+            # An axis that was fixed has no hint; it is told as such.
+            for symbol in (asked.holds.free_symbols & hints.keys()) if asked.line else ():
+                for size in asked.first_broken(symbol, hints):
+                    if size < _LARGEST:
+                        return asked.line, size
+        return None
 
     def like(self, sizes: Sequence[Any], dtype: torch.dtype) -> Tensor:
         """Return an input more; what is a symbol of ``sizes`` is free."""

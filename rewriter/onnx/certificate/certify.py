@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rewriter.equivalence.provenance import hash_of_weights, versions
-from rewriter.onnx.certificate.contents import FORMAT, file_facts, model_facts
+from rewriter.onnx.certificate.contents import FORMAT, digest_of, file_facts, model_facts
 from rewriter.onnx.certificate.probe import (
     describe_inputs,
     describe_output,
@@ -79,7 +79,7 @@ def certify(
     used = versions() | {
         name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", "onnxscript")
     }
-    certificate = {
+    certificate: dict[str, Any] = {
         "format": FORMAT,
         "file": file_facts(content),
         "model": model_facts(proto),
@@ -90,4 +90,5 @@ def certify(
         "probes": list(probes),
         "versions": used,
     }
+    certificate["sha256"] = digest_of(certificate)
     return (json.dumps(certificate, indent=1) + "\n").encode()

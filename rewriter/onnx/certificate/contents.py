@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,18 @@ def file_facts(content: bytes) -> dict[str, Any]:
 
     """
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def digest_of(certificate: Mapping[str, Any]) -> str:
+    """Return SHA-256 of all that a certificate holds beside that hash, by which a damaged one is known.
+
+    Example:
+        >>> digest_of({"tolerance": 1.0}) == digest_of({"sha256": "", "tolerance": 1.0})
+        True
+
+    """
+    held = {key: value for key, value in certificate.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
 def model_facts(proto: Any) -> dict[str, Any]:

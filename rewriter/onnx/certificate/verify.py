@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from passes.errors import RewriteError
-from rewriter.onnx.certificate.contents import FORMAT, certificate_path, file_facts, model_facts
+from rewriter.onnx.certificate.contents import FORMAT, certificate_path, digest_of, file_facts, model_facts
 from rewriter.onnx.certificate.probe import difference, make_inputs
 from rewriter.onnx.graph import RECURRENT
 from rewriter.onnx.runtime.session import Session, SessionError
@@ -56,9 +56,9 @@ class Verification:
 def verify(path: str | os.PathLike[str]) -> Verification:
     """Check a file that :func:`rewriter.export_onnx` wrote against the certificate beside it.
 
-    Size, hash, weights, operators, inputs and outputs are compared, and onnxruntime runs inputs whose results
-    in torch the certificate holds. Neither torch nor the model is needed. What needs onnx or onnxruntime is
-    left out, and said to be, where they are not installed.
+    The certificate must be as it was written, and size, hash, weights, operators, inputs and outputs those
+    that it states; onnxruntime runs inputs whose results in torch the certificate holds. Neither torch nor
+    the model is needed. What needs onnx or onnxruntime is left out, and said to be, where they are missing.
 
     Args:
         path: the ONNX file.
@@ -81,6 +81,9 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     file = Path(path)
     content = _read(file, "the path of a file that export_onnx wrote")
     certificate = _certificate(file)
+    if certificate.get("sha256") != digest_of(certificate):
+        # What it says can no longer be trusted, nor that it says all.
+        return Verification(os.fspath(path), ("the certificate was changed after it was written",), (), ())
     problems: list[str] = []
     checked: list[str] = []
     unchecked: list[str] = []
@@ -152,7 +155,7 @@ def _certificate(file: Path) -> dict[str, Any]:
     try:
         certificate = json.loads(read)
         wrong = [key for key, kind in _KINDS.items() if not isinstance(certificate[key], kind)]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RewriteError(f"verify: {beside} is no certificate: {type(error).__name__}: {error}") from None
     if wrong:
         raise RewriteError(

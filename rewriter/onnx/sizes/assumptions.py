@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from passes.user_code.source import TORCH, is_users
 
@@ -29,6 +31,22 @@ class Condition:
     holds: Any
     line: str
 
+    def is_broken(self, sizes: Mapping[Any, int]) -> bool:
+        """Whether it does not hold at some sizes, by symbol."""
+        try:
+            value = self.holds.xreplace({symbol: _integer(size) for symbol, size in sizes.items()})
+        except ZeroDivisionError:  # a size divided by one that is 0 here
+            return True
+        return bool(value == False)  # noqa: E712  # sympy's false; what it cannot decide is neither
+
+    def fixes(self, size: int) -> bool:
+        """Whether it is an equation that leaves an axis one size."""
+        symbols = self.holds.free_symbols
+        if self.holds.func.__name__ != "Equality" or len(symbols) != 1:
+            return False
+        (symbol,) = symbols
+        return not self.is_broken({symbol: size}) and self.is_broken({symbol: size + 1})
+
     def first_broken(self, symbol: Any, sizes: Mapping[Any, int]) -> Iterator[int]:
         """Yield the smallest and the next larger size of an axis, beside its own, that break the condition.
 
@@ -40,11 +58,7 @@ class Condition:
         own = sizes[symbol]
 
         def broken(size: int) -> bool:
-            try:
-                value = self.holds.xreplace({s: _integer(n) for s, n in {**sizes, symbol: size}.items()})
-            except ZeroDivisionError:  # a size divided by one that is 0 here
-                return True
-            return bool(value == False)  # noqa: E712  # sympy's false; what it cannot decide is neither
+            return self.is_broken({**sizes, symbol: size})
 
         smaller = next((size for size in range(1, min(own, 64)) if broken(size)), None)
         if smaller is not None:
@@ -78,11 +92,7 @@ class Assumptions:
 
     def fixed_at(self, size: int) -> str:
         """Return the line of the user's that fixed an axis at ``size``, ``""`` if it is not known."""
-        lines = [
-            each.line
-            for each in self.conditions
-            if each.line and each.holds.func.__name__ == "Equality" and size in each.holds.args
-        ]
+        lines = [each.line for each in self.conditions if each.line and each.fixes(size)]
         return lines[0] if lines else ""
 
 
@@ -100,13 +110,56 @@ def assumptions_of(program: torch.export.ExportedProgram) -> Assumptions:
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
     tensors = [values[name] for name in inputs if isinstance(values.get(str(name)), torch.Tensor)]
     environments = {id(value.fake_mode.shape_env): value.fake_mode.shape_env for value in tensors}
+    conditions = [each for environment in environments.values() for each in conditions_of(environment)]
+    conditions += _squeezed(program.graph)
+    return Assumptions(tuple(_shape(value) for value in tensors), tuple(conditions))
+
+
+def conditions_of(environment: ShapeEnv) -> list[Condition]:
+    """Return what was asked of the sizes, each once, with a line of the user's if one of them asked.
+
+    Example:
+        >>> conditions_of(ShapeEnv())
+        []
+
+    """
     conditions: dict[Any, Condition] = {}
-    for environment in environments.values():
-        for guard in environment.guards:
-            line = _line_of(guard.sloc)
-            if guard.expr not in conditions or not conditions[guard.expr].line:
-                conditions[guard.expr] = Condition(guard.expr, line)
-    return Assumptions(tuple(_shape(value) for value in tensors), tuple(conditions.values()))
+    for guard in environment.guards:
+        line = _line_of(guard.sloc)
+        if guard.expr not in conditions or not conditions[guard.expr].line:
+            conditions[guard.expr] = Condition(guard.expr, line)
+    return list(conditions.values())
+
+
+def _squeezed(graph: fx.Graph) -> list[Condition]:
+    """Return that an axis is not 1 long, where one of any size is squeezed; torch takes that for granted."""
+    import sympy
+
+    found = []
+    for node in kept_axes(graph):
+        (source, axis, *_) = node.args
+        size = source.meta["val"].shape[axis]  # type: ignore[union-attr]
+        found.append(Condition(sympy.Ne(size.node.expr, 1), line_of_node(node)))
+    return found
+
+
+def kept_axes(graph: fx.Graph) -> list[fx.Node]:
+    """Return the calls of ``squeeze`` that keep an axis, because it may have any size but 1.
+
+    ONNX's Squeeze would take it away, or fail.
+    """
+    return [
+        node
+        for node in graph.nodes
+        if node.target is torch.ops.aten.squeeze.dim
+        and isinstance(node.args[0].meta["val"].shape[node.args[1]], torch.SymInt)
+    ]
+
+
+def line_of_node(node: fx.Node) -> str:
+    """Return the innermost line of the user's that called what a node stands for, ``""`` if none is noted."""
+    noted = re.findall(r'File "(.+)", line (\d+), in', node.stack_trace or "")
+    return next((f"{os.path.basename(name)}:{at}" for name, at in reversed(noted) if is_users(name)), "")
 
 
 def fixed_axes(assumptions: Assumptions, free: Sequence[Mapping[int, Any]]) -> list[tuple[int, int]]:
@@ -117,6 +170,11 @@ def fixed_axes(assumptions: Assumptions, free: Sequence[Mapping[int, Any]]) -> l
         for place in places
         if isinstance(shape[place], int)
     ]
+
+
+def lines_that_fix(assumptions: Assumptions, free: Sequence[Mapping[int, Any]]) -> list[str]:
+    """Return, for each axis that should be free and is fixed, the line of the user's that did it."""
+    return [assumptions.fixed_at(assumptions.shapes[k][place]) for k, place in fixed_axes(assumptions, free)]
 
 
 def _shape(value: torch.Tensor) -> tuple[Any, ...]:

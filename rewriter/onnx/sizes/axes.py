@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from passes.errors import RewriteError
 from passes.recurrent.recurrence import Recurrence
@@ -237,11 +238,32 @@ def with_times(free: FreeAxes, clone: nn.Module, model: nn.Module, example: Exam
     return free
 
 
-def _longer(example: Example, chosen: Sequence[tuple[int, int]], times: int) -> Example:
+def counts_steps(tensor: Tensor, steps: int) -> bool:
+    """Whether a tensor of integers has one for each row, from 1 to a number of steps, as lengths do."""
+    return (
+        tensor.dtype in (torch.int32, torch.int64)
+        and tensor.dim() == 1
+        and tensor.numel() > 0
+        and int(tensor.min()) >= 1
+        and int(tensor.max()) <= steps
+    )
+
+
+def _longer(
+    example: Example, chosen: Sequence[tuple[int, int]], times: int, *, full: bool = False
+) -> Example:
+    """Return the example with longer axes; if ``full``, with what may be lengths as long as the axis."""
     sizes: list[dict[int, int]] = [{} for _ in example.tensors]
     for k, axis in chosen:
         sizes[k][axis] = times * example.tensors[k].shape[axis] + 1
-    return example.resized(sizes)
+    longer = example.resized(sizes)
+    if not full:
+        return longer
+    (k, axis) = chosen[0]
+    steps, own = sizes[k][axis], example.tensors[k].shape[axis]
+    return longer.with_tensors(
+        [torch.full_like(each, steps) if counts_steps(each, own) else each for each in longer.tensors]
+    )
 
 
 def _runs(model: nn.Module, example: Example, chosen: Sequence[tuple[int, int]], free: FreeAxes) -> bool:
@@ -260,11 +282,12 @@ def _changes(
     clone: nn.Module, example: Example, chosen: Sequence[tuple[int, int]], before: list[list[int]]
 ) -> bool:
     """Whether recurrences run over more steps when some axes are longer."""
-    try:
-        # Behind a stride one more step alone may be none.
-        return _lengths(clone, _longer(example, chosen, 2)) != before
-    except Exception:  # whatever the user's code raises
-        return False
+    for full in (False, True):
+        # Behind a stride one more step alone may be none; packed sequences run to the longest.
+        with contextlib.suppress(Exception):  # whatever the user's code raises
+            if _lengths(clone, _longer(example, chosen, 2, full=full)) != before:
+                return True
+    return False
 
 
 def _lengths(model: nn.Module, example: Example) -> list[list[int]]:

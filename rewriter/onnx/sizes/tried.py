@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from rewriter.onnx.example import Example
 from rewriter.onnx.sizes.assumptions import Assumptions, Condition
-from rewriter.onnx.sizes.axes import FreeAxes, at_sizes
+from rewriter.onnx.sizes.axes import FreeAxes, at_sizes, counts_steps
 
 # Numbers in the inputs, and steps, that are worth a run.
 _MOST_NUMBERS = 2**24
@@ -81,17 +79,21 @@ def trials(
     bounds = {axis.name: axis for axes in free for axis in axes.values()}
     symbols, conditions = _symbols(free, assumptions)
 
+    def taken(at: Mapping[str, int]) -> Iterator[Example]:
+        # Packed to the longest where none is as long as the axis; what only looks like lengths stays.
+        yield resized(example, free, own, at, shorter=1)
+        yield resized(example, free, own, at)
+        yield at_sizes(example, free, at)
+
     def takes(at: Mapping[str, int]) -> bool:
-        return runs(resized(example, free, own, at))
+        return any(map(runs, taken(at)))
 
     for name in own:
         sizes.least[name] = _least(name, bounds[name].least, own, takes)
         sizes.most[name] = bounds[name].most
 
     def trial(at: Mapping[str, int], line: str = "") -> Trial:
-        # Packed to the longest sequence where none is as long as the axis, if the model takes that.
-        shorter = resized(example, free, own, at, shorter=1)
-        return Trial(at, shorter if runs(shorter) else resized(example, free, own, at), line)
+        return Trial(at, next(filter(runs, taken(at)), resized(example, free, own, at)), line)
 
     beyond: list[Trial] = []
     for condition in conditions:
@@ -138,24 +140,13 @@ def resized(
     tensors = []
     for tensor, old, axes in zip(made.tensors, example.tensors, free, strict=True):
         for name, size in sizes.items():
-            if size != own[name] and _counts(old, own[name], [axis.name for axis in axes.values()], name):
+            names = [axis.name for axis in axes.values()]
+            if size != own[name] and name not in names and counts_steps(old, own[name]):
                 tensor = (tensor * size).div(own[name], rounding_mode="floor")
                 tensor = (tensor - shorter * (size > own[name])).clamp(min=1)
                 break
         tensors.append(tensor)
     return made.with_tensors(tensors)
-
-
-def _counts(tensor: torch.Tensor, own: int, names: Sequence[str], name: str) -> bool:
-    """Whether a tensor of integers has one for each row, from 1 to the number of steps."""
-    return (
-        tensor.dtype in (torch.int32, torch.int64)
-        and tensor.dim() == 1
-        and name not in names
-        and tensor.numel() > 0
-        and int(tensor.min()) >= 1
-        and int(tensor.max()) == own
-    )
 
 
 def _symbols(free: FreeAxes, assumptions: Assumptions) -> tuple[dict[str, Any], list[Condition]]:
@@ -166,6 +157,13 @@ def _symbols(free: FreeAxes, assumptions: Assumptions) -> tuple[dict[str, Any], 
         for place, axis in axes.items():
             same[shape[place]] = symbols.setdefault(axis.name, shape[place])
     return symbols, [replace(each, holds=each.holds.xreplace(same)) for each in assumptions.conditions]
+
+
+def line_broken(free: FreeAxes, assumptions: Assumptions, sizes: Mapping[str, int]) -> str:
+    """Return the user's line with the first condition that does not hold at some sizes, ``""`` if all do."""
+    symbols, conditions = _symbols(free, assumptions)
+    at = {symbols[name]: size for name, size in sizes.items() if name in symbols}
+    return next((each.line for each in conditions if each.line and each.is_broken(at)), "")
 
 
 def _least(name: str, least: int, own: Mapping[str, int], runs: Callable[[Mapping[str, int]], bool]) -> int:

@@ -154,6 +154,36 @@ def test_probes_are_the_same_everywhere_and_see_differences() -> None:
     assert difference(kept, x.astype(np.float64)) == np.inf
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda stated: stated["probes"][0].clear(),
+        lambda stated: stated["probes"][0]["outputs"].pop(),
+        lambda stated: stated["file"].pop("sha256"),
+        lambda stated: stated["bounds"].clear(),
+        lambda stated: stated.update(tolerance=1.0),
+        lambda stated: stated["checks"][0].update(error=0.0),
+    ],
+)
+def test_a_changed_certificate_does_not_hold(damage: Callable[[Any], Any], file: Path) -> None:
+    beside = file.with_name("m.onnx.json")
+    stated = json.loads(beside.read_text())
+    damage(stated)
+    beside.write_text(json.dumps(stated))
+    found = verify(file)
+    assert not found
+    assert found.problems == ("the certificate was changed after it was written",)
+
+
+def test_a_certificate_may_be_written_otherwise(file: Path) -> None:
+    beside = file.with_name("m.onnx.json")
+    beside.write_text(json.dumps(dict(reversed(json.loads(beside.read_text()).items()))))
+    assert verify(file)
+    beside.write_text("[" * 100_000)
+    with pytest.raises(RewriteError, match="is no certificate"):
+        verify(file)
+
+
 @pytest.mark.parametrize("key", ["file", "model", "probes", "tolerance", "checks", "versions"])
 def test_a_value_of_another_type_makes_no_certificate(key: str, file: Path) -> None:
     beside = file.with_name("m.onnx.json")

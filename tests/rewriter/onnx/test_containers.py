@@ -93,3 +93,36 @@ def test_containers_are_copied_and_what_is_none_is_a_leaf() -> None:
     assert [".".join(place) for place, leaf in leaves_of(value) if isinstance(leaf, Tensor)] == [
         "batch.x", "batch.options.weight", "pair.scores", "pair.ranks",
     ]  # fmt: skip
+
+
+def test_names_that_would_be_there_twice(tmp_path: Path) -> None:
+    class Answers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            y = self.linear(x)
+            return {"x": x, "x_output": y, "": 2 * y, "a_0": 3 * y, "a": (4 * y,)}
+
+    names = ["x_output_1", "x_output", "output", "a_0", "a_0_output"]
+    report = export_onnx(Answers(), torch.randn(2, 3), tmp_path / "m.onnx")
+    assert list(report.outputs) == names
+    model = Answers()
+    export_onnx(model, torch.randn(2, 3), tmp_path / "m.onnx")
+    check_against_torch(tmp_path / "m.onnx", model, torch.randn(4, 3))
+
+
+@pytest.mark.parametrize("loops", [True, False])
+def test_a_weight_may_be_an_output(tmp_path: Path, loops: bool) -> None:
+    class Weights(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.RNN(3, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return self.rnn.weight_ih_l0.detach(), self.rnn(x)[0], self.rnn.weight_hh_l0.detach()
+
+    model = Weights()
+    export_onnx(model, torch.randn(2, 2, 3), tmp_path / "m.onnx", loops=loops)
+    check_against_torch(tmp_path / "m.onnx", model, torch.randn(3, 2, 3))

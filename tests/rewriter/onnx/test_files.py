@@ -28,7 +28,10 @@ from tests.support.exports import Calls, X, _proto, check_against_torch
         ({"output_names": ["a", 3]}, "output_names: expected 2 different name"),
         ({"input_names": [3]}, "input_names: expected 1 different name"),
         ({"input_names": 3}, "input_names: expected 1 different name"),
-        ({"input_names": ["output_0"]}, "output_names: expected names that no input has, got output_0"),
+        (
+            {"input_names": ["output_0"], "output_names": ["output_0", "b"]},
+            "output_names: expected names that no input has, got output_0",
+        ),
         ({"batch_axes": 1}, "batch_axes: expected an axis for some of input, got 1"),
         ({"batch_axes": {"input": "1"}}, "batch_axes: expected the number of an axis for input, got '1'"),
         ({"opset": 18.0}, r"opset: expected 13 to 24, or None for the lowest, got 18\.0"),

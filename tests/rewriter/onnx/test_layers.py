@@ -220,3 +220,21 @@ def test_float64_keyword_arguments_and_the_newest_opset(tmp_path: Path) -> None:
     assert (report.opset, list(report.inputs)) == (24, ["input", "hx"])
     x, h = torch.randn(5, 7, 3).double(), torch.randn(1, 5, 4).double()
     check_against_torch(tmp_path / "m.onnx", model, x, h, bound=1e-14)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_of_three_axes(tmp_path: Path, masked: bool) -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.RNN(3, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.rnn(x)[0]
+            mask = y @ y.transpose(1, 2) > -1 if masked else None
+            attention = nn.functional.scaled_dot_product_attention
+            return attention(y, 2 * y, y, mask, 0.0, not masked)
+
+    model = Attending()
+    export_onnx(model, torch.randn(2, 5, 3), tmp_path / "m.onnx", loops=True)
+    check_against_torch(tmp_path / "m.onnx", model, torch.randn(3, 7, 3))

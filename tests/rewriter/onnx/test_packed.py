@@ -92,3 +92,11 @@ def test_padding_stands_for_packing(batch_first: bool, total: int | None) -> Non
         ours, *found = there_and_back()
     assert torch.equal(ours.batch_sizes, packed.batch_sizes)
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_no_sequence_of_the_example_is_as_long_as_the_axis(tmp_path: Path) -> None:
+    model = Packing()
+    given = torch.randn(1, 5, 3), torch.tensor([3])
+    report = export_onnx(model, given, tmp_path / "m.onnx", loops=True)
+    assert report.inputs == {"x": ("batch", "time", 3), "lengths": ("batch",)}
+    check_against_torch(tmp_path / "m.onnx", model, torch.randn(3, 9, 3), torch.tensor([4, 9, 1]))

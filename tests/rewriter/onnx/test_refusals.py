@@ -38,6 +38,9 @@ class Branching(nn.Module):
     [
         (lambda x: x, X, {}, r"expected a torch\.nn\.Module, got function"),
         (nn.GRU(3, 4), X, {"opset": 12}, r"opset: expected 13 to 24, or None for the lowest, got 12"),
+        (nn.GRU(3, 4), X, {"tolerance": "1e-3"}, r"tolerance: expected a positive number, got '1e-3'"),
+        (nn.GRU(3, 4), X, {"tolerance": float("nan")}, r"tolerance: expected a positive number, got nan"),
+        (nn.GRU(3, 4), X, {"operators": None}, r"operators: expected names of ONNX operators"),
         (nn.GRU(3, 4).bfloat16(), X.bfloat16(), {}, r"holds bfloat16.*model\.float\(\)"),
         (nn.GRU(3, 4), (X, X, X), {}, r"do not fit GRU\.forward: too many positional"),
         (nn.GRU(3, 4), 3, {}, r"expected tensors in example_inputs"),
@@ -146,6 +149,7 @@ def test_an_output_may_be_none(tmp_path: Path) -> None:
     ("end", "message"),
     [
         (lambda _, out: {"o": out, "n": 3}, r"expected tensors .*got int at output\['n'\]"),
+        (lambda _, out: out.to_sparse(), r"got a sparse, nested or quantized one at output; .*to_dense"),
         (lambda _, out: nn.functional.dropout(out, 0.5, True), "different outputs for the same input"),
         (lambda _, out: out * torch.nan, "no finite number for the example input"),
         (lambda _, out: (out, out / 0 * 0), "no finite number for the example input"),

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -336,3 +337,43 @@ def test_what_the_collector_of_garbage_runs_is_not_the_models(monkeypatch: pytes
     Ring()
     assert parting.parting_line(model, even, odd) == line(pairs, 1)
     assert gc.isenabled()
+
+
+class Squeezed(nn.Module):
+    """Takes an axis away where it is one step long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(3, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.rnn(x)[0]
+        return torch.squeeze(y, 1)
+
+
+def test_what_is_squeezed_at_one_step_is_refused_there_and_right_beyond(tmp_path: Path) -> None:
+    model, path = Squeezed(), tmp_path / "m.onnx"
+    line = Squeezed.forward.__code__.co_firstlineno + 2
+    with pytest.raises(RewriteError, match=rf"differ by inf .*time of 1,.* at test_sizes\.py:{line} "):
+        export_onnx(model, X, path, loops=True)
+    assert not path.exists()
+    report = export_onnx(model, X, path, loops=True, dynamic_axes={"x": {1: Dim("time", min=2)}})
+    assert report.bounds["time"] == (2, None)
+    for steps in (2, 9):
+        check_against_torch(path, model, torch.randn(1, steps, 3))
+
+
+def test_nothing_finite_at_one_step_is_nothing_finite_in_the_file(tmp_path: Path) -> None:
+    model = Before(lambda x: (x - x.mean(1, keepdim=True)) / x.var(1, keepdim=True))
+    report = export_onnx(model, X, tmp_path / "m.onnx", loops=True)
+    assert report.errors["batch of 1, time of 1"] == 0
+    check_against_torch(tmp_path / "m.onnx", model, torch.randn(3, 8, 3))
+
+
+def test_the_line_that_fixes_a_length_is_named(tmp_path: Path) -> None:
+    def by_logarithm(x: Tensor) -> Tensor:
+        return x * math.log(x.shape[1] + 1)
+
+    line = by_logarithm.__code__.co_firstlineno + 1
+    with pytest.raises(RewriteError, match=rf"frozen: the model's code fixes it at test_sizes\.py:{line}, "):
+        export_onnx(Before(by_logarithm), X, tmp_path / "m.onnx", loops=True)

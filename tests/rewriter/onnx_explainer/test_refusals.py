@@ -81,4 +81,29 @@ def test_bad_arguments(tmp_path: Path) -> None:
     refused(model, path, "pass references_as_input=True", time_axis=1)
     refused(model, path, "time_axis: expected an axis", time_axis=2, references_as_input=True)
     refused(model, path, "opset: expected", opset=3)
-    refused(model, tmp_path / "missing" / "x.onnx", "make the folder first")
+    refused(model, tmp_path / "missing" / "x.onnx", "^export_explainer_onnx: .*make the folder first")
+    refused(model, path, "tolerance: expected a positive number, got 0", tolerance=0)
+
+
+@pytest.mark.parametrize("most", [3, 10_000])
+def test_decisions_by_the_number_of_rows(tmp_path: Path, most: int) -> None:
+    class Many(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x).tanh()
+            return y if len(x.shape) * x.shape[0] > 2 * most else 2 * y
+
+    line = Many.forward.__code__.co_firstlineno + 2
+    refused(
+        Many(4, 2), tmp_path / "x.onnx", rf"at test_refusals\.py:{line} the model's code goes another way"
+    )
+
+
+def test_inputs_may_be_called_as_outputs_are(tmp_path: Path) -> None:
+    class Named(nn.Linear):
+        def forward(self, references: Tensor, prediction: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(references * prediction)
+
+    given = [torch.randn(3, 4), torch.randn(3, 4)]
+    report = export_explainer_onnx(Named(4, 2), given, tmp_path / "x.onnx", references_as_input=True)
+    assert list(report.inputs)[:2] == ["references", "prediction"]
+    assert len({*report.inputs, *report.outputs}) == 8
