@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from passes.errors import RewriteError
 from rewriter.engine.linked_modules import RuleCall, RuleLink
@@ -145,7 +146,13 @@ class PairRule(torch.autograd.Function):
         link, rows = ctx.link, ctx.rows
         *outers, outer = link.outers
         with torch.no_grad():
-            pulled = link.backward(rows.split(grads[0], link.y.shape, outer))
+            try:
+                pulled = link.backward(rows.split(grads[0], link.y.shape, outer))
+            except GuardOnDataDependentSymNode as error:
+                raise RewriteError(
+                    f"export_explainer_onnx: {link.name}: its rule goes by values (which is the largest), and "
+                    "has no form in ONNX; DeepExplainer explains it here"
+                ) from error
             joined = [
                 rows.join(each, shape, outer)
                 for each, shape, outer in zip(pulled, ctx.shapes, outers, strict=True)

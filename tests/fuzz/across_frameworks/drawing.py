@@ -16,7 +16,7 @@ L = keras.layers
 # shap's backend for TensorFlow has a rule for each; it takes others apart, by other rules than rescale.
 _ACTIVATIONS = ("tanh", "sigmoid", "relu", "elu", "selu", "softplus", "linear")
 # Gates that are exactly 0 make states that are equal in sample and reference for different reasons. shap's
-# rule for TensorFlow's products has nothing for an equal operand, where the limit is the mean of the other one;
+# rule for TensorFlow's products has nothing for an equal operand, where the limit is the mean of the other;
 # both add up.
 _GATES = tuple(name for name in _ACTIVATIONS if name != "relu")
 _DTYPE = "dtype='float64'"

@@ -47,6 +47,18 @@ def test_operations_without_a_form_in_onnx(tmp_path: Path) -> None:
     refused(Plain(matrices), path, "linalg_inv")
 
 
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        (lambda x: x.topk(2, 1).values, "topk"),
+        (lambda x: x.median(1).values, "median"),
+        (lambda x: nn.functional.adaptive_max_pool1d(x, 3), "adaptive_max_pool1d"),
+    ],
+)
+def test_rules_that_go_by_values(operation: Callable[[Tensor], Tensor], name: str, tmp_path: Path) -> None:
+    refused(Plain(operation), tmp_path / "x.onnx", f"{name}.*: its rule goes by values")
+
+
 def test_decisions_by_values(tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     refused(
