@@ -150,7 +150,7 @@ class PairRule(torch.autograd.Function):
                 pulled = link.backward(rows.split(grads[0], link.y.shape, outer))
             except GuardOnDataDependentSymNode as error:
                 raise RewriteError(
-                    f"export_explainer_onnx: {link.name}: its rule goes by values (which is the largest), and "
+                    f"export_explainer_onnx: {link.name}: its rule goes by values (which is largest), and "
                     "has no form in ONNX; DeepExplainer explains it here"
                 ) from error
             joined = [
