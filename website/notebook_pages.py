@@ -49,7 +49,8 @@ def on_page_content(content: str, *, page: Any, files: Files, **_: Any) -> str:
         there = files.get_file_from_path(inside if path is None else place_of(path))
         if there is None:
             raise PluginError(f"{source}: the link {found['path']!r} leads nowhere")
-        return there.url_relative_to(page.file) + (found["anchor"] or "")
+        address: str = there.url_relative_to(page.file)
+        return address + (found["anchor"] or "")
 
     def mended(found: re.Match[str]) -> str:
         return _LINK.sub(moved, _with_formulas(found["text"]))
