@@ -30,7 +30,7 @@ from rewriter.onnx.recurrences.write import widths_of, write_steps
 from rewriter.onnx.sizes.assumptions import Assumptions, assumptions_of, fixed_axes
 from rewriter.onnx.sizes.axes import FreeAxes, FreeAxis, at_sizes, check_free, sizes_of
 from rewriter.onnx.sizes.parting import parting_line
-from rewriter.onnx.torch_export import exported, program_of
+from rewriter.onnx.torch_export import exported, program_of, quiet
 
 
 def rewritten_clone(model: nn.Module, *, rolled: bool = False) -> nn.Module:
@@ -93,7 +93,9 @@ def exported_step(step: Step, widths: Sequence[int], opset: int) -> Any:
     names = tuple(f"x{k}" for k in range(len(tensors)))
     example = Example(tensors, {}, names)
     free = tuple({0: FreeAxis("batch")} for _ in tensors)
-    return tidy(exported(step, program_of(step, example, free), opset)).graph
+    step_proto = exported(step, program_of(step, example, free), opset)
+    with quiet():
+        return tidy(step_proto).graph
 
 
 def to_onnx(

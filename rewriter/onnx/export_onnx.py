@@ -48,6 +48,7 @@ from rewriter.onnx.sizes.assumptions import Assumptions, lines_that_fix
 from rewriter.onnx.sizes.axes import FreeAxes, at_two, free_axes, settled, sizes_of, with_times
 from rewriter.onnx.sizes.parting import branch_on_a_size, parting_line
 from rewriter.onnx.sizes.tried import Sizes, Trial, line_broken, trials
+from rewriter.onnx.torch_export import quiet
 
 # What runtimes without recurrent operators have: no loops, no branches, no sequences, nothing random.
 ONNX_OPERATORS = frozenset({
@@ -257,7 +258,8 @@ def export_onnx(
             why = _why_frozen(rewritten, reference, example, free, fixed_line)
             raise RewriteError(f"export_onnx: loops=True, but the length of the sequences is frozen: {why}")
         _name(proto.graph, example, free, assumptions, output_names, given_names)
-        proto = lowered(tidy(proto), opset)
+        with quiet():
+            proto = lowered(tidy(proto), opset)
         drop_shapes(proto.graph)
         check_operators(proto, {*operators, "Scan"} if loops else operators)
         check_model(proto)

@@ -155,7 +155,8 @@ def export_explainer_onnx(
         named(proto, *_names(names, references_as_input), axes)
         _check_free(proto)
         state_constants(proto.graph)
-        proto = lowered(with_shapes(proto, _CALLER), opset)
+        with quiet():
+            proto = lowered(with_shapes(proto, _CALLER), opset)
         drop_shapes(proto.graph)
         check_model(proto, _CALLER)
         content: bytes = proto.SerializeToString()
