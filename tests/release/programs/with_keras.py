@@ -12,7 +12,7 @@ import torch
 from rewriter import DeepExplainer
 from rewriter.keras import to_torch
 
-torch.manual_seed(0)
+keras.utils.set_random_seed(0)
 model = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4), keras.layers.Dense(2)])
 background, x = torch.randn(6, 5, 3), torch.randn(2, 5, 3)
 values = DeepExplainer(model, background).shap_values(x)
