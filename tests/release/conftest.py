@@ -53,10 +53,13 @@ def bare(python: str, wheel: Path) -> Iterator[Environment]:
 
 
 @pytest.fixture
-def another(python: str, bare: Environment) -> Iterator[Environment]:
+def another(python: str, wheel: Path, bare: Environment) -> Iterator[Environment]:
     """Return a copy, which is gone after the test: each takes a gigabyte or more."""
     with tempfile.TemporaryDirectory(dir=bare.folder.parent) as folder:
-        yield bare.copy(python, Path(folder, "venv"))
+        copied = bare.copy(python, Path(folder, "venv"))
+        # It has the packages of the other environment, not its commands.
+        copied.install("--no-deps", "--force-reinstall", str(wheel), constraints=[])
+        yield copied
 
 
 def _run(*command: str) -> None:

@@ -58,24 +58,12 @@ class Environment:
         return str(self.folder / "bin/python")
 
     def install(self, *what: str, constraints: list[str]) -> None:
-        """Install packages, no version of which is another than the constraints name."""
+        """Install packages, or do what else pip is told, with no other versions than the constraints name."""
         file = self.folder / "constraints.txt"
         file.write_text("\n".join(constraints), encoding="utf-8")
         command = [self.python, *_PIP, "install", "--no-warn-script-location", "-c", str(file), *what]
         done = subprocess.run(command, capture_output=True, text=True, env=_clean())
         assert done.returncode == 0, done.stderr
-        # A copy has the packages of another environment, not its commands.
-        for each in what:
-            if ".whl" in each:
-                again = (
-                    self.python,
-                    *_PIP,
-                    "install",
-                    "--no-deps",
-                    "--force-reinstall",
-                    each.partition("[")[0],
-                )
-                subprocess.run(again, check=True, env=_clean())
 
     def has(self, package: str) -> bool:
         """Whether a package can be found in it."""
