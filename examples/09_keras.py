@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import shap
 import torch
+from demo import in_keras
 from torch import Tensor, nn
 
 import rewriter
-from rewriter.keras import decompose, to_keras, to_torch
+from rewriter.keras import decompose, to_torch
 
 STEPS, INPUT, HIDDEN = 8, 3, 4
 
@@ -35,18 +36,6 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, 2) for ``x`` (B, T, INPUT)."""
         return self.head(self.lstm(x)[0][:, -1])
-
-
-def in_keras(model: Classifier) -> Any:
-    """Return the same model, of Keras' own layers."""
-    import keras
-
-    inputs = keras.Input((STEPS, INPUT))
-    sequence, *_ = to_keras(model.lstm)(inputs)
-    head = keras.layers.Dense(2)
-    outputs = head(sequence[:, -1])
-    head.set_weights([model.head.weight.detach().numpy().T, model.head.bias.detach().numpy()])
-    return keras.Model(inputs, outputs)
 
 
 class Explained(NamedTuple):
@@ -84,7 +73,7 @@ def main() -> None:
     logging.getLogger("shap").setLevel(logging.ERROR)
     torch.manual_seed(0)
     model = Classifier()
-    keras_model = in_keras(model)
+    keras_model = in_keras(model, STEPS)
     x, background = torch.randn(1, STEPS, INPUT), torch.randn(10, STEPS, INPUT)
     arrays = background.numpy(), x.numpy()
     by_hand = sequence_model(model.lstm, model.head, STEPS)

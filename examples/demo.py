@@ -158,7 +158,7 @@ def differences_to_tensorflow(
     return float(np.abs(as_is - theirs).max()), float(np.abs(ours - theirs).max())
 
 
-def in_keras(model: MotionClassifier, steps: int) -> Any:
+def in_keras(model: nn.Module, steps: int) -> Any:
     """Return the same classifier with Keras' LSTM; on TensorFlow if it is installed, else on torch."""
     os.environ["KERAS_BACKEND"] = "torch" if importlib.util.find_spec("tensorflow") is None else "tensorflow"
     from keras import Input, Model, layers
