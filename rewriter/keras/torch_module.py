@@ -13,10 +13,11 @@ from rewriter.keras.installed import is_layer, keras_module, kind_of
 from rewriter.keras.layers.contract import UnsupportedError
 from rewriter.keras.layers.table import translation_of
 from rewriter.keras.model import ADVICE, graph_of, is_graph
+from rewriter.keras.recurrent.build import RECURRENT
 from rewriter.keras.recurrent.exchange import torch_layer
 
 _CELLS = ("LSTMCell", "GRUCell", "SimpleRNNCell")
-_RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", *_CELLS)
+_RECURRENT = (*RECURRENT, *_CELLS)
 _IN_A_MODEL = (
     "In a model, keras.Sequential([keras.Input(shape), layer]), it is translated with all that it does."
 )

@@ -10,8 +10,9 @@ from rewriter.keras.functional import calls_forgotten, functional_of
 from rewriter.keras.installed import backend, is_layer, keras_module, kind_of
 from rewriter.keras.layers.contract import UnsupportedError
 from rewriter.keras.model import is_graph
+from rewriter.keras.recurrent.build import RECURRENT
 from rewriter.keras.stock.trial import why_not_explained
-from rewriter.keras.stock.unrolled import RECURRENT, Known, unrolled
+from rewriter.keras.stock.unrolled import Known, unrolled
 
 _ADVICE = (
     "Take rewriter.DeepExplainer(rewriter.keras.to_torch(model), background), which explains these layers, "

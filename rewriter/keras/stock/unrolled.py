@@ -12,9 +12,6 @@ from rewriter.keras.layers.contract import UnsupportedError
 from rewriter.keras.layers.dense import unsupported_if_half
 from rewriter.keras.stock.cells import Step, dense, step_of
 
-RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional")
-
-
 #: What was made for a cell, by its id: its calls share that.
 Known = dict[int, tuple[Step, Any]]
 
@@ -23,7 +20,7 @@ def unrolled(layer: Any, x: Any, initial_state: Any = None, mask: Any = None, *,
     """Return the outputs of a recurrent layer as symbolic tensors, with the states if it returns them.
 
     Args:
-        layer: of one of the kinds in ``RECURRENT``.
+        layer: of one of the kinds in ``rewriter.keras.recurrent.build.RECURRENT``.
         x: symbolic, (B, T, F), of a known length.
         initial_state: as the layer takes it.
         mask: is refused.
